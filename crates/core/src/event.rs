@@ -1,0 +1,33 @@
+//! What comes back for a request, in order: `Scheduled` once, `Token`s, and the last of them with a finish reason;
+//! or `Failed` at any point.
+
+use crate::{SampleFault, TokenId};
+
+/// One news item of one request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenEvent {
+    /// Its first step was planned; `cached_tokens` prompt tokens came from the prefix cache.
+    Scheduled { cached_tokens: u32 },
+    /// A token was sampled. `finish` is set on the last one.
+    Token { token: TokenId, logprobs: Option<Box<TokenLogprobs>>, finish: Option<FinishReason> },
+    /// The request ended without its stop conditions being met. Nothing follows.
+    Failed(SampleFault),
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// A stop token was sampled (it is the event's token).
+    Stop,
+    /// `max_tokens` or the context length was reached.
+    Length,
+}
+
+/// Log probabilities (natural) of one sampled position, after bias, penalties and temperature-free softmax.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    /// Of the sampled token.
+    pub logprob: f32,
+    /// Likeliest first; as many as were asked for.
+    pub top: Vec<(TokenId, f32)>,
+}
