@@ -1,1 +1,58 @@
-fn main() {}
+//! Chores of the project: `cargo xtask tidy` checks the house rules, `cargo xtask ci` runs what CI runs,
+//! `cargo xtask golden` makes the golden data anew.
+//!
+//! It must never be needed to build or run Plimsoll.
+
+mod edges;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+cargo xtask tidy     check the house rules: dependency edges, file lengths, module docs
+cargo xtask ci       fmt, clippy, tidy and tests, as CI runs them
+cargo xtask golden   make tests/golden anew (python3; installs torch and transformers into target/golden-venv)";
+
+fn main() -> Result<()> {
+    let root = root();
+    match std::env::args().nth(1).as_deref() {
+        Some("tidy") => tidy::run(&root),
+        Some("ci") => run("bash", &[".ci/run"], &root),
+        Some("golden") => golden(&root),
+        Some("help" | "--help" | "-h") | None => {
+            println!("{HELP}");
+            Ok(())
+        }
+        Some(other) => bail!("there is no chore '{other}'; these are:\n{HELP}"),
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn golden(root: &Path) -> Result<()> {
+    let venv = root.join("target/golden-venv");
+    let python = venv.join("bin/python");
+    if !python.exists() {
+        run("python3", &["-m", "venv", "target/golden-venv"], root)?;
+        let packages = ["-m", "pip", "install", "torch", "transformers", "safetensors", "gguf", "numpy"];
+        run(&python.to_string_lossy(), &packages, root)?;
+    }
+    run(&python.to_string_lossy(), &["tests/golden/make_golden.py"], root)
+}
+
+fn run(program: &str, arguments: &[&str], root: &Path) -> Result<()> {
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(root)
+        .status()
+        .with_context(|| format!("cannot start {program}; is it installed?"))?;
+    if !status.success() {
+        bail!("{program} {} ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! From options to a validated [`Config`]: flags win over `PLIMSOLL_*` variables, those over the TOML file, those over
+//! the defaults that stand here. Resolved once; nothing else reads an option.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::bytes::ByteSize;
+use crate::options::{
+    ActivationsKind, CacheDtype, Device, LogFormat, SchedulingPolicy, ServeOptions, SharedOptions,
+};
+
+/// The server's settings, each with a value that was checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) shared: Shared,
+    /// A path or a catalogue name; `None` is the default model.
+    pub(crate) model: Option<String>,
+    pub(crate) served_model_name: Option<String>,
+    pub(crate) engine: Engine,
+    pub(crate) admission: Admission,
+}
+
+/// What every command needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) address: SocketAddr,
+    pub(crate) device: Device,
+    pub(crate) threads: usize,
+    pub(crate) log_format: LogFormat,
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// What is computed, and how much at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Engine {
+    /// `None`: the model's own, cut to what the KV cache holds.
+    pub(crate) max_model_len: Option<u32>,
+    pub(crate) max_num_seqs: u32,
+    pub(crate) max_num_batched_tokens: u32,
+    /// `None`: a share of the free memory.
+    pub(crate) kv_cache_memory: Option<ByteSize>,
+    pub(crate) kv_cache_dtype: CacheDtype,
+    pub(crate) block_size: u32,
+    pub(crate) prefix_caching: bool,
+    pub(crate) scheduling_policy: SchedulingPolicy,
+    pub(crate) activations: ActivationsKind,
+}
+
+/// Who is let in, and for how long.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission {
+    pub(crate) max_queued_requests: u32,
+    pub(crate) max_queued_tokens: u64,
+    pub(crate) request_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) max_body: ByteSize,
+    pub(crate) max_connections: usize,
+    pub(crate) api_keys: Vec<String>,
+    pub(crate) allowed_hosts: Vec<String>,
+}
+
+/// Keys of the TOML file that belong to [`SharedOptions`]; the rest belong to [`ServeOptions`].
+const SHARED_KEYS: [&str; 5] = ["host", "port", "device", "threads", "log-format"];
+
+impl Config {
+    /// # Errors
+    /// Names the option, what is wrong with it, and what would be right.
+    pub(crate) fn resolve(shared: SharedOptions, serve: ServeOptions) -> Result<Self> {
+        let (mut shared_table, serve_table) = split(read_file(shared.config.as_deref())?);
+        let file = shared.config.clone();
+        let shared: SharedOptions = overlay(&mut shared_table, &shared, file.as_deref())?;
+        let serve: ServeOptions = overlay(&mut { serve_table }, &serve, file.as_deref())?;
+        Ok(Self {
+            shared: Shared::resolve(shared, file)?,
+            model: serve.model.clone(),
+            served_model_name: serve.served_model_name.clone(),
+            engine: Engine::resolve(&serve)?,
+            admission: Admission::resolve(serve)?,
+        })
+    }
+}
+
+impl Shared {
+    fn resolve(options: SharedOptions, file: Option<PathBuf>) -> Result<Self> {
+        let host = options.host.unwrap_or_else(|| "127.0.0.1".to_owned());
+        let port = options.port.unwrap_or(8000);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = options.threads.unwrap_or(cores);
+        ensure!((1..=1024).contains(&threads), "--threads is {threads}; give 1 to 1024 (this machine has {cores} cores)");
+        Ok(Self {
+            address: resolve_address(&host, port)?,
+            device: options.device.unwrap_or(Device::Auto),
+            threads,
+            log_format: options.log_format.unwrap_or(LogFormat::Text),
+            file,
+        })
+    }
+}
+
+fn resolve_address(host: &str, port: u16) -> Result<SocketAddr> {
+    if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let found = (host, port).to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    found.ok_or_else(|| anyhow!("--host {host} is no address of a machine; give for instance 127.0.0.1 or 0.0.0.0"))
+}
+
+impl Engine {
+    fn resolve(options: &ServeOptions) -> Result<Self> {
+        let engine = Self {
+            max_model_len: options.max_model_len,
+            max_num_seqs: options.max_num_seqs.unwrap_or(64),
+            max_num_batched_tokens: options.max_num_batched_tokens.unwrap_or(512),
+            kv_cache_memory: options.kv_cache_memory,
+            kv_cache_dtype: options.kv_cache_dtype.unwrap_or(CacheDtype::F16),
+            block_size: options.block_size.unwrap_or(16),
+            prefix_caching: options.prefix_caching.unwrap_or(true),
+            scheduling_policy: options.scheduling_policy.unwrap_or(SchedulingPolicy::Fcfs),
+            activations: options.activations.unwrap_or(ActivationsKind::Int8),
+        };
+        engine.check()?;
+        Ok(engine)
+    }
+
+    fn check(&self) -> Result<()> {
+        let seqs = self.max_num_seqs;
+        ensure!((1..=65_536).contains(&seqs), "--max-num-seqs is {seqs}; give 1 to 65536");
+        let tokens = self.max_num_batched_tokens;
+        ensure!((1..=1 << 20).contains(&tokens), "--max-num-batched-tokens is {tokens}; give 1 to 1048576");
+        ensure!(
+            tokens >= seqs,
+            "--max-num-batched-tokens is {tokens}, fewer than the {seqs} of --max-num-seqs: not every sequence could \
+             go on in a step; raise the one or lower the other"
+        );
+        let block = self.block_size;
+        ensure!(
+            block.is_power_of_two() && (8..=256).contains(&block),
+            "--block-size is {block}; give a power of two from 8 to 256"
+        );
+        if let Some(len) = self.max_model_len {
+            ensure!((2..=1 << 24).contains(&len), "--max-model-len is {len}; give 2 to 16777216");
+        }
+        Ok(())
+    }
+}
+
+impl Admission {
+    fn resolve(options: ServeOptions) -> Result<Self> {
+        let max_queued_requests = options.max_queued_requests.unwrap_or(8192);
+        ensure!(
+            (1..=1_000_000).contains(&max_queued_requests),
+            "--max-queued-requests is {max_queued_requests}; give 1 to 1000000"
+        );
+        let max_queued_tokens = options.max_queued_tokens.unwrap_or(1 << 21);
+        ensure!(max_queued_tokens > 0, "--max-queued-tokens is 0; give at least one prompt's length");
+        let max_connections = options.max_connections.unwrap_or(16_384);
+        ensure!(max_connections > 0, "--max-connections is 0; give at least 1");
+        if options.api_key.iter().any(|key| key.trim().is_empty()) {
+            bail!("--api-key is empty; give a key, or leave the option out to need none");
+        }
+        Ok(Self {
+            max_queued_requests,
+            max_queued_tokens,
+            request_timeout: seconds("--request-timeout", options.request_timeout.unwrap_or(600))?,
+            drain_timeout: seconds("--drain-timeout", options.drain_timeout.unwrap_or(30))?,
+            max_body: options.max_body.unwrap_or(ByteSize(4 << 20)),
+            max_connections,
+            api_keys: options.api_key,
+            allowed_hosts: options.allowed_host,
+        })
+    }
+}
+
+fn seconds(option: &str, value: u64) -> Result<Duration> {
+    ensure!((1..=86_400).contains(&value), "{option} is {value}; give 1 to 86400 seconds");
+    Ok(Duration::from_secs(value))
+}
+
+fn read_file(path: Option<&Path>) -> Result<toml::Table> {
+    let Some(path) = path else { return Ok(toml::Table::new()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read --config {}", path.display()))?;
+    text.parse().with_context(|| format!("--config {} is not TOML", path.display()))
+}
+
+fn split(table: toml::Table) -> (toml::Table, toml::Table) {
+    table.into_iter().partition(|(key, _)| SHARED_KEYS.contains(&key.as_str()))
+}
+
+/// What the command line and the environment gave, over what the file gave.
+fn overlay<T: Serialize + DeserializeOwned>(table: &mut toml::Table, given: &T, file: Option<&Path>) -> Result<T> {
+    table.extend(toml::Table::try_from(given)?);
+    let of = file.map(|path| format!(" (of --config {}?)", path.display())).unwrap_or_default();
+    table.clone().try_into().with_context(|| format!("an option is wrong{of}"))
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (engine, admission) = (&self.engine, &self.admission);
+        writeln!(f, "address {}, device {:?}, threads {}", self.shared.address, self.shared.device, self.shared.threads)?;
+        writeln!(
+            f,
+            "max-num-seqs {}, max-num-batched-tokens {}, block-size {}, kv-cache-dtype {:?}, prefix-caching {}, \
+             scheduling-policy {:?}, activations {:?}",
+            engine.max_num_seqs,
+            engine.max_num_batched_tokens,
+            engine.block_size,
+            engine.kv_cache_dtype,
+            engine.prefix_caching,
+            engine.scheduling_policy,
+            engine.activations
+        )?;
+        write!(
+            f,
+            "max-queued-requests {}, max-queued-tokens {}, request-timeout {} s, drain-timeout {} s, max-body {}, \
+             max-connections {}, api keys {}",
+            admission.max_queued_requests,
+            admission.max_queued_tokens,
+            admission.request_timeout.as_secs(),
+            admission.drain_timeout.as_secs(),
+            admission.max_body,
+            admission.max_connections,
+            admission.api_keys.len()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, SHARED_KEYS};
+    use crate::bytes::ByteSize;
+    use crate::options::{Device, LogFormat, ServeOptions, SharedOptions};
+
+    fn with_file(name: &str, text: &str) -> SharedOptions {
+        let path = std::env::temp_dir().join(format!("plimsoll-config-{}-{name}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        SharedOptions { config: Some(path), ..SharedOptions::default() }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let text = "port = 9000\nmax-num-seqs = 8\nkv-cache-memory = '1GiB'\napi-key = ['k']\n";
+        let shared = SharedOptions { port: Some(9001), ..with_file("wins", text) };
+        let config = Config::resolve(shared, ServeOptions::default()).unwrap();
+        assert_eq!(config.shared.address.port(), 9001);
+        assert_eq!(config.engine.max_num_seqs, 8);
+        assert_eq!(config.engine.kv_cache_memory, Some(ByteSize(1 << 30)));
+        assert_eq!(config.engine.block_size, 16);
+        assert_eq!(config.admission.api_keys, ["k"]);
+    }
+
+    #[test]
+    fn a_misspelt_key_or_a_bad_value_is_named() {
+        let cases = [
+            ("misspelt", "max-num-sequences = 8", "max-num-sequences"),
+            ("type", "port = 'high'", "port"),
+            ("negative", "max-num-seqs = -1", "max-num-seqs"),
+            ("block", "block-size = 17", "--block-size"),
+            ("budget", "max-num-seqs = 64\nmax-num-batched-tokens = 32", "--max-num-batched-tokens"),
+            ("toml", "=", "TOML"),
+        ];
+        for (name, text, named) in cases {
+            let error = Config::resolve(with_file(name, text), ServeOptions::default()).unwrap_err();
+            let message = format!("{error:#}");
+            assert!(message.contains(named), "{name}: {message}");
+        }
+    }
+
+    #[test]
+    fn every_shared_option_is_known_to_the_file() {
+        let all = SharedOptions {
+            host: Some("h".into()),
+            port: Some(1),
+            device: Some(Device::Cpu),
+            threads: Some(1),
+            config: None,
+            log_format: Some(LogFormat::Json),
+        };
+        let table = toml::Table::try_from(&all).unwrap();
+        let mut keys: Vec<_> = table.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        let mut expected = SHARED_KEYS;
+        expected.sort_unstable();
+        assert_eq!(keys, expected);
+    }
+}

@@ -1,0 +1,194 @@
+//! Every option of the server in one place: its flag, its `PLIMSOLL_*` variable, its key in the TOML file and its
+//! help text. Nothing is resolved here: an absent option is `None`, and `config.rs` gives it its default.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::ByteSize;
+
+/// Flags that every command shares.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[command(next_help_heading = "Shared options")]
+pub(crate) struct SharedOptions {
+    /// Address to listen on, or to reach the server at [default: 127.0.0.1]
+    #[arg(long, global = true, env = "PLIMSOLL_HOST", value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) host: Option<String>,
+
+    /// Port to listen on, or to reach the server at; 0 picks a free one [default: 8000]
+    #[arg(long, global = true, env = "PLIMSOLL_PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) port: Option<u16>,
+
+    /// What computes: `auto`, `cpu`, or `null` (invents tokens; measures everything but the model) [default: auto]
+    #[arg(long, global = true, env = "PLIMSOLL_DEVICE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) device: Option<Device>,
+
+    /// CPU threads that compute [default: all cores]
+    #[arg(long, global = true, env = "PLIMSOLL_THREADS", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) threads: Option<usize>,
+
+    /// TOML file with any of these options as keys, for instance `max-num-seqs = 64`
+    #[arg(long, global = true, env = "PLIMSOLL_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// How log lines are written; RUST_LOG picks which [default: text]
+    #[arg(long, global = true, env = "PLIMSOLL_LOG_FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// What `serve` takes besides.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct ServeOptions {
+    /// A catalogue name (see `plimsoll pull --list`), a .gguf file, or a folder of safetensors
+    #[arg(env = "PLIMSOLL_MODEL", value_name = "MODEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
+
+    /// Name that clients use for the model [default: the catalogue name, or the file's]
+    #[arg(long, env = "PLIMSOLL_SERVED_MODEL_NAME", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) served_model_name: Option<String>,
+
+    /// Longest prompt plus completion, in tokens [default: the model's context, or what the memory holds]
+    #[arg(long, env = "PLIMSOLL_MAX_MODEL_LEN", value_name = "TOKENS", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_model_len: Option<u32>,
+
+    /// Sequences computed together [default: 64]
+    #[arg(long, env = "PLIMSOLL_MAX_NUM_SEQS", value_name = "N", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_num_seqs: Option<u32>,
+
+    /// Tokens computed in one step; long prompts are cut into chunks of this [default: 512]
+    #[arg(long, env = "PLIMSOLL_MAX_NUM_BATCHED_TOKENS", value_name = "TOKENS", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_num_batched_tokens: Option<u32>,
+
+    /// Memory for the KV cache, for instance `2GiB` [default: a quarter of the free memory, 4GiB at most]
+    #[arg(long, env = "PLIMSOLL_KV_CACHE_MEMORY", value_name = "SIZE", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kv_cache_memory: Option<ByteSize>,
+
+    /// Element type of the KV cache [default: f16]
+    #[arg(long, env = "PLIMSOLL_KV_CACHE_DTYPE", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kv_cache_dtype: Option<CacheDtype>,
+
+    /// Tokens in one block of the KV cache [default: 16]
+    #[arg(long, env = "PLIMSOLL_BLOCK_SIZE", value_name = "TOKENS", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) block_size: Option<u32>,
+
+    /// Reuse the KV cache of prompts that begin alike [default: true]
+    #[arg(long, env = "PLIMSOLL_PREFIX_CACHING", value_name = "BOOL", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prefix_caching: Option<bool>,
+
+    /// Who is computed first among those waiting [default: fcfs]
+    #[arg(long, env = "PLIMSOLL_SCHEDULING_POLICY", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scheduling_policy: Option<SchedulingPolicy>,
+
+    /// How quantized weights are multiplied on a CPU: `int8` is fast, `f32` exact to the file [default: int8]
+    #[arg(long, env = "PLIMSOLL_ACTIVATIONS", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) activations: Option<ActivationsKind>,
+
+    /// Requests that may wait for a place before new ones are refused [default: 8192]
+    #[arg(long, env = "PLIMSOLL_MAX_QUEUED_REQUESTS", value_name = "N", help_heading = "Admission")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_queued_requests: Option<u32>,
+
+    /// Prompt tokens that may wait, all requests together [default: 2097152]
+    #[arg(long, env = "PLIMSOLL_MAX_QUEUED_TOKENS", value_name = "TOKENS", help_heading = "Admission")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_queued_tokens: Option<u64>,
+
+    /// Seconds a request may take in all before it ends with 408 [default: 600]
+    #[arg(long, env = "PLIMSOLL_REQUEST_TIMEOUT", value_name = "SECONDS", help_heading = "Admission")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_timeout: Option<u64>,
+
+    /// Seconds that requests in flight get to finish after SIGTERM [default: 30]
+    #[arg(long, env = "PLIMSOLL_DRAIN_TIMEOUT", value_name = "SECONDS", help_heading = "Admission")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_timeout: Option<u64>,
+
+    /// Largest request body, for instance `4MiB` [default: 4MiB]
+    #[arg(long, env = "PLIMSOLL_MAX_BODY", value_name = "SIZE", help_heading = "Admission")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_body: Option<ByteSize>,
+
+    /// Connections held open at once [default: 16384]
+    #[arg(long, env = "PLIMSOLL_MAX_CONNECTIONS", value_name = "N", help_heading = "Admission")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_connections: Option<usize>,
+
+    /// Key that clients must send as `Authorization: Bearer KEY`; may be given several times [default: none]
+    #[arg(long, env = "PLIMSOLL_API_KEY", value_name = "KEY", value_delimiter = ',', help_heading = "Admission")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) api_key: Vec<String>,
+
+    /// Host names that requests may use besides loopback ones, when listening on loopback
+    #[arg(long, env = "PLIMSOLL_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',', help_heading = "Admission")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) allowed_host: Vec<String>,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Device {
+    /// The best device there is.
+    Auto,
+    /// This machine's CPU.
+    Cpu,
+    /// No device: tokens are invented. For measuring the server itself.
+    Null,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CacheDtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Who is computed first among those waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SchedulingPolicy {
+    /// First come, first served.
+    Fcfs,
+    /// By the request's `priority`, lower first.
+    Priority,
+    /// Shortest prompt first, with ageing.
+    ShortestPromptFirst,
+}
+
+/// How quantized weights are multiplied on a CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ActivationsKind {
+    Int8,
+    F32,
+}

@@ -1,0 +1,382 @@
+#!/usr/bin/env python3
+"""Makes the golden data of this folder. Needed only to change it: the tests read what is committed.
+
+    pip install torch transformers safetensors gguf
+    python tests/golden/make_golden.py tiny
+    python tests/golden/make_golden.py real smollm2-135m-instruct /path/to/SmolLM2-135M-Instruct.Q4_1.gguf
+    python tests/golden/make_golden.py real gemma-3-270m /path/to/gemma-3-270m-q4_k_m.gguf
+
+`tiny` writes one folder a case: a small random checkpoint (config.json and safetensors), GGUF files of the same
+weights, and `golden.safetensors` with transformers' float32 logits. The references of quantized files are computed
+from the dequantized weights. Names inside golden.safetensors, for prompt number P:
+
+    ids.P            int32 [tokens]
+    positions.P      int32 [rows]           the positions whose logits are kept
+    logits.P         float32 [rows, vocab]  of the safetensors checkpoint
+    FILE.logits.P    the same of FILE.gguf
+
+`real` dequantizes a published GGUF file into a transformers model and writes greedy continuations, with the gap
+between the two likeliest logits of every step, to real/NAME.json.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+HERE = Path(__file__).parent
+PROMPT_LENGTHS = [45, 9]
+KEPT_POSITIONS = [0, 1, 8, 15, 16, 17, 31, 32, 44]
+VOCAB = 512
+
+
+# ---------------------------------------------------------------- tiny models
+
+def tiny_llama():
+    return LlamaConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-5, max_position_embeddings=128, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+
+
+def tiny_llama3():
+    # The original context is short, so that the wavelengths fall on every side of the scaling's thresholds.
+    return LlamaConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=32, rms_norm_eps=1e-5, max_position_embeddings=256,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0, "original_max_position_embeddings": 64})
+
+
+def tiny_mistral():
+    return MistralConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-5, max_position_embeddings=128, tie_word_embeddings=True,
+        sliding_window=12, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+
+
+def tiny_gemma3():
+    return Gemma3TextConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=32, query_pre_attn_scalar=32, rms_norm_eps=1e-6,
+        max_position_embeddings=128, sliding_window=16, tie_word_embeddings=True, final_logit_softcapping=6.0,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}})
+
+
+# case, config, model class, dtype of the safetensors, GGUF files as {stem: quantization of the matrices}
+TINY = [
+    ("llama", tiny_llama, LlamaForCausalLM, torch.float32, {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}),
+    ("llama3", tiny_llama3, LlamaForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
+    ("mistral", tiny_mistral, MistralForCausalLM, torch.float16, {}),
+    ("gemma3", tiny_gemma3, Gemma3ForCausalLM, torch.bfloat16, {"q8_0": "Q8_0", "q4_0": "Q4_0"}),
+]
+
+
+def randomize(model, seed, dtype):
+    """Weights large enough that the logits are not flat, norms that are not one; all exact in `dtype`."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name:
+                centre = 0.0 if isinstance(model, Gemma3ForCausalLM) else 1.0
+                value = centre + 0.3 * noise
+            else:
+                value = 0.2 * noise
+            parameter.copy_(value.to(dtype).to(torch.float32))
+
+
+def save_checkpoint(model, folder, dtype, shards):
+    tied = model.config.tie_word_embeddings
+    tensors = {n: t.detach().to(dtype).contiguous() for n, t in model.state_dict().items()
+               if not (tied and n == "lm_head.weight")}
+    config = model.config.to_dict()
+    config["architectures"] = [type(model).__name__]
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors")
+        return
+    weight_map = {}
+    for index, names in enumerate(np.array_split(sorted(tensors), shards)):
+        shard = f"model-{index + 1:05}-of-{shards:05}.safetensors"
+        save_file({str(n): tensors[str(n)] for n in names}, folder / shard)
+        weight_map |= {str(n): shard for n in names}
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def run(model, ids):
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].float()
+
+
+def make_tiny(case, config, model_class, dtype, files):
+    folder = HERE / case
+    folder.mkdir(exist_ok=True)
+    seed = int.from_bytes(hashlib.sha256(case.encode()).digest()[:4], "little")
+    config = config()
+    config._attn_implementation = "eager"
+    model = model_class(config).eval().float()
+    randomize(model, seed, dtype)
+    save_checkpoint(model, folder, dtype, shards=2 if case == "llama3" else 1)
+    generator = np.random.default_rng(seed)
+    prompts = [generator.integers(0, VOCAB, n).tolist() for n in PROMPT_LENGTHS]
+    golden = {}
+
+    def record(prefix, of_model):
+        for number, ids in enumerate(prompts):
+            kept = [p for p in KEPT_POSITIONS if p < len(ids)]
+            golden[f"ids.{number}"] = torch.tensor(ids, dtype=torch.int32)
+            golden[f"positions.{number}"] = torch.tensor(kept, dtype=torch.int32)
+            golden[f"{prefix}logits.{number}"] = run(of_model, ids)[kept].contiguous()
+
+    record("", model)
+    for stem, quantization in files.items():
+        path = folder / f"{stem}.gguf"
+        write_gguf(model, path, quantization)
+        record(f"{stem}.", load_gguf(path, config, model_class))
+    save_file(golden, folder / "golden.safetensors")
+    spread = golden["logits.0"].std().item()
+    print(f"{case}: {sum(p.numel() for p in model.parameters())} parameters, logits' deviation {spread:.2f}")
+
+
+# ---------------------------------------------------------------- GGUF
+
+LAYER_NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+}
+NORM_NAMES = {
+    "llama": {"post_attention_layernorm": "ffn_norm"},
+    "gemma3": {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+               "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+               "post_feedforward_layernorm": "post_ffw_norm"},
+}
+TOP_NAMES = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
+             "lm_head.weight": "output.weight"}
+
+
+def gguf_name(arch, name):
+    if name in TOP_NAMES:
+        return TOP_NAMES[name]
+    _, _, layer, rest = name.split(".", 3)
+    module = rest.removesuffix(".weight")
+    return f"blk.{layer}.{(LAYER_NAMES | NORM_NAMES[arch])[module]}.weight"
+
+
+def permute(rows, heads):
+    """Rotate-half row order (Hugging Face) to interleaved pairs (GGUF's llama)."""
+    return rows.reshape(heads, 2, -1, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def unpermute(rows, heads):
+    return rows.reshape(heads, -1, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def q_k_heads(arch, name, config):
+    if arch == "llama" and name.endswith("q_proj.weight"):
+        return config.num_attention_heads
+    if arch == "llama" and name.endswith("k_proj.weight"):
+        return config.num_key_value_heads
+    return None
+
+
+def llama3_factors(config):
+    rope = config.rope_parameters
+    dim = config.head_dim
+    wavelengths = 2 * np.pi * rope["rope_theta"] ** (np.arange(0, dim, 2) / dim)
+    low = rope["original_max_position_embeddings"] / rope["low_freq_factor"]
+    high = rope["original_max_position_embeddings"] / rope["high_freq_factor"]
+    smooth = (rope["original_max_position_embeddings"] / wavelengths - rope["low_freq_factor"]) / (
+        rope["high_freq_factor"] - rope["low_freq_factor"])
+    between = 1 / ((1 - smooth) / rope["factor"] + smooth)
+    factors = np.where(wavelengths < high, 1.0, np.where(wavelengths > low, rope["factor"], between))
+    return factors.astype(np.float32)
+
+
+def write_gguf(model, path, quantization):
+    config = model.config
+    arch = "gemma3" if isinstance(model, Gemma3ForCausalLM) else "llama"
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if arch == "gemma3":
+        rope = config.rope_parameters["full_attention"]
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    else:
+        rope = config.rope_parameters
+        writer.add_rope_dimension_count(config.head_dim)
+        if rope["rope_type"] == "llama3":
+            writer.add_tensor("rope_freqs.weight", llama3_factors(config))
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(VOCAB)])
+    kind = gguf.GGMLQuantizationType[quantization]
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        data = tensor.detach().numpy()
+        if (heads := q_k_heads(arch, name, config)) is not None:
+            data = permute(data, heads)
+        if "norm" in name:
+            offset = 1.0 if arch == "gemma3" else 0.0
+            writer.add_tensor(gguf_name(arch, name), data + np.float32(offset))
+        else:
+            writer.add_tensor(gguf_name(arch, name), gguf.quantize(data, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def load_gguf(path, config, model_class):
+    """A float32 transformers model of a GGUF file's dequantized weights."""
+    arch = "gemma3" if model_class is Gemma3ForCausalLM else "llama"
+    stored = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
+    config._attn_implementation = "eager"
+    model = model_class(config).eval().float()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            data = torch.from_numpy(np.array(stored[gguf_name(arch, name)], dtype=np.float32))
+            if (heads := q_k_heads(arch, name, config)) is not None:
+                data = unpermute(data, heads)
+            if "norm" in name and arch == "gemma3":
+                data = data - 1.0
+            parameter.copy_(data.reshape(parameter.shape))
+    return model
+
+
+# ---------------------------------------------------------------- real models
+
+CHAT_PROMPTS = [
+    "What is the capital of France?",
+    "Write a haiku about the sea.",
+    "List three prime numbers and explain why each is prime.",
+    "Translate 'good morning' to Spanish.",
+    "def fibonacci(n):\n    # complete this Python function",
+    "Summarize the story of Romeo and Juliet in two sentences.",
+]
+TEXT_PROMPTS = [
+    "The capital of France is",
+    "Once upon a time, in a small village by the sea,",
+    "import numpy as np\n\ndef softmax(x):\n",
+    "The three laws of thermodynamics are:",
+    "Der schnelle braune Fuchs",
+]
+# Longer than Gemma's window of 512 tokens, and not the same sentence over and over.
+LONG_PROMPT = "Ledger of the harbour master.\n" + "".join(
+    f"Day {d}: {n} ships came in with {c}; the tide stood at {t} feet.\n"
+    for d, n, c, t in ((d, d * 7 % 11 + 1, ["salt", "timber", "wool", "tin", "cider"][d % 5], d * 3 % 17 + 2)
+                       for d in range(1, 27))) + "Day 27:"
+
+
+def real_smollm2(reader):
+    def field(key):
+        return reader.fields[f"llama.{key}"].contents()
+
+    config = LlamaConfig(
+        vocab_size=field("vocab_size"), hidden_size=field("embedding_length"),
+        intermediate_size=field("feed_forward_length"), num_hidden_layers=field("block_count"),
+        num_attention_heads=field("attention.head_count"), num_key_value_heads=field("attention.head_count_kv"),
+        rms_norm_eps=field("attention.layer_norm_rms_epsilon"), max_position_embeddings=field("context_length"),
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": field("rope.freq_base")})
+    return config, LlamaForCausalLM
+
+
+def real_gemma3(reader):
+    def field(key):
+        return reader.fields[f"gemma3.{key}"].contents()
+
+    config = Gemma3TextConfig(
+        vocab_size=262144, hidden_size=field("embedding_length"), intermediate_size=field("feed_forward_length"),
+        num_hidden_layers=field("block_count"), num_attention_heads=field("attention.head_count"),
+        num_key_value_heads=field("attention.head_count_kv"), head_dim=field("attention.key_length"),
+        query_pre_attn_scalar=field("attention.key_length"),
+        rms_norm_eps=field("attention.layer_norm_rms_epsilon"), max_position_embeddings=field("context_length"),
+        sliding_window=field("attention.sliding_window"), tie_word_embeddings=True,
+        rope_parameters={
+            "full_attention": {"rope_type": "default", "rope_theta": field("rope.freq_base")},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}})
+    return config, Gemma3ForCausalLM
+
+
+def greedy(model, prompt, count, eos):
+    """Greedy token ids and, for each, how far its logit lies above the runner-up's."""
+    ids, gaps, past, feed = [], [], None, prompt
+    with torch.no_grad():
+        while len(ids) < count:
+            out = model(torch.tensor([feed]), past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            top = out.logits[0, -1].float().topk(2)
+            ids.append(int(top.indices[0]))
+            gaps.append(round(float(top.values[0] - top.values[1]), 5))
+            feed = ids[-1:]
+            if ids[-1] == eos:
+                break
+    return ids, gaps
+
+
+def make_real(name, path):
+    path = Path(path)
+    reader = gguf.GGUFReader(path)
+    config, model_class = (real_gemma3 if name.startswith("gemma") else real_smollm2)(reader)
+    model = load_gguf(path, config, model_class)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    eos = reader.fields["tokenizer.ggml.eos_token_id"].contents()
+    if model_class is LlamaForCausalLM:
+        prompts = [tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True,
+                                                 return_dict=False, tokenize=True) for p in CHAT_PROMPTS]
+    else:
+        bos = reader.fields["tokenizer.ggml.bos_token_id"].contents()
+        prompts = [[bos] + tokenizer(p, add_special_tokens=False).input_ids for p in TEXT_PROMPTS + [LONG_PROMPT]]
+    cases = []
+    for prompt in prompts:
+        ids, gaps = greedy(model, prompt, 48, eos)
+        cases.append({"prompt_ids": prompt, "ids": ids, "gaps": gaps})
+        print(f"{len(prompt)} tokens -> {tokenizer.decode(ids)!r}; least gap {min(gaps)}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = ",\n".join("    " + json.dumps(case) for case in cases)
+    (HERE / "real").mkdir(exist_ok=True)
+    (HERE / "real" / f"{name}.json").write_text(
+        f'{{\n  "file_sha256": "{digest}",\n  "cases": [\n{lines}\n  ]\n}}\n')
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    match sys.argv[1:]:
+        case ["tiny"]:
+            for entry in TINY:
+                make_tiny(*entry)
+        case ["real", name, path]:
+            make_real(name, path)
+        case _:
+            sys.exit(__doc__)

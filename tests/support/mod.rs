@@ -1,0 +1,150 @@
+//! A `plimsoll` process of a test's own: started on a free port, ended when dropped.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a server may take until it is ready: a first run fetches the model.
+const READY_WITHIN: Duration = Duration::from_secs(300);
+
+/// The binary under test, with no option taken from the tester's environment but the models' folder.
+pub fn plimsoll() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLIMSOLL_") && name != "PLIMSOLL_MODELS_DIR") {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Path of a catalogue model's file, pulled if it is not here yet.
+pub fn pulled(name: &str) -> PathBuf {
+    let output = plimsoll().args(["pull", name]).stderr(Stdio::inherit()).output().expect("plimsoll starts");
+    assert!(output.status.success(), "{name} could not be pulled");
+    PathBuf::from(String::from_utf8(output.stdout).expect("a path in UTF-8").trim())
+}
+
+/// Runs `plimsoll` to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    plimsoll().args(arguments).output().expect("plimsoll starts")
+}
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    /// `http://127.0.0.1:PORT`
+    pub url: String,
+}
+
+impl Server {
+    /// Starts `plimsoll serve ARGUMENTS` on a free port and waits until it is ready.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child = plimsoll()
+            .arg("serve")
+            .args(arguments)
+            .args(["--port", "0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("plimsoll starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let url = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| line.split_once("listening on ").map(|(_, url)| url.trim().to_owned()))
+            .unwrap_or_else(|| panic!("the server said no address and ended: {:?}", child.try_wait()));
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let server = Self { child, url };
+        server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&self) {
+        let started = Instant::now();
+        while started.elapsed() < READY_WITHIN {
+            if self.get("/health/ready").0 == 200 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the server was not ready within {READY_WITHIN:?}");
+    }
+
+    /// Status and body of a GET.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        exchange(&self.url, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// Status and body of a POST of JSON.
+    pub fn post(&self, path: &str, body: &serde_json::Value) -> (u16, String) {
+        let body = body.to_string();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            body.len()
+        );
+        exchange(&self.url, &(head + &body))
+    }
+
+    /// Body of a POST that succeeds, as JSON.
+    pub fn ask(&self, path: &str, body: &serde_json::Value) -> serde_json::Value {
+        let (status, text) = self.post(path, body);
+        assert_eq!(status, 200, "{body} -> {text}");
+        serde_json::from_str(&text).expect("a body of JSON")
+    }
+
+    /// The value of a metric without labels' help: the first sample whose line starts with `name`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics");
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no metric {name}"));
+        line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+    }
+
+    /// Asks the process to end, as a service manager does, and returns how it did.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal_terminate();
+        self.child.wait().expect("the server ends")
+    }
+
+    pub fn signal_terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(status.success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// One plain HTTP/1.1 exchange; understands `Content-Length`, chunked bodies and bodies up to the connection's end.
+pub fn exchange(url: &str, request: &str) -> (u16, String) {
+    use std::io::Write;
+    let address = url.trim_start_matches("http://");
+    let mut stream = std::net::TcpStream::connect(address).expect("the server listens");
+    stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout can be set");
+    // A server that refuses early may close before it has read everything: what it answered still counts.
+    stream.write_all(request.as_bytes()).ok();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).ok();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    (status, if chunked { dechunk(body) } else { body.to_owned() })
+}
+
+fn dechunk(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+        if size == 0 || rest.len() < size {
+            break;
+        }
+        whole.push_str(&rest[..size]);
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    whole
+}
