@@ -3,10 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
-
-/// How long a server may take until it is ready: a first run fetches the model.
-const READY_WITHIN: Duration = Duration::from_secs(300);
+use std::time::Duration;
 
 /// The binary under test, with no option taken from the tester's environment but the models' folder.
 pub fn plimsoll() -> Command {
@@ -51,23 +48,10 @@ impl Server {
         let url = lines
             .by_ref()
             .map_while(Result::ok)
-            .find_map(|line| line.split_once("listening on ").map(|(_, url)| url.trim().to_owned()))
-            .unwrap_or_else(|| panic!("the server said no address and ended: {:?}", child.try_wait()));
+            .find_map(|line| line.split_once("is ready at ").map(|(_, url)| url.trim().to_owned()))
+            .unwrap_or_else(|| panic!("the server ended before it was ready: {:?}", child.wait()));
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let server = Self { child, url };
-        server.wait_until_ready();
-        server
-    }
-
-    fn wait_until_ready(&self) {
-        let started = Instant::now();
-        while started.elapsed() < READY_WITHIN {
-            if self.get("/health/ready").0 == 200 {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("the server was not ready within {READY_WITHIN:?}");
+        Self { child, url }
     }
 
     /// Status and body of a GET.
