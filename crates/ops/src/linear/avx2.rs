@@ -1,0 +1,284 @@
+//! The kernels for AVX2 with FMA: a panel is two halves of 8 outputs. Integer products either by VNNI or in 16 bits.
+
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+use super::isa::{DenseKernel, Int8Kernel, by_type};
+use super::panel::{PANEL, PanelLayout, SUPER};
+use super::quantize::{self, ActBlock};
+use crate::quant::GgmlType;
+
+/// 4 rows: 4 float and up to 8 integer accumulators of the 16 registers.
+pub(super) const TILE_ROWS: usize = 4;
+
+pub(super) fn int8_kernel(ty: GgmlType, rows: usize) -> Int8Kernel {
+    let kernels: [Int8Kernel; TILE_ROWS] = by_type!(ty, quantized, int8, [1, 2, 3, 4]);
+    kernels[rows - 1]
+}
+
+pub(super) fn int8_vnni_kernel(ty: GgmlType, rows: usize) -> Int8Kernel {
+    let kernels: [Int8Kernel; TILE_ROWS] = by_type!(ty, quantized, int8_vnni, [1, 2, 3, 4]);
+    kernels[rows - 1]
+}
+
+pub(super) fn dense_kernel(ty: GgmlType, rows: usize) -> DenseKernel {
+    let kernels: [DenseKernel; TILE_ROWS] = by_type!(ty, dense, dense, [1, 2, 3, 4]);
+    kernels[rows - 1]
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn quantize_tile(x: &[f32], cols: usize, out: &mut [MaybeUninit<ActBlock>]) {
+    quantize::quantize_tile(x, cols, out);
+}
+
+/// [`super::portable::int8`] for type `ALL[T]` and `R` rows, without VNNI.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn int8<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
+    for half in 0..2 {
+        // SAFETY: the instructions are enabled here.
+        unsafe { half_panel::<T, R, Words<R>>(half, panel, x, out) };
+    }
+}
+
+/// [`super::portable::int8`] for type `ALL[T]` and `R` rows, with VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+fn int8_vnni<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
+    for half in 0..2 {
+        // SAFETY: the instructions are enabled here.
+        unsafe { half_panel::<T, R, Vnni<R>>(half, panel, x, out) };
+    }
+}
+
+/// Sums of products of unsigned codes and signed activations, for `R` rows of activations and 8 of weights.
+///
+/// # Safety
+/// Of all functions: the CPU must have AVX2, and VNNI for [`Vnni`]. They are inlined into functions that enable them.
+trait Dot<const R: usize> {
+    unsafe fn zero() -> Self;
+    /// Adds the products of four columns, at most 8 times. `bits`: 4 if no code is above 15, else 8.
+    unsafe fn add(&mut self, bits: usize, w: __m256i, x: [i32; R]);
+    unsafe fn sum(&self, bits: usize, row: usize) -> __m256i;
+}
+
+struct Vnni<const R: usize>([__m256i; R]);
+
+impl<const R: usize> Dot<R> for Vnni<R> {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller's promise.
+        Vnni([unsafe { _mm256_setzero_si256() }; R])
+    }
+
+    #[inline(always)]
+    unsafe fn add(&mut self, _: usize, w: __m256i, x: [i32; R]) {
+        for (dot, x) in self.0.iter_mut().zip(x) {
+            // SAFETY: the caller's promise.
+            *dot = unsafe { _mm256_dpbusd_avx_epi32(*dot, w, _mm256_set1_epi32(x)) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(&self, _: usize, row: usize) -> __m256i {
+        self.0[row]
+    }
+}
+
+/// In 16 bits, nibble by nibble: a pair of products is at most 2 * 15 * 127, and 8 of them at most 30,480.
+struct Words<const R: usize> {
+    low: [__m256i; R],
+    /// Only of codes of 8 bits.
+    high: [__m256i; R],
+}
+
+impl<const R: usize> Dot<R> for Words<R> {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller's promise.
+        let zero = unsafe { _mm256_setzero_si256() };
+        Words { low: [zero; R], high: [zero; R] }
+    }
+
+    #[inline(always)]
+    unsafe fn add(&mut self, bits: usize, w: __m256i, x: [i32; R]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mask = _mm256_set1_epi8(15);
+            let low = if bits == 8 { _mm256_and_si256(w, mask) } else { w };
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(w), mask);
+            for (r, x) in x.into_iter().enumerate() {
+                let x = _mm256_set1_epi32(x);
+                self.low[r] = _mm256_add_epi16(self.low[r], _mm256_maddubs_epi16(low, x));
+                if bits == 8 {
+                    self.high[r] = _mm256_add_epi16(self.high[r], _mm256_maddubs_epi16(high, x));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(&self, bits: usize, row: usize) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let low = _mm256_madd_epi16(self.low[row], _mm256_set1_epi16(1));
+            if bits == 4 {
+                return low;
+            }
+            _mm256_add_epi32(low, _mm256_madd_epi16(self.high[row], _mm256_set1_epi16(16)))
+        }
+    }
+}
+
+/// Outputs `8 half .. 8 half + 8` of the panel.
+///
+/// # Safety
+/// The CPU must have AVX2, FMA, F16C and what `D` needs.
+#[inline(always)]
+unsafe fn half_panel<const T: usize, const R: usize, D: Dot<R>>(
+    half: usize,
+    panel: &[u8],
+    x: &[ActBlock],
+    out: &mut [[f32; PANEL]],
+) {
+    let layout = const { PanelLayout::of(GgmlType::ALL[T]) };
+    let format = layout.format;
+    let (x, odd) = x.as_chunks::<R>();
+    assert!(odd.is_empty() && out.len() == R && panel.len() == layout.panel_bytes(x.len()) && half < 2);
+    // SAFETY: the instructions are the caller's promise. Over the whole loop `at` advances by exactly
+    // `panel_bytes(x.len())`, the panel's length, and what is read lies between it and its next value.
+    unsafe {
+        let mut acc = [_mm256_setzero_ps(); R];
+        let (mut factor, mut min_factor) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+        let mut at = panel.as_ptr();
+        for (index, x) in x.iter().enumerate() {
+            if format.nested && index.is_multiple_of(SUPER) {
+                factor = halves(at.add(16 * half));
+                if format.has_min {
+                    min_factor = halves(at.add(2 * PANEL + 16 * half));
+                }
+                at = at.add(layout.header);
+            }
+            let scales = at;
+            let block = at.add(if format.has_min { 2 * layout.scales } else { layout.scales });
+            at = block.add(layout.codes);
+            for g in 0..32 / format.group {
+                let (scale, min) = match (format.nested, format.has_min) {
+                    (false, false) => (halves(scales.add(16 * half)), _mm256_setzero_ps()),
+                    (false, true) => (halves(scales.add(16 * half)), halves(scales.add(layout.scales + 16 * half))),
+                    (true, has_min) => {
+                        let at = scales.add(g * PANEL + 8 * half);
+                        let min = if has_min { small(at.add(layout.scales)) } else { _mm256_setzero_ps() };
+                        (_mm256_mul_ps(factor, small(at)), _mm256_mul_ps(min_factor, min))
+                    }
+                };
+                let mut dot = D::zero();
+                for vector in g * format.group / 4..(g + 1) * format.group / 4 {
+                    let w = codes(format.bits, block.add(32 * half), vector);
+                    dot.add(format.bits, w, std::array::from_fn(|r| four(&x[r], vector)));
+                }
+                for (r, x) in x.iter().enumerate() {
+                    let (neg_sum, scaled_sum) = x.sums(format.group, g);
+                    let mut sum = dot.sum(format.bits, r);
+                    if format.offset != 0 {
+                        sum = _mm256_add_epi32(sum, _mm256_set1_epi32(format.offset * neg_sum));
+                    }
+                    let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scale));
+                    acc[r] = _mm256_fmadd_ps(scaled, scale, acc[r]);
+                    if format.has_min {
+                        acc[r] = _mm256_fmadd_ps(min, _mm256_set1_ps(scaled_sum), acc[r]);
+                    }
+                }
+            }
+        }
+        for (out, acc) in out.iter_mut().zip(acc) {
+            _mm256_storeu_ps(out.as_mut_ptr().add(8 * half), acc);
+        }
+    }
+}
+
+/// Activations `4 vector .. 4 vector + 4`, as the four bytes of an integer.
+#[inline(always)]
+fn four(x: &ActBlock, vector: usize) -> i32 {
+    let at = 4 * vector;
+    i32::from_le_bytes([x.codes[at] as u8, x.codes[at + 1] as u8, x.codes[at + 2] as u8, x.codes[at + 3] as u8])
+}
+
+/// 8 rows' codes for columns `4 vector .. 4 vector + 4`.
+///
+/// # Safety
+/// The CPU must have AVX2; `block` must point to the codes of a block, or 32 bytes into them.
+#[inline(always)]
+unsafe fn codes(bits: usize, block: *const u8, vector: usize) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if bits == 8 {
+            return _mm256_loadu_si256(block.add(64 * vector).cast());
+        }
+        let nibbles = _mm256_loadu_si256(block.add(64 * (vector % 4)).cast());
+        _mm256_and_si256(if vector < 4 { nibbles } else { _mm256_srli_epi16::<4>(nibbles) }, _mm256_set1_epi8(15))
+    }
+}
+
+/// 8 halves as f32.
+///
+/// # Safety
+/// The CPU must have F16C; `at` must point to 16 readable bytes.
+#[inline(always)]
+unsafe fn halves(at: *const u8) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+}
+
+/// 8 signed bytes as f32.
+///
+/// # Safety
+/// The CPU must have AVX2; `at` must point to 8 readable bytes.
+#[inline(always)]
+unsafe fn small(at: *const u8) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))) }
+}
+
+/// [`super::portable::dense`] for type `ALL[T]` and `R` rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dense<const T: usize, const R: usize>(panel: &[u8], x: &[f32], stride: usize, out: &mut [[f32; PANEL]]) {
+    let ty = const { GgmlType::ALL[T] };
+    let column = PANEL * ty.block_bytes();
+    let cols = panel.len() / column;
+    assert!(out.len() == R && panel.len() == cols * column && x.len() >= (R - 1) * stride + cols);
+    // SAFETY: `out[r]` is 16 floats; columns up to `cols` of `R` rows are within the panel and `x`, by the assertion.
+    unsafe {
+        let mut acc: [[__m256; 2]; R] =
+            std::array::from_fn(|r| [_mm256_loadu_ps(out[r].as_ptr()), _mm256_loadu_ps(out[r].as_ptr().add(8))]);
+        for col in 0..cols {
+            let at = panel.as_ptr().add(col * column);
+            let w = [dense_vector(ty, at), dense_vector(ty, at.add(column / 2))];
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = _mm256_set1_ps(*x.as_ptr().add(r * stride + col));
+                *acc = [_mm256_fmadd_ps(x, w[0], acc[0]), _mm256_fmadd_ps(x, w[1], acc[1])];
+            }
+        }
+        for (out, acc) in out.iter_mut().zip(acc) {
+            _mm256_storeu_ps(out.as_mut_ptr(), acc[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), acc[1]);
+        }
+    }
+}
+
+/// 8 elements of a dense type as f32.
+///
+/// # Safety
+/// The CPU must have AVX2 and F16C; `at` must point to 8 readable elements.
+#[inline(always)]
+unsafe fn dense_vector(ty: GgmlType, at: *const u8) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match ty {
+            GgmlType::F16 => halves(at),
+            GgmlType::BF16 => {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }
+            _ => _mm256_loadu_ps(at.cast()),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Linear layers on the CPU: `y = x W^T (+ b)` for weights in any format of [`crate::quant`].
+//!
+//! Weights are repacked once, at load, into panels of 16 output rows (`panel`), so that one vector instruction does 16
+//! outputs. A product runs a kernel per (panel, tile of rows of `x`), chosen by what the CPU has (`isa`): quantized
+//! weights against `x` quantized to int8 per block of 32 (`quantize`), or everything in f32.
+//!
+//! Every kernel adds up an output in the same order with the same roundings, whatever the tile and the instruction set:
+//! a row's outputs do not depend, to the bit, on the other rows of the batch or on the machine.
+//!
+//! It must never know what the rows mean: merging q, k and v is the caller's business.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod isa;
+mod panel;
+mod portable;
+mod product;
+mod quantize;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+
+use crate::quant::GgmlType;
+use isa::Isa;
+use panel::Section;
+
+/// How products with quantized weights are computed. Dense weights (F32, F16, BF16) are always multiplied in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// `x` is quantized to int8 per block of 32 and multiplied in integers: fast. The error of an output is at most
+    /// half a step of each block's scale (1/254 of its largest element) times the weights' absolute values.
+    Int8,
+    /// The weights are dequantized and multiplied in f32: slow, and exact to the checkpoint up to f32 rounding.
+    F32,
+}
+
+/// Some consecutive output rows of a [`Linear`], row-major as a GGUF file (or, for the dense types, a safetensors file)
+/// stores them.
+#[derive(Debug, Clone, Copy)]
+pub struct RowSource<'a> {
+    pub ty: GgmlType,
+    /// Output features.
+    pub rows: usize,
+    /// Input features, the same in all sources of a [`Linear`].
+    pub cols: usize,
+    /// `rows` rows of [`GgmlType::row_bytes`]`(cols)` bytes, of any alignment.
+    pub bytes: &'a [u8],
+}
+
+/// A packed `[out_features, in_features]` matrix with an optional bias. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weights: Arc<Weights>,
+}
+
+#[derive(Debug)]
+struct Weights {
+    in_features: usize,
+    out_features: usize,
+    /// One a source, in the order of their rows.
+    sections: Vec<Section>,
+    bias: Option<Vec<f32>>,
+    activations: Activations,
+}
+
+impl Linear {
+    /// Repacks the rows of all sources, one after the other, into one matrix.
+    ///
+    /// # Errors
+    /// If there is no source, their `cols` differ, `bytes` is not what `rows` and `cols` take, or the bias is not one
+    /// number a row.
+    pub fn pack(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, activations: Activations) -> Result<Linear> {
+        let Some(first) = sources.first() else { bail!("a linear layer needs at least one source of rows") };
+        let in_features = first.cols;
+        let mut out_features = 0usize;
+        for source in sources {
+            if source.cols != in_features {
+                bail!("rows of {} and of {in_features} columns cannot be one linear layer", source.cols);
+            }
+            let expected = source.ty.row_bytes(source.cols).and_then(|row| row.checked_mul(source.rows));
+            if expected != Some(source.bytes.len()) {
+                bail!(
+                    "{} bytes are not {} rows of {} {:?} elements: the tensor is cut short or mislabelled",
+                    source.bytes.len(),
+                    source.rows,
+                    source.cols,
+                    source.ty
+                );
+            }
+            // Bounded by the bytes just checked, but for rows of no columns.
+            out_features = match out_features.checked_add(source.rows) {
+                Some(sum) if in_features > 0 => sum,
+                _ => bail!("a linear layer of {} rows and {in_features} columns is not possible", source.rows),
+            };
+        }
+        if bias.as_ref().is_some_and(|bias| bias.len() != out_features) {
+            bail!("a bias of {} numbers does not fit {out_features} output features", bias.map_or(0, |b| b.len()));
+        }
+        let sections = sources.iter().map(Section::pack).collect();
+        Ok(Linear { weights: Arc::new(Weights { in_features, out_features, sections, bias, activations }) })
+    }
+
+    pub fn in_features(&self) -> usize {
+        self.weights.in_features
+    }
+
+    pub fn out_features(&self) -> usize {
+        self.weights.out_features
+    }
+
+    /// Memory that the packed weights take, in bytes, the bias not counted.
+    pub fn packed_bytes(&self) -> usize {
+        self.weights.sections.iter().map(Section::packed_bytes).sum()
+    }
+
+    /// `x W^T (+ b)`: `x` is `[m, in_features]` f32, contiguous, on the CPU; the result `[m, out_features]` f32. A row
+    /// of `x` with a NaN or an infinity gives NaN (or, in f32 products, an infinity) and never a number.
+    ///
+    /// # Errors
+    /// If `x` has another shape, dtype or layout.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1_no_bwd(&Product { weights: &self.weights })
+    }
+
+    /// The rows `ids` of the matrix, dequantized exactly: `[ids.len(), in_features]` f32. The bias is not added. This
+    /// is the token embedding, whether its table is tied to the output layer or not.
+    ///
+    /// # Errors
+    /// If an id is not below `out_features`.
+    pub fn gather_rows(&self, ids: &[u32]) -> Result<Tensor> {
+        let weights = &self.weights;
+        let mut rows = vec![0f32; ids.len() * weights.in_features];
+        for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(weights.in_features)) {
+            weights.read_row(id as usize, row)?;
+        }
+        Tensor::from_vec(rows, (ids.len(), weights.in_features), &candle_core::Device::Cpu)
+    }
+}
+
+impl Weights {
+    fn read_row(&self, id: usize, out: &mut [f32]) -> Result<()> {
+        let mut first = 0;
+        for section in &self.sections {
+            if id - first < section.rows() {
+                section.read_row(id - first, out);
+                return Ok(());
+            }
+            first += section.rows();
+        }
+        bail!("row {id} of a matrix of {} rows", self.out_features)
+    }
+}
+
+struct Product<'a> {
+    weights: &'a Weights,
+}
+
+impl CustomOp1 for Product<'_> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (m, cols) = layout.shape().dims2()?;
+        if cols != self.weights.in_features {
+            bail!("a linear layer of {} input features was given {cols}", self.weights.in_features);
+        }
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("the input of a linear layer must be contiguous")
+        };
+        let x = &storage.as_slice::<f32>()?[start..end];
+        let y = product::forward(self.weights, Isa::best(), x);
+        Ok((CpuStorage::F32(y), Shape::from((m, self.weights.out_features))))
+    }
+}

@@ -1,0 +1,264 @@
+//! How weights lie in memory: panels of 16 rows, read front to back.
+//!
+//! A dense panel is `[cols][16]` elements. A quantized panel is its blocks of 32 columns in order, each
+//!
+//! - the scales of the 16 rows, as f16, then, where the format has them, the minimums (Q4_0 to Q8_0); or, for formats
+//!   with nested scales, an i8 scale a row for each group of the block, then the i8 minimums, with the f16 factors of
+//!   both in front of every eighth block;
+//! - the codes, in vectors of 64 bytes: bytes `4 r .. 4 r + 4` are four consecutive columns of row `r`. Codes of 8 bits
+//!   take 8 vectors; of 4 bits 4 vectors, with columns 0 to 15 in the low and columns 16 to 31 in the high nibbles.
+//!
+//! So nothing is lost or rounded: [`Section::read_row`] gives back what `dequantize_row` gave.
+
+use std::sync::{Mutex, PoisonError};
+
+use half::{bf16, f16};
+
+use super::RowSource;
+use crate::par::parallel_for;
+use crate::quant::{Block, BlockFormat, GgmlType, weight};
+
+/// Rows of a panel: the f32 lanes of a 512-bit vector.
+pub(super) const PANEL: usize = 16;
+/// Columns of a block.
+pub(super) const BLOCK: usize = 32;
+/// Blocks under one pair of factors, where scales are nested.
+pub(super) const SUPER: usize = 8;
+
+/// Where things lie in a quantized panel; all sizes in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PanelLayout {
+    pub(super) format: BlockFormat,
+    /// The factors in front of every [`SUPER`] blocks.
+    pub(super) header: usize,
+    /// The scales of a block; the minimums, if any, are as many.
+    pub(super) scales: usize,
+    pub(super) codes: usize,
+}
+
+impl PanelLayout {
+    /// # Panics
+    /// If `ty` is dense; at compile time where it is used in a constant.
+    pub(super) const fn of(ty: GgmlType) -> PanelLayout {
+        let Some(format) = ty.block_format() else { panic!("a quantized type") };
+        let parts = if format.has_min { 2 } else { 1 };
+        PanelLayout {
+            format,
+            header: if format.nested { parts * 2 * PANEL } else { 0 },
+            scales: if format.nested { BLOCK / format.group * PANEL } else { 2 * PANEL },
+            codes: BLOCK * PANEL * format.bits / 8,
+        }
+    }
+
+    const fn block_bytes(&self) -> usize {
+        (if self.format.has_min { 2 } else { 1 }) * self.scales + self.codes
+    }
+
+    pub(super) const fn panel_bytes(&self, blocks: usize) -> usize {
+        blocks * self.block_bytes() + blocks.div_ceil(SUPER) * self.header
+    }
+
+    /// Block `index` of a panel.
+    pub(super) fn block<'a>(&'a self, panel: &'a [u8], index: usize) -> BlockView<'a> {
+        let group = index / SUPER;
+        let at = index * self.block_bytes() + (group + 1) * self.header;
+        let header = SUPER * group * self.block_bytes() + group * self.header;
+        BlockView { layout: self, header: &panel[header..][..self.header], body: &panel[at..][..self.block_bytes()] }
+    }
+
+    /// Byte and shift of a code within the codes of a block.
+    fn code_at(&self, row: usize, col: usize) -> (usize, usize) {
+        match self.format.bits {
+            4 => (64 * (col % 16 / 4) + 4 * row + col % 4, col / 16 * 4),
+            _ => (64 * (col / 4) + 4 * row + col % 4, 0),
+        }
+    }
+}
+
+/// 16 rows of one block, for code that need not be fast.
+pub(super) struct BlockView<'a> {
+    layout: &'a PanelLayout,
+    header: &'a [u8],
+    body: &'a [u8],
+}
+
+impl BlockView<'_> {
+    /// The scale and the minimum (or 0) of a row in group `group` of the block.
+    pub(super) fn scale(&self, group: usize, row: usize) -> (f32, f32) {
+        let PanelLayout { format, scales, .. } = self.layout;
+        let half = |bytes: &[u8], at: usize| f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32();
+        if !format.nested {
+            return (half(self.body, row), if format.has_min { half(self.body, PANEL + row) } else { 0.0 });
+        }
+        let small = |at: usize| f32::from(self.body[at + group * PANEL + row] as i8);
+        let min = if format.has_min { half(self.header, PANEL + row) * small(*scales) } else { 0.0 };
+        (half(self.header, row) * small(0), min)
+    }
+
+    pub(super) fn code(&self, row: usize, col: usize) -> u8 {
+        let (at, shift) = self.layout.code_at(row, col);
+        let byte = self.body[self.body.len() - self.layout.codes + at] >> shift;
+        if self.layout.format.bits == 4 { byte & 15 } else { byte }
+    }
+
+    pub(super) fn weight(&self, row: usize, col: usize) -> f32 {
+        let (scale, min) = self.scale(col / self.layout.format.group, row);
+        weight(&self.layout.format, self.code(row, col), scale, min)
+    }
+}
+
+/// 64 bytes that start a cache line, so that no vector of codes straddles two.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Consecutive output rows of one type, packed.
+pub(super) struct Section {
+    ty: GgmlType,
+    rows: usize,
+    cols: usize,
+    panel_bytes: usize,
+    lines: Vec<Line>,
+}
+
+impl std::fmt::Debug for Section {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Section({:?} [{}, {}])", self.ty, self.rows, self.cols)
+    }
+}
+
+impl Section {
+    /// `source.bytes` must have been checked to be `rows` whole rows.
+    pub(super) fn pack(source: &RowSource<'_>) -> Section {
+        let RowSource { ty, rows, cols, bytes } = *source;
+        let panel_bytes = match ty.block_format() {
+            None => PANEL * cols * ty.block_bytes(),
+            Some(_) => PanelLayout::of(ty).panel_bytes(cols / BLOCK),
+        };
+        let lines = vec![Line([0; 64]); (rows.div_ceil(PANEL) * panel_bytes).div_ceil(64)];
+        let mut section = Section { ty, rows, cols, panel_bytes, lines };
+        let row_bytes = bytes.len() / rows.max(1);
+        let panels: Vec<Mutex<&mut [u8]>> = section.bytes_mut().chunks_exact_mut(panel_bytes).map(Mutex::new).collect();
+        parallel_for(rows.div_ceil(PANEL), |index| {
+            let mut panel = panels[index].lock().unwrap_or_else(PoisonError::into_inner);
+            let source = &bytes[index * PANEL * row_bytes..];
+            for (row, bytes) in source.chunks_exact(row_bytes).take(PANEL).enumerate() {
+                match ty.block_format() {
+                    None => pack_dense_row(ty.block_bytes(), bytes, row, &mut panel),
+                    Some(_) => pack_quantized_row(ty, bytes, row, &mut panel),
+                }
+            }
+        });
+        drop(panels);
+        section
+    }
+
+    pub(super) fn ty(&self) -> GgmlType {
+        self.ty
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The last may be padded with rows of zeros.
+    pub(super) fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+
+    pub(super) fn panel(&self, index: usize) -> &[u8] {
+        &self.bytes()[index * self.panel_bytes..][..self.panel_bytes]
+    }
+
+    pub(super) fn packed_bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+
+    /// One row, exactly as `dequantize_row` reads it from the source.
+    pub(super) fn read_row(&self, row: usize, out: &mut [f32]) {
+        let panel = self.panel(row / PANEL);
+        let row = row % PANEL;
+        if self.ty.block_format().is_none() {
+            let size = self.ty.block_bytes();
+            for (col, value) in out.iter_mut().enumerate() {
+                *value = dense_element(self.ty, &panel[(col * PANEL + row) * size..]);
+            }
+            return;
+        }
+        let layout = PanelLayout::of(self.ty);
+        for (index, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+            let block = layout.block(panel, index);
+            for (col, value) in out.iter_mut().enumerate() {
+                *value = block.weight(row, col);
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a `Line` is 64 initialized bytes without padding, and `u8` needs no alignment.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.packed_bytes()) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        let length = self.packed_bytes();
+        // SAFETY: as in `bytes`, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), length) }
+    }
+}
+
+/// The first element of `bytes`.
+pub(super) fn dense_element(ty: GgmlType, bytes: &[u8]) -> f32 {
+    match ty {
+        GgmlType::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        GgmlType::BF16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+    }
+}
+
+fn pack_dense_row(size: usize, bytes: &[u8], row: usize, panel: &mut [u8]) {
+    for (element, column) in bytes.chunks_exact(size).zip(panel.chunks_exact_mut(PANEL * size)) {
+        column[row * size..][..size].copy_from_slice(element);
+    }
+}
+
+fn pack_quantized_row(ty: GgmlType, bytes: &[u8], row: usize, panel: &mut [u8]) {
+    let layout = PanelLayout::of(ty);
+    let PanelLayout { format, header, scales, codes } = layout;
+    let mut block = Block::new();
+    let mut rest = panel;
+    for bytes in bytes.chunks_exact(ty.block_bytes()) {
+        block.read(ty, bytes);
+        let factors;
+        (factors, rest) = rest.split_at_mut(header);
+        if format.nested {
+            put_factors(&block, format.has_min, row, factors);
+        }
+        for index in 0..format.block_len / BLOCK {
+            let body;
+            (body, rest) = rest.split_at_mut(layout.block_bytes());
+            if format.nested {
+                for group in 0..BLOCK / format.group {
+                    let from = index * (BLOCK / format.group) + group;
+                    body[group * PANEL + row] = block.scales[from] as u8;
+                    if format.has_min {
+                        body[scales + group * PANEL + row] = block.mins[from] as u8;
+                    }
+                }
+            } else {
+                put_factors(&block, format.has_min, row, body);
+            }
+            let target = body.len() - codes;
+            for (col, code) in block.codes[index * BLOCK..][..BLOCK].iter().enumerate() {
+                let (at, shift) = layout.code_at(row, col);
+                body[target + at] |= code << shift;
+            }
+        }
+    }
+}
+
+fn put_factors(block: &Block, has_min: bool, row: usize, out: &mut [u8]) {
+    out[2 * row..][..2].copy_from_slice(&block.d.to_le_bytes());
+    if has_min {
+        out[2 * (PANEL + row)..][..2].copy_from_slice(&block.m.to_le_bytes());
+    }
+}

@@ -1,0 +1,180 @@
+//! The loops around the kernels: which thread does which panel, and where the results go.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::isa::Isa;
+use super::panel::{BLOCK, PANEL, PanelLayout, Section};
+use super::quantize::{ActBlock, quantize};
+use super::{Activations, Weights};
+use crate::par::{num_threads, parallel_for};
+use crate::quant::GgmlType;
+
+/// Columns of a panel that are multiplied with all rows of `x` before the next: what fits the L1 cache as f32.
+const SLAB: usize = 256;
+
+/// `x W^T (+ b)` for `x` of whole rows: `[m][out_features]`.
+pub(super) fn forward(weights: &Weights, isa: Isa, x: &[f32]) -> Vec<f32> {
+    let m = x.len() / weights.in_features;
+    let mut y = Vec::with_capacity(m * weights.out_features);
+    if m * weights.out_features == 0 {
+        return y;
+    }
+    let int8 = weights.sections.iter().any(|section| in_int8(weights, section));
+    let quantized = if int8 { quantize(isa, x, weights.in_features, isa.tile_rows()) } else { Vec::new() };
+    let input = Input { isa, x, cols: weights.in_features, m, quantized: &quantized };
+    let output = Output::new(&mut y, m, weights.out_features);
+    let panels = weights.sections.iter().map(Section::panels).sum::<usize>();
+    // Several tasks a thread, so that one that is held up does not hold up the others.
+    let at_once = panels.div_ceil(8 * num_threads());
+    parallel_for(panels.div_ceil(at_once), |task| {
+        let range = task * at_once..panels.min((task + 1) * at_once);
+        multiply_panels(weights, range, &input, &output);
+    });
+    // SAFETY: the panels cover all outputs, and every panel was multiplied with all rows of `x` and stored.
+    unsafe { y.set_len(m * weights.out_features) };
+    y
+}
+
+fn in_int8(weights: &Weights, section: &Section) -> bool {
+    weights.activations == Activations::Int8 && section.ty().block_format().is_some()
+}
+
+struct Input<'a> {
+    isa: Isa,
+    /// `[m][cols]`
+    x: &'a [f32],
+    cols: usize,
+    m: usize,
+    /// `[tile][block][row]`; empty if no section wants it.
+    quantized: &'a [ActBlock],
+}
+
+/// Multiplies the panels of a range that counts through all sections.
+fn multiply_panels(weights: &Weights, range: Range<usize>, input: &Input<'_>, output: &Output<'_>) {
+    let (mut first_panel, mut first_row) = (0, 0);
+    let mut scratch = Vec::new();
+    for section in &weights.sections {
+        let start = range.start.clamp(first_panel, first_panel + section.panels()) - first_panel;
+        let end = range.end.clamp(first_panel, first_panel + section.panels()) - first_panel;
+        for index in start..end {
+            let rows = PANEL.min(section.rows() - index * PANEL);
+            let target = first_row + index * PANEL;
+            let bias = weights.bias.as_ref().map(|bias| &bias[target..target + rows]);
+            let column = Column { target, rows, bias, output };
+            if in_int8(weights, section) {
+                multiply_int8(section.ty(), section.panel(index), input, &column);
+            } else {
+                multiply_f32(section.ty(), section.panel(index), input, &mut scratch, &column);
+            }
+        }
+        first_panel += section.panels();
+        first_row += section.rows();
+    }
+}
+
+fn multiply_int8(ty: GgmlType, panel: &[u8], input: &Input<'_>, column: &Column<'_>) {
+    let Input { isa, cols, m, quantized, .. } = *input;
+    let tile_rows = isa.tile_rows();
+    let mut out = [[0f32; PANEL]; 8];
+    let mut rest = quantized;
+    for first in (0..m).step_by(tile_rows) {
+        let rows = tile_rows.min(m - first);
+        let tile;
+        (tile, rest) = rest.split_at(rows * cols / BLOCK);
+        isa.int8(ty, panel, tile, &mut out[..rows]);
+        column.store(first, &out[..rows]);
+    }
+}
+
+/// In f32: a panel is taken in slabs of columns, and the sums are kept in `acc` (`[m][16]`) between slabs.
+fn multiply_f32(ty: GgmlType, panel: &[u8], input: &Input<'_>, acc: &mut Vec<[f32; PANEL]>, column: &Column<'_>) {
+    let Input { isa, x, cols, m, .. } = *input;
+    acc.clear();
+    acc.resize(m, [0.0; PANEL]);
+    let mut slab = Slab::new();
+    for start in (0..cols).step_by(SLAB) {
+        let end = cols.min(start + SLAB);
+        let (slab_ty, weights) = slab.take(ty, panel, start..end);
+        for (tile, acc) in acc.chunks_mut(isa.tile_rows()).enumerate() {
+            let x = &x[tile * isa.tile_rows() * cols + start..];
+            isa.dense(slab_ty, weights, x, cols, acc);
+        }
+    }
+    column.store(0, acc);
+}
+
+/// Some columns of a panel, dequantized if need be.
+struct Slab {
+    bytes: [u8; SLAB * PANEL * 4],
+}
+
+impl Slab {
+    fn new() -> Slab {
+        Slab { bytes: [0; SLAB * PANEL * 4] }
+    }
+
+    fn take<'a>(&'a mut self, ty: GgmlType, panel: &'a [u8], cols: Range<usize>) -> (GgmlType, &'a [u8]) {
+        if ty.block_format().is_none() {
+            let column = PANEL * ty.block_bytes();
+            return (ty, &panel[cols.start * column..cols.end * column]);
+        }
+        let layout = PanelLayout::of(ty);
+        let length = cols.len() * PANEL * 4;
+        let blocks = self.bytes[..length].chunks_exact_mut(BLOCK * PANEL * 4);
+        for (index, out) in (cols.start / BLOCK..).zip(blocks) {
+            let block = layout.block(panel, index);
+            for (at, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *out = block.weight(at % PANEL, at / PANEL).to_le_bytes();
+            }
+        }
+        (GgmlType::F32, &self.bytes[..length])
+    }
+}
+
+/// The output matrix, which the tasks fill in disjoint columns.
+struct Output<'a> {
+    start: *mut f32,
+    m: usize,
+    cols: usize,
+    exclusive: PhantomData<&'a mut Vec<f32>>,
+}
+
+// SAFETY: tasks store to disjoint columns (see `Column::store`), and nothing is read.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    /// `y` must have room for `m * cols`, which need not be initialized.
+    fn new(y: &'a mut Vec<f32>, m: usize, cols: usize) -> Output<'a> {
+        assert!(y.capacity() >= m * cols);
+        Output { start: y.as_mut_ptr(), m, cols, exclusive: PhantomData }
+    }
+}
+
+/// The columns of the output that one panel gives.
+struct Column<'a> {
+    target: usize,
+    /// Of the panel's 16, the rows that are not padding.
+    rows: usize,
+    bias: Option<&'a [f32]>,
+    output: &'a Output<'a>,
+}
+
+impl Column<'_> {
+    /// Stores the panel's results for the rows of `x` from `first` on.
+    fn store(&self, first: usize, tile: &[[f32; PANEL]]) {
+        let Output { start, m, cols, .. } = *self.output;
+        assert!(first + tile.len() <= m && self.target + self.rows <= cols);
+        for (row, values) in tile.iter().enumerate() {
+            let mut values = *values;
+            if let Some(bias) = self.bias {
+                values.iter_mut().zip(bias).for_each(|(value, b)| *value += b);
+            }
+            // SAFETY: in bounds by the assertion; only the task of this panel touches these columns of any row.
+            unsafe {
+                let at = start.add((first + row) * cols + self.target);
+                std::ptr::copy_nonoverlapping(values.as_ptr(), at, self.rows);
+            }
+        }
+    }
+}

@@ -1,0 +1,437 @@
+use candle_core::{DType, Device};
+
+use super::panel::BLOCK;
+use super::quantize::{ActBlock, quantize};
+use super::*;
+use crate::quant::dequantize_row;
+
+/// A small generator of test data (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Uniform in -1 .. 1.
+    fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.unit()).collect()
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.bits() >> 33) as usize % bound
+    }
+}
+
+/// Where a block has its halves, which random bytes could make infinite.
+fn halves_of(ty: GgmlType) -> &'static [usize] {
+    match ty {
+        GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => &[0, 2],
+        GgmlType::Q2K => &[80, 82],
+        GgmlType::Q3K => &[108],
+        GgmlType::Q6K => &[208],
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => &[],
+    }
+}
+
+fn random_rows(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+    let bytes = rows * ty.row_bytes(cols).unwrap();
+    match ty {
+        GgmlType::F32 => random.floats(rows * cols).into_iter().flat_map(f32::to_le_bytes).collect(),
+        GgmlType::F16 => {
+            random.floats(rows * cols).into_iter().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect()
+        }
+        GgmlType::BF16 => {
+            random.floats(rows * cols).into_iter().flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect()
+        }
+        _ => {
+            let mut bytes: Vec<u8> = (0..bytes).map(|_| random.bits() as u8).collect();
+            for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+                for &at in halves_of(ty) {
+                    block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.1 * random.unit()).to_le_bytes());
+                }
+            }
+            bytes
+        }
+    }
+}
+
+struct Matrix {
+    ty: GgmlType,
+    rows: usize,
+    cols: usize,
+    bytes: Vec<u8>,
+    values: Vec<f32>,
+}
+
+impl Matrix {
+    fn random(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Matrix {
+        let bytes = random_rows(ty, rows, cols, random);
+        let mut values = vec![0f32; rows * cols];
+        for (bytes, out) in bytes.chunks_exact(ty.row_bytes(cols).unwrap()).zip(values.chunks_exact_mut(cols)) {
+            dequantize_row(ty, bytes, out).unwrap();
+        }
+        Matrix { ty, rows, cols, bytes, values }
+    }
+
+    fn source(&self) -> RowSource<'_> {
+        RowSource { ty: self.ty, rows: self.rows, cols: self.cols, bytes: &self.bytes }
+    }
+
+    fn pack(&self, activations: Activations) -> Linear {
+        Linear::pack(&[self.source()], None, activations).unwrap()
+    }
+}
+
+fn is_quantized(ty: GgmlType) -> bool {
+    ty.block_format().is_some()
+}
+
+/// Columns for a test: of a few blocks, or ragged where the type allows it.
+fn some_cols(ty: GgmlType, random: &mut Random) -> usize {
+    match ty.block_len() {
+        1 => 1 + random.below(600),
+        32 => 32 * (1 + random.below(20)),
+        _ => 256 * (1 + random.below(3)),
+    }
+}
+
+fn run(linear: &Linear, isa: Isa, x: &[f32]) -> Vec<f32> {
+    product::forward(&linear.weights, isa, x)
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Fails unless every output is within `tolerance(w, x)` of the product in f64.
+fn check_product(y: &[f32], matrix: &Matrix, x: &[f32], tolerance: impl Fn(&[f32], &[f32]) -> f64) {
+    for (x, y) in x.chunks_exact(matrix.cols).zip(y.chunks_exact(matrix.rows)) {
+        for (w, y) in matrix.values.chunks_exact(matrix.cols).zip(y) {
+            let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            let error = (exact - f64::from(*y)).abs();
+            let allowed = tolerance(w, x);
+            assert!(error <= allowed, "{:?}: {y} for {exact}, off by {error} > {allowed}", matrix.ty);
+        }
+    }
+}
+
+/// What f32 products and sums of `w.len()` terms can be off by.
+fn f32_rounding(w: &[f32], x: &[f32]) -> f64 {
+    let magnitude: f64 = w.iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum();
+    (w.len() + 1) as f64 * f64::from(f32::EPSILON) * magnitude + 1e-30
+}
+
+#[test]
+fn f32_products_are_exact_to_rounding_in_every_format() {
+    let mut random = Random(1);
+    for ty in GgmlType::ALL {
+        for m in [1, 2, 5, 9] {
+            let (rows, cols) = (1 + random.below(50), some_cols(ty, &mut random));
+            let matrix = Matrix::random(ty, rows, cols, &mut random);
+            let x = random.floats(m * cols);
+            for isa in Isa::available() {
+                check_product(&run(&matrix.pack(Activations::F32), isa, &x), &matrix, &x, f32_rounding);
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_products_are_within_half_a_quantization_step() {
+    let mut random = Random(2);
+    for ty in GgmlType::ALL {
+        for m in [1, 3, 8, 13, 40] {
+            let (rows, cols) = (1 + random.below(50), some_cols(ty, &mut random));
+            let matrix = Matrix::random(ty, rows, cols, &mut random);
+            let x = random.floats(m * cols);
+            for isa in Isa::available() {
+                let y = run(&matrix.pack(Activations::Int8), isa, &x);
+                check_product(&y, &matrix, &x, |w, x| {
+                    if !is_quantized(ty) {
+                        return f32_rounding(w, x);
+                    }
+                    w.chunks_exact(BLOCK).zip(x.chunks_exact(BLOCK)).map(|(w, x)| block_error(w, x)).sum()
+                });
+            }
+        }
+    }
+}
+
+/// Half a step of the activations' scale for each weight, and for the arithmetic 1e-5 of the largest sum possible.
+fn block_error(w: &[f32], x: &[f32]) -> f64 {
+    let largest = x.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let weights: f64 = w.iter().map(|w| f64::from(w.abs())).sum();
+    let largest_weight = w.iter().fold(0f32, |most, w| most.max(w.abs()));
+    weights * f64::from(largest) / 253.9 + 1e-5 * 32.0 * f64::from(largest_weight * largest)
+}
+
+/// The integer arithmetic itself has next to no error: against the quantized activations, not the true ones.
+#[test]
+fn int8_products_of_quantized_activations_are_exact_to_rounding() {
+    let mut random = Random(3);
+    for ty in GgmlType::ALL.into_iter().filter(|ty| is_quantized(*ty)) {
+        let (m, rows, cols) = (11, 37, 2 * some_cols(ty, &mut random));
+        let matrix = Matrix::random(ty, rows, cols, &mut random);
+        let x = random.floats(m * cols);
+        let rounded: Vec<f32> = x.as_chunks::<BLOCK>().0.iter().flat_map(dequantized).collect();
+        for isa in Isa::available() {
+            let y = run(&matrix.pack(Activations::Int8), isa, &x);
+            check_product(&y, &matrix, &rounded, |w, x| {
+                w.chunks_exact(BLOCK).zip(x.chunks_exact(BLOCK)).map(|(w, x)| block_rounding(w, x)).sum()
+            });
+        }
+    }
+}
+
+fn dequantized(x: &[f32; BLOCK]) -> [f32; BLOCK] {
+    let block = ActBlock::quantize(x);
+    block.codes.map(|code| f32::from(code) * block.scale)
+}
+
+fn block_rounding(w: &[f32], x: &[f32]) -> f64 {
+    let largest_weight = w.iter().fold(0f32, |most, w| most.max(w.abs()));
+    let magnitude: f64 = x.iter().map(|x| f64::from(x.abs())).sum();
+    4e-6 * f64::from(largest_weight) * magnitude
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    let mut random = Random(4);
+    let mut isas = Isa::available();
+    let portable = isas.next().unwrap();
+    let others: Vec<Isa> = isas.collect();
+    for ty in GgmlType::ALL {
+        for activations in [Activations::Int8, Activations::F32] {
+            for m in (1..=9).chain([16, 40]) {
+                let (rows, cols) = (1 + random.below(40), some_cols(ty, &mut random));
+                let linear = Matrix::random(ty, rows, cols, &mut random).pack(activations);
+                let x = random.floats(m * cols);
+                let want = bits(&run(&linear, portable, &x));
+                for &isa in &others {
+                    assert!(bits(&run(&linear, isa, &x)) == want, "{ty:?} {activations:?} m = {m} on {isa:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_to_the_bit_alone_and_in_any_batch() {
+    let mut random = Random(5);
+    for ty in GgmlType::ALL {
+        for activations in [Activations::Int8, Activations::F32] {
+            let (rows, cols) = (1 + random.below(60), some_cols(ty, &mut random));
+            let linear = Matrix::random(ty, rows, cols, &mut random).pack(activations);
+            let x = random.floats(40 * cols);
+            for isa in Isa::available() {
+                let alone: Vec<u32> = x.chunks_exact(cols).flat_map(|x| bits(&run(&linear, isa, x))).collect();
+                for m in 2..=40 {
+                    let y = bits(&run(&linear, isa, &x[..m * cols]));
+                    assert!(y[..] == alone[..m * rows], "{ty:?} {activations:?} m = {m} on {isa:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn merged_sources_with_bias_equal_separate_layers() {
+    let mut random = Random(6);
+    let cols = 256;
+    let types = [GgmlType::Q4K, GgmlType::F16, GgmlType::Q6K, GgmlType::Q8_0, GgmlType::F32];
+    let matrices: Vec<Matrix> =
+        types.iter().zip([33, 16, 1, 7, 20]).map(|(ty, rows)| Matrix::random(*ty, rows, cols, &mut random)).collect();
+    let bias = random.floats(77);
+    let x = Tensor::from_vec(random.floats(6 * cols), (6, cols), &Device::Cpu).unwrap();
+    for activations in [Activations::Int8, Activations::F32] {
+        let sources: Vec<RowSource<'_>> = matrices.iter().map(Matrix::source).collect();
+        let merged = Linear::pack(&sources, Some(bias.clone()), activations).unwrap();
+        assert_eq!((merged.in_features(), merged.out_features()), (cols, 77));
+        let y = merged.forward(&x).unwrap().to_vec2::<f32>().unwrap();
+        let mut first = 0;
+        for matrix in &matrices {
+            let part = matrix.pack(activations).forward(&x).unwrap().to_vec2::<f32>().unwrap();
+            for (y, part) in y.iter().zip(&part) {
+                let want: Vec<f32> = part.iter().zip(&bias[first..]).map(|(y, b)| y + b).collect();
+                assert_eq!(bits(&y[first..first + matrix.rows]), bits(&want), "{:?}", matrix.ty);
+            }
+            first += matrix.rows;
+        }
+        let rows = merged.gather_rows(&[76, 0, 33, 49, 50]).unwrap().to_vec2::<f32>().unwrap();
+        for (row, (matrix, at)) in rows.iter().zip([(4, 19), (0, 0), (1, 0), (2, 0), (3, 0)]) {
+            assert_eq!(bits(row), bits(&matrices[matrix].values[at * cols..][..cols]));
+        }
+    }
+}
+
+#[test]
+fn gathered_rows_are_the_dequantized_ones_to_the_bit() {
+    let mut random = Random(7);
+    for ty in GgmlType::ALL {
+        let (rows, cols) = (1 + random.below(50), some_cols(ty, &mut random));
+        let matrix = Matrix::random(ty, rows, cols, &mut random);
+        let linear = matrix.pack(Activations::Int8);
+        let ids: Vec<u32> = (0..rows as u32).rev().collect();
+        let got = linear.gather_rows(&ids).unwrap();
+        assert_eq!(got.dims(), [rows, cols]);
+        for (got, want) in got.to_vec2::<f32>().unwrap().iter().zip(matrix.values.chunks_exact(cols).rev()) {
+            assert_eq!(bits(got), bits(want), "{ty:?}");
+        }
+        let error = linear.gather_rows(&[0, rows as u32]).unwrap_err().to_string();
+        assert!(error.contains(&format!("row {rows} of a matrix of {rows}")), "{error}");
+        assert!(linear.gather_rows(&[u32::MAX]).is_err());
+        assert_eq!(linear.gather_rows(&[]).unwrap().dims(), [0, cols]);
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_so_and_stays_in_its_row() {
+    let mut random = Random(8);
+    for ty in GgmlType::ALL {
+        for activations in [Activations::Int8, Activations::F32] {
+            let (rows, cols, m) = (20, 256, 11);
+            let linear = Matrix::random(ty, rows, cols, &mut random).pack(activations);
+            let clean = random.floats(m * cols);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let row = random.below(m);
+                let mut x = clean.clone();
+                x[row * cols + random.below(cols)] = bad;
+                for isa in Isa::available() {
+                    let (want, got) = (run(&linear, isa, &clean), run(&linear, isa, &x));
+                    for (at, (want, got)) in want.chunks_exact(rows).zip(got.chunks_exact(rows)).enumerate() {
+                        if at == row {
+                            assert!(got.iter().all(|v| !v.is_finite()), "{ty:?} {activations:?} {bad} on {isa:?}");
+                        } else {
+                            assert_eq!(bits(got), bits(want), "{ty:?} {activations:?} {bad} on {isa:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_keep_zero_tiny_and_huge_blocks() {
+    let mut random = Random(9);
+    for factor in [0.0, f32::MIN_POSITIVE, 1e-32, 1e-20, 1.0, 1e30, f32::MAX] {
+        let x: Vec<f32> = random.floats(32 * 24).iter().map(|v| v * factor).collect();
+        let want = quantize(Isa::available().next().unwrap(), &x, 96, 3);
+        for (x, block) in x.as_chunks::<BLOCK>().0.iter().zip(x.as_chunks::<BLOCK>().0.iter().map(ActBlock::quantize)) {
+            let largest = x.iter().fold(0f32, |most, x| most.max(x.abs()));
+            for (x, code) in x.iter().zip(block.codes) {
+                assert!((x - f32::from(code) * block.scale).abs() <= largest / 253.9 + 1e-30);
+            }
+            assert_eq!(block.neg_sum, -block.codes.iter().map(|c| i32::from(*c)).sum::<i32>());
+            assert_eq!(block.neg_sum, block.neg_half_sums.iter().sum::<i32>());
+        }
+        for isa in Isa::available() {
+            for (want, got) in want.iter().zip(quantize(isa, &x, 96, 3)) {
+                assert_eq!(format!("{want:?}"), format!("{got:?}"), "{isa:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_rows_in_no_rows_out() {
+    let mut random = Random(10);
+    for ty in [GgmlType::Q4_1, GgmlType::F32] {
+        let linear = Matrix::random(ty, 5, 64, &mut random).pack(Activations::Int8);
+        let x = Tensor::zeros((0, 64), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(linear.forward(&x).unwrap().dims(), [0, 5]);
+        let empty = Matrix::random(ty, 0, 64, &mut random).pack(Activations::Int8);
+        let x = Tensor::zeros((3, 64), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(empty.forward(&x).unwrap().dims(), [3, 0]);
+    }
+}
+
+#[test]
+fn a_view_into_a_larger_tensor_is_fine_and_a_strided_one_an_error() {
+    let mut random = Random(11);
+    let linear = Matrix::random(GgmlType::Q4_0, 20, 64, &mut random).pack(Activations::Int8);
+    let x = Tensor::from_vec(random.floats(10 * 64), (10, 64), &Device::Cpu).unwrap();
+    let part = x.narrow(0, 3, 4).unwrap();
+    let want = linear.forward(&part.copy().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(linear.forward(&part).unwrap().to_vec2::<f32>().unwrap(), want);
+
+    let wide = Tensor::from_vec(random.floats(10 * 128), (10, 128), &Device::Cpu).unwrap();
+    let error = linear.forward(&wide.narrow(1, 0, 64).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("contiguous"), "{error}");
+}
+
+#[test]
+fn wrong_shapes_and_types_are_errors() {
+    let mut random = Random(12);
+    let linear = Matrix::random(GgmlType::Q8_0, 20, 64, &mut random).pack(Activations::Int8);
+    let zeros = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
+    let error = linear.forward(&zeros(&[2, 32], DType::F32)).unwrap_err().to_string();
+    assert!(error.contains("64 input features was given 32"), "{error}");
+    assert!(linear.forward(&zeros(&[64], DType::F32)).is_err());
+    assert!(linear.forward(&zeros(&[1, 2, 64], DType::F32)).is_err());
+    assert!(linear.forward(&zeros(&[2, 64], DType::F16)).is_err());
+}
+
+#[test]
+fn sources_that_do_not_fit_are_errors() {
+    let bytes = vec![0u8; 2 * 18 * 4];
+    let source = |ty, rows, cols, bytes| RowSource { ty, rows, cols, bytes };
+    let pack =
+        |sources: &[RowSource<'_>], bias| Linear::pack(sources, bias, Activations::Int8).map_err(|e| e.to_string());
+    assert!(pack(&[source(GgmlType::Q4_0, 4, 64, &bytes)], None).is_ok());
+    assert!(pack(&[source(GgmlType::Q4_0, 4, 64, &bytes)], Some(vec![0.0; 4])).is_ok());
+
+    let bad = [
+        source(GgmlType::Q4_0, 4, 64, &bytes[1..]),
+        source(GgmlType::Q4_0, 5, 64, &bytes),
+        source(GgmlType::Q4_0, 4, 48, &bytes),
+        source(GgmlType::Q4K, 4, 64, &bytes),
+        source(GgmlType::Q4_0, usize::MAX, 64, &bytes),
+        source(GgmlType::F32, usize::MAX / 2, usize::MAX / 2, &bytes),
+        source(GgmlType::F32, 7, 0, &[]),
+        source(GgmlType::F32, usize::MAX, 0, &[]),
+    ];
+    for bad in bad {
+        assert!(pack(&[bad], None).is_err(), "{:?} [{}, {}]", bad.ty, bad.rows, bad.cols);
+    }
+    let error = pack(&[source(GgmlType::Q4_0, 4, 64, &bytes[1..])], None).unwrap_err();
+    assert!(error.contains("143 bytes are not 4 rows of 64 Q4_0"), "{error}");
+    assert!(pack(&[], None).is_err());
+    let mixed = [source(GgmlType::Q4_0, 4, 64, &bytes), source(GgmlType::Q4_0, 8, 32, &bytes)];
+    assert!(pack(&mixed, None).unwrap_err().contains("32 and of 64 columns"));
+    assert!(pack(&mixed[..1], Some(vec![0.0; 3])).unwrap_err().contains("a bias of 3"));
+}
+
+/// Packing must not cost much more memory than the file has: what is stored is what is streamed.
+#[test]
+fn packed_sizes_are_as_documented() {
+    let mut random = Random(13);
+    let expected = [
+        (GgmlType::F32, 4.0),
+        (GgmlType::F16, 2.0),
+        (GgmlType::BF16, 2.0),
+        (GgmlType::Q4_0, 18.0 / 32.0),
+        (GgmlType::Q4_1, 20.0 / 32.0),
+        (GgmlType::Q5_0, 34.0 / 32.0),
+        (GgmlType::Q5_1, 36.0 / 32.0),
+        (GgmlType::Q8_0, 34.0 / 32.0),
+        (GgmlType::Q2K, 164.0 / 256.0),
+        (GgmlType::Q3K, 146.0 / 256.0),
+        (GgmlType::Q4K, 148.0 / 256.0),
+        (GgmlType::Q5K, 276.0 / 256.0),
+        (GgmlType::Q6K, 274.0 / 256.0),
+    ];
+    for (ty, bytes) in expected {
+        let linear = Matrix::random(ty, 64, 512, &mut random).pack(Activations::Int8);
+        assert_eq!(linear.packed_bytes() as f64, 64.0 * 512.0 * bytes, "{ty:?}");
+    }
+}
