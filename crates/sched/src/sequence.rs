@@ -24,6 +24,8 @@ pub(crate) type Rank = (i64, u64);
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) request: Arc<Request>,
+    /// As in `request`, here because every step asks for it.
+    pub(crate) prompt_len: u32,
     pub(crate) state: State,
     pub(crate) slot: Option<SeqSlot>,
     /// Prompt and generated tokens whose values are known.
@@ -50,13 +52,9 @@ impl Sequence {
         self.request.id
     }
 
-    pub(crate) fn prompt_len(&self) -> u32 {
-        self.request.prompt.len() as u32
-    }
-
     /// Tokens that it will have once all planned steps have run, known or not.
     pub(crate) fn promised(&self) -> u32 {
-        self.prompt_len() + self.sampled
+        self.prompt_len + self.sampled
     }
 
     /// Input tokens that it waits to have computed; 0 where nothing is left to do but to commit its last sample.
@@ -69,7 +67,7 @@ impl Sequence {
 
     /// Generated tokens whose values are known.
     pub(crate) fn generated(&self) -> u32 {
-        self.tokens.len() as u32 - self.prompt_len()
+        self.tokens.len() as u32 - self.prompt_len
     }
 }
 

@@ -34,7 +34,7 @@ impl WaitingQueue {
     pub(crate) fn insert(&mut self, index: SeqIndex, seq: &Sequence) {
         let place = place(seq);
         match place.is_new {
-            true => self.new_prompt_tokens += u64::from(seq.prompt_len()),
+            true => self.new_prompt_tokens += u64::from(seq.prompt_len),
             false => self.preempted += 1,
         }
         let before = self.queue.insert(place, index);
@@ -45,7 +45,7 @@ impl WaitingQueue {
     pub(crate) fn remove(&mut self, seq: &Sequence) {
         let place = place(seq);
         match place.is_new {
-            true => self.new_prompt_tokens -= u64::from(seq.prompt_len()),
+            true => self.new_prompt_tokens -= u64::from(seq.prompt_len),
             false => self.preempted -= 1,
         }
         let removed = self.queue.remove(&place);

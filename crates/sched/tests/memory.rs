@@ -122,7 +122,7 @@ fn a_preempted_sequence_recomputes_what_it_knows_before_anyone_new_begins() {
     let steps = harness.run(200);
     // Together they fill 8 blocks with 16 tokens each; the first then takes all that it needs.
     let resumed = steps.iter().flatten().find(|row| row.id == 2 && row.start == 0).expect("it begins anew");
-    assert_eq!(resumed.len, 16.min(8 + 9), "the prompt and the generated tokens, as far as the budget goes");
+    assert_eq!(resumed.len, 16, "the prompt and the generated tokens, as far as the budget goes");
     assert_eq!(harness.scheduler.stats().preemptions, 1);
     let begins: Vec<_> = steps.iter().flatten().filter(|row| row.start == 0).map(|row| row.id).collect();
     assert_eq!(begins, [2, 3], "the new one waits behind the preempted one");

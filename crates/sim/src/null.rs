@@ -61,10 +61,11 @@ impl NullExecutor {
             return Err(SampleFault::NonFiniteLogits);
         }
         let stop = &request.stop;
-        if let Some(&token) = stop.stop_token_ids.first() {
-            if index >= stop.min_tokens && unit(draw(2)) < config.stop_probability {
-                return Ok(token);
-            }
+        if let Some(&token) = stop.stop_token_ids.first()
+            && index >= stop.min_tokens
+            && unit(draw(2)) < config.stop_probability
+        {
+            return Ok(token);
         }
         let choices = request.sampling.allowed_token_ids.as_deref();
         let count = choices.map_or(u64::from(config.vocab_size), |ids| ids.len() as u64);

@@ -85,12 +85,12 @@ pub fn simulate(
         while arrivals.front().is_some_and(|arrival| arrival.at_ns <= executor.now_ns()) {
             report.add(arrivals.pop_front().expect("there is a first"), scheduler);
         }
-        if in_flight.len() < executor.max_in_flight() {
-            if let Some(plan) = scheduler.plan() {
-                in_flight.push_back((executor.submit(&plan)?, plan));
-                steps += 1;
-                continue;
-            }
+        if in_flight.len() < executor.max_in_flight()
+            && let Some(plan) = scheduler.plan()
+        {
+            in_flight.push_back((executor.submit(&plan)?, plan));
+            steps += 1;
+            continue;
         }
         if let Some((ticket, plan)) = in_flight.pop_front() {
             let output = executor.wait(ticket)?;

@@ -36,7 +36,7 @@ impl Scheduler {
             assert_eq!(self.seqs[index].id(), id, "index of ids");
         }
         let new = self.seqs.iter().filter(|seq| seq.state == State::Waiting && seq.slot.is_none());
-        let new_tokens: u64 = new.map(|seq| u64::from(seq.prompt_len())).sum();
+        let new_tokens: u64 = new.map(|seq| u64::from(seq.prompt_len)).sum();
         assert_eq!(new_tokens, self.waiting.new_prompt_tokens(), "waiting prompt tokens");
         assert!(self.waiting.num_new() <= self.config.max_waiting.requests, "waiting queue over its bound");
     }

@@ -103,6 +103,7 @@ impl Scheduler {
         let seq = Sequence {
             state: State::Waiting,
             slot: None,
+            prompt_len: request.prompt.len() as u32,
             tokens: request.prompt.clone(),
             blocks: self.kv.nothing(),
             computed: 0,

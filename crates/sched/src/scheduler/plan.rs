@@ -130,7 +130,7 @@ impl Scheduler {
             step.bind(seq);
             self.begun.push((seq.id(), cached));
             if self.config.prefix_caching {
-                self.counters.prefix_queried_tokens += u64::from(seq.prompt_len());
+                self.counters.prefix_queried_tokens += u64::from(seq.prompt_len);
                 self.counters.prefix_hit_tokens += u64::from(cached);
             }
         }
