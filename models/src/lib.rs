@@ -1,1 +1,10 @@
+//! The architectures: one file each, which reads like the paper, and one line each in the registry.
+//!
+//! A model file knows its config and its forward pass over packed `[tokens, hidden]`. It must never know a device, a
+//! quantization, a file format, or the cache's memory; `nn` ends those.
 
+mod gemma3;
+mod llama;
+mod registry;
+
+pub use registry::{Architecture, find, load, registry};

@@ -1,0 +1,145 @@
+//! Checkpoints on disk: a GGUF file, or a folder of safetensors as Hugging Face publishes them.
+//!
+//! Both are memory-mapped and untrusted: every count, length and offset is checked against the file's size before it
+//! is believed, and no allocation is larger than a small multiple of the file. To the rest of the house both look like
+//! the Hugging Face layout: its config.json, its tensor names, its row order. This module must never know what a
+//! tensor is for beyond that translation.
+
+mod gguf;
+mod names;
+mod safetensors;
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use plimsoll_ops::quant::GgmlType;
+use serde_json::Value;
+
+use crate::CheckpointError;
+use gguf::GgufFile;
+pub use gguf::{GgufArray, GgufMetadata, GgufValue};
+use safetensors::SafetensorsFolder;
+
+/// A checkpoint, opened: its config is read and its tensors are found, none is loaded.
+pub struct Checkpoint {
+    path: PathBuf,
+    config: Value,
+    files: Files,
+}
+
+enum Files {
+    Gguf(Box<GgufFile>),
+    Safetensors(SafetensorsFolder),
+}
+
+/// A tensor as it is stored, in Hugging Face's row order.
+pub(crate) struct StoredTensor<'a> {
+    pub(crate) ty: GgmlType,
+    /// Outermost first.
+    pub(crate) shape: Cow<'a, [usize]>,
+    /// Exactly what the type and the shape ask for.
+    pub(crate) bytes: Cow<'a, [u8]>,
+}
+
+impl Checkpoint {
+    /// Opens a GGUF file, or a folder that holds config.json and either model.safetensors or the shards that
+    /// model.safetensors.index.json names.
+    ///
+    /// # Errors
+    /// The path holds neither, or what it holds is truncated, corrupt or of an unknown architecture or layout.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let metadata = path.metadata().map_err(|source| CheckpointError::Io { path: path.into(), source })?;
+        let (files, config) = if metadata.is_dir() {
+            let folder = SafetensorsFolder::open(path)?;
+            (Files::Safetensors(folder), read_json(&path.join("config.json"))?)
+        } else {
+            let file = GgufFile::open(path)?;
+            let config = file.config().map_err(|problem| format_error(path, problem))?;
+            (Files::Gguf(Box::new(file)), config)
+        };
+        Ok(Self { path: path.into(), config, files })
+    }
+
+    /// The Hugging Face config.json, or its equivalent synthesized from a GGUF file's metadata.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Where the checkpoint was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The metadata of a GGUF file (its vocabulary, its chat template).
+    pub fn gguf(&self) -> Option<&GgufMetadata> {
+        match &self.files {
+            Files::Gguf(file) => Some(file.metadata()),
+            Files::Safetensors(_) => None,
+        }
+    }
+
+    /// Bytes of all tensors as stored.
+    pub fn weight_bytes(&self) -> u64 {
+        match &self.files {
+            Files::Gguf(file) => file.weight_bytes(),
+            Files::Safetensors(folder) => folder.weight_bytes(),
+        }
+    }
+
+    /// The tensor that Hugging Face calls `name`; `None` if the checkpoint has no such tensor.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Option<StoredTensor<'_>>, CheckpointError> {
+        match &self.files {
+            Files::Gguf(file) => file.tensor(name),
+            Files::Safetensors(folder) => folder.tensor(name),
+        }
+    }
+
+    /// What the checkpoint itself calls the tensor that Hugging Face calls `name`.
+    pub(crate) fn stored_name(&self, name: &str) -> String {
+        match &self.files {
+            Files::Gguf(file) => file.stored_name(name).unwrap_or_else(|| name.to_owned()),
+            Files::Safetensors(_) => name.to_owned(),
+        }
+    }
+
+    /// The tensors that a model is made of, by the checkpoint's own names, sorted.
+    pub(crate) fn stored_names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match &self.files {
+            Files::Gguf(file) => Box::new(file.model_tensors()),
+            Files::Safetensors(folder) => Box::new(folder.names()),
+        }
+    }
+
+    /// Whether norm weights that Hugging Face stores around zero (to be used as `1 + w`) are stored ready for use.
+    pub(crate) fn has_folded_norms(&self) -> bool {
+        matches!(self.files, Files::Gguf(_))
+    }
+}
+
+fn format_error(path: &Path, problem: impl Into<String>) -> CheckpointError {
+    CheckpointError::Format { path: path.into(), problem: problem.into() }
+}
+
+/// Maps a file for reading.
+fn map(path: &Path) -> Result<Mmap, CheckpointError> {
+    let error = |source| CheckpointError::Io { path: path.into(), source };
+    let file = File::open(path).map_err(error)?;
+    // SAFETY: the map is read-only and private to this process. Another process that truncates the file while the
+    // weights are being read would fault us; checkpoints are installed whole and not edited in place.
+    unsafe { Mmap::map(&file) }.map_err(error)
+}
+
+/// Reads a JSON file of a sane size.
+fn read_json(path: &Path) -> Result<Value, CheckpointError> {
+    const LARGEST: u64 = 64 << 20;
+    let error = |source| CheckpointError::Io { path: path.into(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(error)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(error)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(format_error(path, format!("is larger than {LARGEST} bytes; is this the right file?")));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| format_error(path, format!("is not valid JSON: {e}")))
+}

@@ -1,0 +1,154 @@
+//! Typed reading of a Hugging Face config.json. The config is untrusted: sizes are bounded here, so that no later
+//! product of them overflows and no allocation follows from an absurd one.
+
+use serde_json::{Map, Value};
+
+use crate::CheckpointError;
+
+/// No dimension of a real model comes near; the product of any three fits in 64 bits.
+const LARGEST_SIZE: u64 = 1 << 21;
+
+/// One JSON object of a config, read field by field. Every error names its field.
+#[derive(Clone, Copy)]
+pub struct Fields<'a> {
+    object: &'a Map<String, Value>,
+    /// Name of the enclosing field with a dot, for messages; empty at the top.
+    parent: &'a str,
+}
+
+impl<'a> Fields<'a> {
+    /// # Errors
+    /// `config` is not an object.
+    pub fn new(config: &'a Value) -> Result<Self, CheckpointError> {
+        let object = config.as_object().ok_or_else(|| CheckpointError::config("(all)", "is not a JSON object"))?;
+        Ok(Self { object, parent: "" })
+    }
+
+    /// The object in field `name`; `None` if the field is absent or null.
+    ///
+    /// # Errors
+    /// The field is something else.
+    pub fn nested(&self, name: &'a str) -> Result<Option<Fields<'a>>, CheckpointError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(Fields { object, parent: name })),
+            Some(other) => Err(self.malformed(name, "an object", other)),
+        }
+    }
+
+    /// The field's value; `None` if absent or null.
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
+        self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A count or dimension: at least 1.
+    ///
+    /// # Errors
+    /// Absent, or not an integer from 1 to 2^21.
+    pub fn size(&self, name: &str) -> Result<usize, CheckpointError> {
+        self.optional_size(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// As [`Fields::size`], or `None` if the field is absent or null.
+    ///
+    /// # Errors
+    /// As [`Fields::size`], but for absence.
+    pub fn optional_size(&self, name: &str) -> Result<Option<usize>, CheckpointError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_u64() {
+            Some(size @ 1..=LARGEST_SIZE) => Ok(Some(size as usize)),
+            _ => Err(self.malformed(name, &format!("an integer from 1 to {LARGEST_SIZE}"), value)),
+        }
+    }
+
+    /// A context length: capped, not refused, where it is absurdly large (some configs write 10^30 for "no limit").
+    ///
+    /// # Errors
+    /// Absent, or not a positive number.
+    pub fn context_length(&self, name: &str) -> Result<usize, CheckpointError> {
+        const LONGEST: f64 = (1u64 << 24) as f64;
+        let length = self.positive(name)?.ok_or_else(|| self.missing(name))?;
+        Ok(length.clamp(1.0, LONGEST) as usize)
+    }
+
+    /// A finite number above 0; `None` if the field is absent or null.
+    ///
+    /// # Errors
+    /// The field is something else.
+    pub fn positive(&self, name: &str) -> Result<Option<f64>, CheckpointError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_f64() {
+            Some(number) if number > 0.0 && number.is_finite() => Ok(Some(number)),
+            _ => Err(self.malformed(name, "a number above 0", value)),
+        }
+    }
+
+    /// As [`Fields::positive`], for a field that must be there.
+    ///
+    /// # Errors
+    /// As [`Fields::positive`], and absence.
+    pub fn required_positive(&self, name: &str) -> Result<f64, CheckpointError> {
+        self.positive(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// # Errors
+    /// The field is neither a boolean nor absent.
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool, CheckpointError> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.malformed(name, "true or false", value)),
+        }
+    }
+
+    /// # Errors
+    /// The field is neither a string nor absent.
+    pub fn text(&self, name: &str) -> Result<Option<&'a str>, CheckpointError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(value) => Ok(Some(value.as_str().ok_or_else(|| self.malformed(name, "a string", value))?)),
+        }
+    }
+
+    /// An array; `None` if the field is absent or null.
+    ///
+    /// # Errors
+    /// The field is something else.
+    pub fn list(&self, name: &str) -> Result<Option<&'a [Value]>, CheckpointError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(value) => Ok(Some(value.as_array().ok_or_else(|| self.malformed(name, "an array", value))?)),
+        }
+    }
+
+    /// Refuses a config that sets any of these fields (to something but null, false or nothing): each would change
+    /// the result, and none is implemented for this architecture.
+    ///
+    /// # Errors
+    /// The first of the fields that is set.
+    pub fn refuse(&self, names: &[&str]) -> Result<(), CheckpointError> {
+        let set = |name: &&&str| self.get(name).is_some_and(|value| value != &Value::Bool(false));
+        match names.iter().find(set) {
+            None => Ok(()),
+            Some(name) => Err(self.wrong(name, "is not implemented for this architecture")),
+        }
+    }
+
+    /// An error about field `name`.
+    pub fn wrong(&self, name: &str, problem: impl Into<String>) -> CheckpointError {
+        let dot = if self.parent.is_empty() { "" } else { "." };
+        CheckpointError::config(format!("{}{dot}{name}", self.parent), problem)
+    }
+
+    fn missing(&self, name: &str) -> CheckpointError {
+        self.wrong(name, "is missing")
+    }
+
+    fn malformed(&self, name: &str, expected: &str, found: &Value) -> CheckpointError {
+        let mut found = found.to_string();
+        if let Some((cut, _)) = found.char_indices().nth(60) {
+            found.truncate(cut);
+            found.push_str("...");
+        }
+        self.wrong(name, format!("must be {expected}, is {found}"))
+    }
+}

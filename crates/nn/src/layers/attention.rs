@@ -1,0 +1,108 @@
+use candle_core::{Result, Tensor};
+use plimsoll_ops::attention::{AttentionParams, paged_attention};
+use plimsoll_ops::kv_write::kv_write;
+use plimsoll_ops::linear::Linear;
+use plimsoll_ops::rope::{RopeTable, rope};
+
+use super::RmsNorm;
+use crate::{CheckpointError, ForwardBatch, KvCache, Weights};
+
+/// Grouped-query attention over the paged cache, with rotary positions (arXiv:2305.13245, arXiv:2104.09864).
+pub struct Attention {
+    /// Index of the decoder layer, which names its cache.
+    layer: usize,
+    shape: AttentionShape,
+    /// Rows: all query heads, then all key heads, then all value heads.
+    qkv: Linear,
+    output: Linear,
+    rope: RopeTable,
+    params: AttentionParams,
+    /// Norms of each query and each key head, where the model has them.
+    qk_norm: Option<(RmsNorm, RmsNorm)>,
+}
+
+/// The dimensions of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    pub hidden: usize,
+    pub heads: usize,
+    /// Divides `heads`.
+    pub kv_heads: usize,
+    /// Even.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// # Errors
+    /// Heads that do not divide into groups, or a head dimension that cannot be rotated.
+    pub fn check(&self) -> std::result::Result<(), CheckpointError> {
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let problem = format!("is {}, which does not divide num_attention_heads {}", self.kv_heads, self.heads);
+            return Err(CheckpointError::config("num_key_value_heads", problem));
+        }
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+            return Err(CheckpointError::config("head_dim", format!("is {}; it must be even", self.head_dim)));
+        }
+        Ok(())
+    }
+}
+
+impl Attention {
+    /// # Errors
+    /// Missing or misshapen tensors.
+    pub fn new(
+        layer: usize,
+        shape: AttentionShape,
+        params: AttentionParams,
+        rope: RopeTable,
+        weights: &Weights<'_>,
+    ) -> std::result::Result<Self, CheckpointError> {
+        let AttentionShape { hidden, heads, kv_heads, head_dim } = shape;
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        Ok(Self {
+            layer,
+            shape,
+            qkv: weights.linear(&[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], hidden)?,
+            output: weights.linear(&[("o_proj", hidden)], q)?,
+            rope,
+            params,
+            qk_norm: None,
+        })
+    }
+
+    /// Normalizes each head's query and key, `[head_dim]` each, before they are rotated.
+    pub fn with_qk_norm(self, q_norm: RmsNorm, k_norm: RmsNorm) -> Self {
+        Self { qk_norm: Some((q_norm, k_norm)), ..self }
+    }
+
+    /// `x`: `[tokens, hidden]`. Writes the tokens' keys and values to the cache, attends to all that are there, and
+    /// returns `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// A batch that does not fit the cache, or a device failure.
+    pub fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
+        let (layer_cache, group) = cache.layer(self.layer);
+        let paged = &batch.groups[group];
+        let qkv = self.qkv.forward(x)?;
+        let tokens = qkv.dim(0)?;
+        let part = |first: usize, count: usize| {
+            qkv.narrow(1, first * head_dim, count * head_dim)?.contiguous()?.reshape((tokens, count, head_dim))
+        };
+        let (mut q, mut k) = (part(0, heads)?, part(heads, kv_heads)?);
+        let v = part(heads + kv_heads, kv_heads)?;
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            q = per_head(q_norm, &q)?;
+            k = per_head(k_norm, &k)?;
+        }
+        let q = rope(&q, &batch.positions, &self.rope)?;
+        let k = rope(&k, &batch.positions, &self.rope)?;
+        kv_write(&k, &v, layer_cache, paged)?;
+        self.output.forward(&paged_attention(&q, layer_cache, paged, &self.params)?)
+    }
+}
+
+/// Normalizes the last dimension of `[tokens, heads, head_dim]`.
+fn per_head(norm: &RmsNorm, x: &Tensor) -> Result<Tensor> {
+    norm.forward(&x.flatten_to(1)?)?.reshape(x.shape())
+}

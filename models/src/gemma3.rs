@@ -1,0 +1,216 @@
+//! Gemma 3, text only (arXiv:2503.19786): five layers with a sliding window to one with full attention, each kind with
+//! its own RoPE base; norms on queries and keys, and before and after each block; embeddings scaled by sqrt(hidden).
+
+use candle_core::{Result, Tensor};
+use plimsoll_nn::{
+    Attention, AttentionShape, CheckpointError, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model, ModelInfo,
+    RmsNorm, Rope, Weights,
+};
+use plimsoll_ops::activation::gelu_tanh_mul;
+use plimsoll_ops::attention::AttentionParams;
+use plimsoll_ops::linear::Linear;
+use plimsoll_ops::rope::RopeTable;
+use serde_json::Value;
+
+struct Config {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    head_dim: usize,
+    rms_norm_eps: f64,
+    max_position_embeddings: usize,
+    /// Attention scores are divided by its square root.
+    query_pre_attn_scalar: f64,
+    /// Each layer's window in tokens; `None` is full attention.
+    layer_windows: Vec<Option<u32>>,
+    rope_full: Rope,
+    rope_sliding: Rope,
+    final_logit_softcapping: Option<f64>,
+    tie_word_embeddings: bool,
+}
+
+struct Gemma3 {
+    embed_tokens: Linear,
+    /// sqrt(hidden).
+    embed_scale: f64,
+    layers: Vec<Layer>,
+    head: Head,
+    final_logit_softcapping: Option<f64>,
+}
+
+struct Layer {
+    input_norm: RmsNorm,
+    attention: Attention,
+    post_attention_norm: RmsNorm,
+    pre_feedforward_norm: RmsNorm,
+    mlp: Mlp,
+    post_feedforward_norm: RmsNorm,
+}
+
+impl Model for Gemma3 {
+    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+        let mut x = (self.embed_tokens.gather_rows(&batch.input_ids)? * self.embed_scale)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, batch, cache)?;
+        }
+        let logits = self.head.forward(&x, &batch.logit_rows)?;
+        match self.final_logit_softcapping {
+            Some(cap) => (logits / cap)?.tanh()? * cap,
+            None => Ok(logits),
+        }
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+        let attended = self.attention.forward(&self.input_norm.forward(x)?, batch, cache)?;
+        let attended = self.post_attention_norm.forward(&attended)?;
+        let (normed, x) = self.pre_feedforward_norm.add_forward(&attended, x)?;
+        x + self.post_feedforward_norm.forward(&self.mlp.forward(&normed)?)?
+    }
+
+    fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
+        let (hidden, head_dim, eps) = (config.hidden_size, config.head_dim, config.rms_norm_eps);
+        let norm = |name| Ok(RmsNorm::new(weights.zero_centred_norm(name, hidden)?, eps));
+        let scale = config.query_pre_attn_scalar.powf(-0.5) as f32;
+        let params = AttentionParams { scale, window: config.layer_windows[index], softcap: None };
+        let inside = weights.pp("self_attn");
+        let head_norm = |name| Ok(RmsNorm::new(inside.zero_centred_norm(name, head_dim)?, eps));
+        let attention = Attention::new(index, config.attention_shape(), params, rope, &inside)?;
+        Ok(Self {
+            input_norm: norm("input_layernorm")?,
+            attention: attention.with_qk_norm(head_norm("q_norm")?, head_norm("k_norm")?),
+            post_attention_norm: norm("post_attention_layernorm")?,
+            pre_feedforward_norm: norm("pre_feedforward_layernorm")?,
+            mlp: Mlp::new(hidden, config.intermediate_size, gelu_tanh_mul, &weights.pp("mlp"))?,
+            post_feedforward_norm: norm("post_feedforward_layernorm")?,
+        })
+    }
+}
+
+impl Gemma3 {
+    fn new(config: &Config, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
+        let inner = weights.pp("model");
+        let (head_dim, positions) = (config.head_dim, config.max_position_embeddings);
+        let full = config.rope_full.table(head_dim, positions)?;
+        let sliding = config.rope_sliding.table(head_dim, positions)?;
+        let layer = |(index, window): (usize, &Option<u32>)| {
+            let rope = if window.is_some() { &sliding } else { &full };
+            Layer::new(config, index, rope.clone(), &inner.pp("layers").pp(index))
+        };
+        let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
+        let layers = config.layer_windows.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
+        let norm = RmsNorm::new(inner.zero_centred_norm("norm", config.hidden_size)?, config.rms_norm_eps);
+        let projection = if config.tie_word_embeddings {
+            weights.ignore("lm_head");
+            embed_tokens.clone()
+        } else {
+            weights.linear(&[("lm_head", config.vocab_size)], config.hidden_size)?
+        };
+        Ok(Self {
+            embed_tokens,
+            embed_scale: (config.hidden_size as f64).sqrt(),
+            layers,
+            head: Head::new(norm, projection),
+            final_logit_softcapping: config.final_logit_softcapping,
+        })
+    }
+}
+
+impl Config {
+    fn parse(config: &Value) -> Result<Self, CheckpointError> {
+        let fields = Fields::new(config)?;
+        fields.refuse(&[
+            "quantization_config",
+            "attention_bias",
+            "attn_logit_softcapping",
+            "use_bidirectional_attention",
+        ])?;
+        let activation = fields.text("hidden_activation")?.unwrap_or("gelu_pytorch_tanh");
+        if activation != "gelu_pytorch_tanh" {
+            return Err(fields.wrong("hidden_activation", format!("{activation:?} is not implemented")));
+        }
+        let (rope_full, rope_sliding) = ropes(fields)?;
+        let parsed = Self {
+            vocab_size: fields.size("vocab_size")?,
+            hidden_size: fields.size("hidden_size")?,
+            intermediate_size: fields.size("intermediate_size")?,
+            num_attention_heads: fields.size("num_attention_heads")?,
+            num_key_value_heads: fields.size("num_key_value_heads")?,
+            head_dim: fields.optional_size("head_dim")?.unwrap_or(256),
+            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6),
+            max_position_embeddings: fields.context_length("max_position_embeddings")?,
+            query_pre_attn_scalar: fields.positive("query_pre_attn_scalar")?.unwrap_or(256.0),
+            layer_windows: layer_windows(fields)?,
+            rope_full,
+            rope_sliding,
+            final_logit_softcapping: fields.positive("final_logit_softcapping")?,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
+        };
+        parsed.attention_shape().check()?;
+        Ok(parsed)
+    }
+
+    fn attention_shape(&self) -> AttentionShape {
+        AttentionShape {
+            hidden: self.hidden_size,
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+        }
+    }
+}
+
+/// The rotations of full-attention and of sliding-window layers, by the newer or the older spelling.
+fn ropes(fields: Fields<'_>) -> Result<(Rope, Rope), CheckpointError> {
+    const FULL_THETA: f64 = 1_000_000.0;
+    const SLIDING_THETA: f64 = 10_000.0;
+    if let Some(parameters) = fields.nested("rope_parameters")? {
+        let full = Rope::parse(parameters.nested("full_attention")?, FULL_THETA)?;
+        return Ok((full, Rope::parse(parameters.nested("sliding_attention")?, SLIDING_THETA)?));
+    }
+    let theta = fields.positive("rope_theta")?.unwrap_or(FULL_THETA);
+    let local = fields.positive("rope_local_base_freq")?.unwrap_or(SLIDING_THETA);
+    Ok((Rope::parse(fields.nested("rope_scaling")?, theta)?, Rope::parse(None, local)?))
+}
+
+/// Each layer's window, from `layer_types`, or else from a pattern: every `sliding_window_pattern`th layer is full.
+fn layer_windows(fields: Fields<'_>) -> Result<Vec<Option<u32>>, CheckpointError> {
+    let layers = fields.size("num_hidden_layers")?;
+    let window = Some(fields.size("sliding_window")? as u32);
+    let Some(types) = fields.list("layer_types")? else {
+        let pattern = fields.optional_size("sliding_window_pattern")?.unwrap_or(6);
+        return Ok((1..=layers).map(|nth| if nth.is_multiple_of(pattern) { None } else { window }).collect());
+    };
+    if types.len() != layers {
+        return Err(fields.wrong("layer_types", format!("lists {} layers, num_hidden_layers is {layers}", types.len())));
+    }
+    let of_type = |kind: &Value| match kind.as_str() {
+        Some("sliding_attention") => Ok(window),
+        Some("full_attention") => Ok(None),
+        _ => Err(fields.wrong("layer_types", format!("{kind} is not implemented"))),
+    };
+    types.iter().map(of_type).collect()
+}
+
+pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
+    let config = Config::parse(config)?;
+    let (groups, of_layer) = ModelInfo::group_by_window(&config.layer_windows);
+    let layer = |group| LayerInfo { kv_heads: config.num_key_value_heads, head_dim: config.head_dim, group };
+    Ok(ModelInfo {
+        architecture: "Gemma3ForCausalLM".into(),
+        layers: of_layer.into_iter().map(layer).collect(),
+        groups,
+        vocab_size: config.vocab_size,
+        max_position_embeddings: config.max_position_embeddings,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        num_attention_heads: config.num_attention_heads,
+    })
+}
+
+pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {
+    Ok(Box::new(Gemma3::new(&Config::parse(config)?, weights)?))
+}

@@ -1,0 +1,154 @@
+//! Llama 1 to 3 (arXiv:2302.13971, arXiv:2407.21783), and Mistral (arXiv:2310.06825), which is Llama with a sliding
+//! window.
+
+use candle_core::{Result, Tensor};
+use plimsoll_nn::{
+    Attention, AttentionShape, CheckpointError, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model, ModelInfo,
+    RmsNorm, Rope, Weights,
+};
+use plimsoll_ops::activation::silu_mul;
+use plimsoll_ops::attention::AttentionParams;
+use plimsoll_ops::linear::Linear;
+use plimsoll_ops::rope::RopeTable;
+use serde_json::Value;
+
+struct Config {
+    architecture: &'static str,
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    head_dim: usize,
+    rms_norm_eps: f64,
+    max_position_embeddings: usize,
+    rope: Rope,
+    /// Tokens that attention reaches back in every layer; Mistral's alone.
+    sliding_window: Option<u32>,
+    tie_word_embeddings: bool,
+}
+
+struct Llama {
+    embed_tokens: Linear,
+    layers: Vec<Layer>,
+    head: Head,
+}
+
+struct Layer {
+    input_norm: RmsNorm,
+    attention: Attention,
+    post_attention_norm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Model for Llama {
+    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+        let mut x = self.embed_tokens.gather_rows(&batch.input_ids)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, batch, cache)?;
+        }
+        self.head.forward(&x, &batch.logit_rows)
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+        let attended = self.attention.forward(&self.input_norm.forward(x)?, batch, cache)?;
+        let (normed, x) = self.post_attention_norm.add_forward(&attended, x)?;
+        x + self.mlp.forward(&normed)?
+    }
+
+    fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
+        let hidden = config.hidden_size;
+        let norm = |name| Ok(RmsNorm::new(weights.norm(name, hidden)?, config.rms_norm_eps));
+        let scale = (config.head_dim as f32).powf(-0.5);
+        let params = AttentionParams { scale, window: config.sliding_window, softcap: None };
+        let attention = Attention::new(index, config.attention_shape(), params, rope, &weights.pp("self_attn"))?;
+        Ok(Self {
+            input_norm: norm("input_layernorm")?,
+            attention,
+            post_attention_norm: norm("post_attention_layernorm")?,
+            mlp: Mlp::new(hidden, config.intermediate_size, silu_mul, &weights.pp("mlp"))?,
+        })
+    }
+}
+
+impl Llama {
+    fn new(config: &Config, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
+        let inner = weights.pp("model");
+        let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
+        let layer = |index| Layer::new(config, index, rope.clone(), &inner.pp("layers").pp(index));
+        let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
+        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?;
+        let norm = RmsNorm::new(inner.norm("norm", config.hidden_size)?, config.rms_norm_eps);
+        let projection = if config.tie_word_embeddings {
+            weights.ignore("lm_head");
+            embed_tokens.clone()
+        } else {
+            weights.linear(&[("lm_head", config.vocab_size)], config.hidden_size)?
+        };
+        Ok(Self { embed_tokens, layers, head: Head::new(norm, projection) })
+    }
+}
+
+impl Config {
+    fn parse(config: &Value) -> Result<Self, CheckpointError> {
+        let fields = Fields::new(config)?;
+        fields.refuse(&["quantization_config", "attention_bias", "mlp_bias"])?;
+        let hidden_act = fields.text("hidden_act")?.unwrap_or("silu");
+        if hidden_act != "silu" {
+            return Err(fields.wrong("hidden_act", format!("{hidden_act:?} is not implemented; only \"silu\" is")));
+        }
+        let is_mistral = fields.text("model_type")? == Some("mistral");
+        let (hidden_size, heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
+        let parsed = Self {
+            architecture: if is_mistral { "MistralForCausalLM" } else { "LlamaForCausalLM" },
+            vocab_size: fields.size("vocab_size")?,
+            hidden_size,
+            intermediate_size: fields.size("intermediate_size")?,
+            num_hidden_layers: fields.size("num_hidden_layers")?,
+            num_attention_heads: heads,
+            num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(heads),
+            head_dim: fields.optional_size("head_dim")?.unwrap_or(hidden_size / heads),
+            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6),
+            max_position_embeddings: fields.context_length("max_position_embeddings")?,
+            rope: Rope::of_config(fields, 10000.0)?,
+            sliding_window: match is_mistral {
+                true => fields.optional_size("sliding_window")?.map(|window| window as u32),
+                false => None,
+            },
+            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
+        };
+        parsed.attention_shape().check()?;
+        Ok(parsed)
+    }
+
+    fn attention_shape(&self) -> AttentionShape {
+        AttentionShape {
+            hidden: self.hidden_size,
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+        }
+    }
+}
+
+pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
+    let config = Config::parse(config)?;
+    let layer = LayerInfo { kv_heads: config.num_key_value_heads, head_dim: config.head_dim, group: 0 };
+    Ok(ModelInfo {
+        architecture: config.architecture.into(),
+        layers: vec![layer; config.num_hidden_layers],
+        groups: vec![config.sliding_window],
+        vocab_size: config.vocab_size,
+        max_position_embeddings: config.max_position_embeddings,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        num_attention_heads: config.num_attention_heads,
+    })
+}
+
+pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {
+    Ok(Box::new(Llama::new(&Config::parse(config)?, weights)?))
+}

@@ -1,0 +1,57 @@
+//! Which architectures there are, by the name that config.json's `architectures` gives.
+
+use plimsoll_nn::{Checkpoint, CheckpointError, Model, ModelInfo, Weights};
+use plimsoll_ops::linear::Activations;
+use serde_json::Value;
+
+use crate::{gemma3, llama};
+
+/// One architecture, as functions of a config.
+pub struct Architecture {
+    /// As config.json's `architectures` names it.
+    pub name: &'static str,
+    /// What is known before the weights are read. Refuses configs that would not be computed faithfully.
+    pub info: fn(&Value) -> Result<ModelInfo, CheckpointError>,
+    /// Builds the model. Weights it did not ask for are the caller's to refuse ([`Weights::finish`]).
+    pub load: fn(&Value, &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError>,
+}
+
+/// All architectures.
+pub fn registry() -> &'static [Architecture] {
+    &[
+        Architecture { name: "LlamaForCausalLM", info: llama::info, load: llama::load },
+        Architecture { name: "MistralForCausalLM", info: llama::info, load: llama::load },
+        Architecture { name: "Gemma3ForCausalLM", info: gemma3::info, load: gemma3::load },
+    ]
+}
+
+/// The architecture that a config asks for.
+///
+/// # Errors
+/// The config names none, or none that is implemented.
+pub fn find(config: &Value) -> Result<&'static Architecture, CheckpointError> {
+    let named: Vec<&str> = match config.get("architectures") {
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        _ => return Err(CheckpointError::config("architectures", "must be an array of names")),
+    };
+    registry().iter().find(|architecture| named.contains(&architecture.name)).ok_or_else(|| {
+        let known: Vec<&str> = registry().iter().map(|architecture| architecture.name).collect();
+        CheckpointError::Architecture { found: format!("{named:?}"), known: known.join(", ") }
+    })
+}
+
+/// Loads a whole checkpoint; `progress` is called with the bytes loaded so far and in all.
+///
+/// # Errors
+/// An architecture or config that is not implemented; missing, misshapen or left-over tensors.
+pub fn load(
+    checkpoint: &Checkpoint,
+    activations: Activations,
+    progress: impl Fn(u64, u64),
+) -> Result<Box<dyn Model>, CheckpointError> {
+    let architecture = find(checkpoint.config())?;
+    let weights = Weights::new(checkpoint, activations, progress);
+    let model = (architecture.load)(checkpoint.config(), &weights)?;
+    weights.finish()?;
+    Ok(model)
+}

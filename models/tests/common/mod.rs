@@ -1,0 +1,214 @@
+//! Drives a model as the scheduler and the runner would, with the simplest block allocation there is.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use plimsoll_models::{find, load};
+use plimsoll_nn::{Checkpoint, ForwardBatch, KvCache, Model, ModelInfo};
+use plimsoll_ops::attention::PagedBatch;
+use plimsoll_ops::kv_write::KvDtype;
+use plimsoll_ops::linear::Activations;
+use safetensors::SafeTensors;
+
+pub const BLOCK_SIZE: usize = 8;
+
+pub fn golden_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+}
+
+/// A model, its cache, and the pool of blocks of each KV group.
+pub struct Driver {
+    pub info: ModelInfo,
+    model: Box<dyn Model>,
+    cache: KvCache,
+    /// Free blocks of each group, in an order that makes no table contiguous or ascending.
+    free: Vec<Vec<u32>>,
+}
+
+/// One sequence under way.
+pub struct Seq {
+    computed: usize,
+    /// For each group, the logical index of its first block and its blocks.
+    tables: Vec<(usize, Vec<u32>)>,
+}
+
+impl Driver {
+    /// With a cache in f32 that holds `context` tokens of every group.
+    pub fn open(path: &Path, activations: Activations, context: usize) -> Self {
+        Self::open_with(path, activations, KvDtype::F32, context)
+    }
+
+    pub fn open_with(path: &Path, activations: Activations, kv: KvDtype, context: usize) -> Self {
+        let checkpoint = Checkpoint::open(path).unwrap_or_else(|e| panic!("{e}"));
+        let info = (find(checkpoint.config()).unwrap().info)(checkpoint.config()).unwrap();
+        let model = load(&checkpoint, activations, |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
+        let blocks = (context.div_ceil(BLOCK_SIZE) as u32).max(2);
+        let per_group = vec![blocks; info.groups.len()];
+        let cache = KvCache::new(&info, &per_group, BLOCK_SIZE, kv, &Device::Cpu).unwrap();
+        let free = vec![scrambled(blocks); info.groups.len()];
+        Self { info, model, cache, free }
+    }
+
+    pub fn start(&self) -> Seq {
+        Seq { computed: 0, tables: vec![(0, Vec::new()); self.info.groups.len()] }
+    }
+
+    pub fn end(&mut self, seq: Seq) {
+        for (free, (_, blocks)) in self.free.iter_mut().zip(seq.tables) {
+            free.extend(blocks);
+        }
+    }
+
+    /// Feeds tokens to one sequence; returns the logits of every one of them.
+    pub fn feed(&mut self, seq: &mut Seq, tokens: &[u32]) -> Vec<Vec<f32>> {
+        self.step(&mut [(seq, tokens)]).remove(0)
+    }
+
+    /// As [`Driver::feed`]; returns the last token's logits alone.
+    pub fn feed_for_last(&mut self, seq: &mut Seq, tokens: &[u32]) -> Vec<f32> {
+        let mut batch = self.batch(&mut [(seq, tokens)]);
+        batch.logit_rows = vec![tokens.len() as u32 - 1];
+        self.model.forward(&batch, &self.cache).unwrap().to_vec2().unwrap().remove(0)
+    }
+
+    /// One forward pass over several sequences; returns each sequence's logits, token by token.
+    pub fn step(&mut self, seqs: &mut [(&mut Seq, &[u32])]) -> Vec<Vec<Vec<f32>>> {
+        let mut batch = self.batch(seqs);
+        batch.logit_rows = (0..batch.input_ids.len() as u32).collect();
+        let logits = self.model.forward(&batch, &self.cache).unwrap();
+        let mut rows = logits.to_vec2::<f32>().unwrap().into_iter();
+        seqs.iter().map(|(_, tokens)| rows.by_ref().take(tokens.len()).collect()).collect()
+    }
+
+    fn batch(&mut self, seqs: &mut [(&mut Seq, &[u32])]) -> ForwardBatch {
+        let mut batch = ForwardBatch::default();
+        for (seq, tokens) in seqs.iter_mut() {
+            let first = seq.computed;
+            seq.computed += tokens.len();
+            batch.input_ids.extend(*tokens);
+            batch.positions.extend(first as u32..seq.computed as u32);
+        }
+        batch.groups = (0..self.info.groups.len()).map(|group| self.lay_out(group, seqs)).collect();
+        batch
+    }
+
+    /// A whole prompt in one step, on its own.
+    pub fn whole(&mut self, tokens: &[u32]) -> Vec<Vec<f32>> {
+        let mut seq = self.start();
+        let logits = self.feed(&mut seq, tokens);
+        self.end(seq);
+        logits
+    }
+
+    /// Gives each sequence the blocks it needs in `group`, takes away those that its window has left behind (and
+    /// spoils them, so that reading one would show), and writes the tables down.
+    fn lay_out(&mut self, group: usize, seqs: &mut [(&mut Seq, &[u32])]) -> PagedBatch {
+        let mut batch = PagedBatch {
+            block_size: BLOCK_SIZE,
+            cu_seqlens: vec![0],
+            seq_lens: Vec::new(),
+            block_offsets: vec![0],
+            blocks: Vec::new(),
+            first_block: Vec::new(),
+            slot_mapping: Vec::new(),
+        };
+        for (seq, tokens) in seqs.iter_mut() {
+            let first_position = seq.computed - tokens.len();
+            let (first_block, blocks) = &mut seq.tables[group];
+            if let Some(window) = self.info.groups[group] {
+                let oldest = (first_position + 1).saturating_sub(window as usize);
+                while (*first_block + 1) * BLOCK_SIZE <= oldest {
+                    let block = blocks.remove(0);
+                    spoil(&self.cache, &self.info, group, block);
+                    self.free[group].insert(0, block);
+                    *first_block += 1;
+                }
+            }
+            while (*first_block + blocks.len()) * BLOCK_SIZE < seq.computed {
+                blocks.push(self.free[group].pop().expect("the test's context is large enough"));
+            }
+            for position in first_position..seq.computed {
+                let block = blocks[position / BLOCK_SIZE - *first_block];
+                batch.slot_mapping.push(block * BLOCK_SIZE as u32 + (position % BLOCK_SIZE) as u32);
+            }
+            batch.cu_seqlens.push(batch.cu_seqlens.last().unwrap() + tokens.len() as u32);
+            batch.seq_lens.push(seq.computed as u32);
+            batch.blocks.extend(&*blocks);
+            batch.block_offsets.push(batch.blocks.len() as u32);
+            batch.first_block.push(*first_block as u32);
+        }
+        batch
+    }
+}
+
+/// `0..count`, evens descending after odds ascending.
+fn scrambled(count: u32) -> Vec<u32> {
+    (0..count).filter(|b| b % 2 == 1).chain((0..count).rev().filter(|b| b % 2 == 0)).collect()
+}
+
+/// Fills a block with NaN in every layer of its group.
+fn spoil(cache: &KvCache, info: &ModelInfo, group: usize, block: u32) {
+    for index in (0..info.layers.len()).filter(|&i| info.layers[i].group == group) {
+        let (layer, _) = cache.layer(index);
+        for tensor in [&layer.k, &layer.v] {
+            let (_, heads, size, dim) = tensor.dims4().unwrap();
+            let nan = Tensor::full(f32::NAN, (1, heads, size, dim), &Device::Cpu).unwrap();
+            let nan = nan.to_dtype(tensor.dtype()).unwrap();
+            tensor.slice_set(&nan, 0, block as usize).unwrap();
+        }
+    }
+}
+
+/// The recorded prompts of a tiny checkpoint.
+pub struct Golden {
+    bytes: Vec<u8>,
+}
+
+/// One prompt's reference.
+pub struct GoldenPrompt {
+    pub ids: Vec<u32>,
+    /// Positions whose logits are recorded, and their logits.
+    pub rows: Vec<(usize, Vec<f32>)>,
+}
+
+impl Golden {
+    pub fn read(case: &str) -> Self {
+        Self { bytes: std::fs::read(golden_dir().join(case).join("golden.safetensors")).unwrap() }
+    }
+
+    /// `stem`: of the GGUF file, or "" for the safetensors checkpoint.
+    pub fn prompts(&self, stem: &str) -> Vec<GoldenPrompt> {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let words = |name: &str| {
+            let view = tensors.tensor(name).unwrap();
+            view.data().as_chunks::<4>().0.to_vec()
+        };
+        let dot = if stem.is_empty() { "" } else { "." };
+        let prompt = |number: usize| {
+            let ids = words(&format!("ids.{number}")).into_iter().map(u32::from_le_bytes).collect();
+            let positions = words(&format!("positions.{number}")).into_iter().map(u32::from_le_bytes);
+            let logits: Vec<f32> =
+                words(&format!("{stem}{dot}logits.{number}")).into_iter().map(f32::from_le_bytes).collect();
+            let vocab = logits.len() / positions.len();
+            let rows = positions.map(|p| p as usize).zip(logits.chunks(vocab).map(<[f32]>::to_vec)).collect();
+            GoldenPrompt { ids, rows }
+        };
+        (0..2).map(prompt).collect()
+    }
+}
+
+/// Largest error of `found`, relative to the expected value or to the row's root mean square, whichever is larger.
+pub fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let rms = (expected.iter().map(|x| x * x).sum::<f32>() / expected.len() as f32).sqrt();
+    found.iter().zip(expected).fold(0.0, |worst: f32, (f, e)| {
+        let error = (f - e).abs() / e.abs().max(rms);
+        if error.is_nan() { f32::INFINITY } else { worst.max(error) }
+    })
+}
+
+pub fn argmax(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    best.expect("a vocabulary").0 as u32
+}

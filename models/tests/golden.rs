@@ -1,0 +1,170 @@
+//! Logits of tiny random checkpoints against transformers', and the ways of computing them against each other.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{Driver, Golden, golden_dir, relative_error};
+use plimsoll_ops::linear::Activations;
+
+/// Every tiny checkpoint: its folder, and the GGUF file's stem or "" for the safetensors.
+const CHECKPOINTS: &[(&str, &str)] = &[
+    ("llama", ""),
+    ("llama", "f16"),
+    ("llama", "q8_0"),
+    ("llama", "q4_0"),
+    ("llama3", ""),
+    ("llama3", "q8_0"),
+    ("mistral", ""),
+    ("gemma3", ""),
+    ("gemma3", "q8_0"),
+    ("gemma3", "q4_0"),
+];
+
+fn path(case: &str, stem: &str) -> PathBuf {
+    let folder = golden_dir().join(case);
+    if stem.is_empty() { folder } else { folder.join(format!("{stem}.gguf")) }
+}
+
+fn driver(case: &str, stem: &str) -> Driver {
+    Driver::open(&path(case, stem), Activations::F32, 256)
+}
+
+/// Bits, so that equal means equal.
+fn bits(logits: &[Vec<f32>]) -> Vec<Vec<u32>> {
+    logits.iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+#[test]
+fn logits_match_transformers() {
+    for &(case, stem) in CHECKPOINTS {
+        let mut driver = driver(case, stem);
+        let mut worst: f32 = 0.0;
+        for prompt in Golden::read(case).prompts(stem) {
+            let logits = driver.whole(&prompt.ids);
+            for (position, expected) in &prompt.rows {
+                worst = worst.max(relative_error(&logits[*position], expected));
+            }
+        }
+        println!("{case} {stem}: largest relative error {worst:.2e}");
+        assert!(worst < 1e-4, "{case} {stem}: largest relative error {worst:e}");
+    }
+}
+
+/// Int8 activations are an approximation; on random weights, the worst case for it, the logits stay close.
+#[test]
+fn int8_activations_stay_close() {
+    for &(case, stem) in CHECKPOINTS {
+        let mut driver = Driver::open(&path(case, stem), Activations::Int8, 256);
+        let (mut squares, mut total) = (0.0f64, 0.0f64);
+        for prompt in Golden::read(case).prompts(stem) {
+            let logits = driver.whole(&prompt.ids);
+            for (position, expected) in &prompt.rows {
+                for (found, expected) in logits[*position].iter().zip(expected) {
+                    squares += f64::from(found - expected).powi(2);
+                    total += f64::from(*expected).powi(2);
+                }
+            }
+        }
+        let error = (squares / total).sqrt();
+        println!("{case} {stem}: root mean square error {error:.4} of the logits'");
+        assert!(error < 0.05, "{case} {stem}: root mean square error {error} of the logits'");
+    }
+}
+
+#[test]
+fn token_by_token_equals_the_whole_at_every_length() {
+    for &(case, stem) in CHECKPOINTS {
+        let mut driver = driver(case, stem);
+        let ids = &Golden::read(case).prompts(stem)[0].ids;
+        let whole = driver.whole(ids);
+        let mut seq = driver.start();
+        for (position, token) in ids.iter().enumerate() {
+            let logits = driver.feed(&mut seq, &[*token]);
+            assert_eq!(bits(&logits), bits(&whole[position..=position]), "{case} {stem}: position {position}");
+        }
+    }
+}
+
+#[test]
+fn chunked_equals_the_whole() {
+    for &(case, stem) in CHECKPOINTS {
+        let mut driver = driver(case, stem);
+        let ids = &Golden::read(case).prompts(stem)[0].ids;
+        let whole = bits(&driver.whole(ids));
+        // Chunks shorter than a block, across blocks, and longer than the windows of 12 and 16 tokens.
+        for chunk in [3, 8, 13, 20] {
+            let mut seq = driver.start();
+            let logits: Vec<_> = ids.chunks(chunk).flat_map(|tokens| driver.feed(&mut seq, tokens)).collect();
+            assert!(bits(&logits) == whole, "{case} {stem}: chunks of {chunk}");
+            driver.end(seq);
+        }
+    }
+}
+
+#[test]
+fn a_ragged_batch_equals_each_alone() {
+    for &(case, stem) in CHECKPOINTS {
+        let mut driver = driver(case, stem);
+        let golden = Golden::read(case).prompts(stem);
+        let (long, short) = (&golden[0].ids, &golden[1].ids);
+        let (whole_long, whole_short) = (driver.whole(long), driver.whole(short));
+        let (mut a, mut b, mut c) = (driver.start(), driver.start(), driver.start());
+        // A chunk of a prompt; then its rest together with a prompt's start and a whole prompt; then single tokens.
+        let mut logits_a = driver.feed(&mut a, &long[..10]);
+        let mut together = driver.step(&mut [(&mut b, &short[..5]), (&mut a, &long[10..30]), (&mut c, long)]);
+        let (logits_c, middle, mut logits_b) = (together.remove(2), together.remove(1), together.remove(0));
+        logits_a.extend(middle);
+        for step in 0..4 {
+            let rows = driver.step(&mut [(&mut a, &long[30 + step..31 + step]), (&mut b, &short[5 + step..6 + step])]);
+            logits_a.extend(rows[0].clone());
+            logits_b.extend(rows[1].clone());
+        }
+        assert!(bits(&logits_a) == bits(&whole_long[..34]), "{case} {stem}: the chunked prompt");
+        assert!(bits(&logits_b) == bits(&whole_short), "{case} {stem}: the short prompt");
+        assert!(bits(&logits_c) == bits(&whole_long), "{case} {stem}: the whole prompt");
+    }
+}
+
+/// Far past the windows, in a cache that could not hold the sequence if its windowed blocks were not given back.
+#[test]
+fn sliding_windows_work_from_the_blocks_they_keep() {
+    for &(case, stem) in &[("mistral", ""), ("gemma3", "")] {
+        let golden = &Golden::read(case).prompts(stem)[0].ids;
+        let ids: Vec<u32> = golden.iter().chain(golden).copied().collect();
+        let whole = driver(case, stem).whole(&ids);
+        let mut small = Driver::open(&path(case, stem), Activations::F32, 96);
+        let is_all_windowed = small.info.groups.iter().all(Option::is_some);
+        let mut seq = small.start();
+        let logits: Vec<_> = ids.iter().flat_map(|token| small.feed(&mut seq, &[*token])).collect();
+        assert!(bits(&logits) == bits(&whole), "{case}");
+        if is_all_windowed {
+            let again: Vec<_> = ids.chunks(5).flat_map(|tokens| small.feed(&mut seq, tokens)).collect();
+            assert!(again.iter().flatten().all(|x| x.is_finite()), "{case}: beyond the pool's size");
+        }
+    }
+}
+
+#[test]
+fn a_step_may_ask_for_no_logits() {
+    use plimsoll_nn::{ForwardBatch, KvCache};
+    use plimsoll_ops::{attention::PagedBatch, kv_write::KvDtype};
+
+    let checkpoint = plimsoll_nn::Checkpoint::open(&path("llama", "")).unwrap();
+    let info = (plimsoll_models::find(checkpoint.config()).unwrap().info)(checkpoint.config()).unwrap();
+    let model = plimsoll_models::load(&checkpoint, Activations::F32, |_, _| {}).unwrap();
+    let cache = KvCache::new(&info, &[1], 4, KvDtype::F32, &candle_core::Device::Cpu).unwrap();
+    let group = PagedBatch {
+        block_size: 4,
+        cu_seqlens: vec![0, 2],
+        seq_lens: vec![2],
+        block_offsets: vec![0, 1],
+        blocks: vec![0],
+        first_block: vec![0],
+        slot_mapping: vec![0, 1],
+    };
+    let batch = ForwardBatch { input_ids: vec![1, 2], positions: vec![0, 1], groups: vec![group], logit_rows: vec![] };
+    assert_eq!(model.forward(&batch, &cache).unwrap().dims(), [0, 512]);
+    let outside = ForwardBatch { input_ids: vec![1, 512], ..batch };
+    assert!(model.forward(&outside, &cache).is_err(), "a token outside the vocabulary");
+}

@@ -1,0 +1,239 @@
+//! Checkpoints that must be refused, each with a message that names the culprit. (Damaged GGUF headers are tested
+//! where they are parsed, in `nn`.)
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::golden_dir;
+use plimsoll_models::{find, load};
+use plimsoll_nn::Checkpoint;
+use plimsoll_ops::linear::Activations;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+
+/// A copy of a tiny checkpoint that a test may damage.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn of(case: &str, test: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("refusals-{test}"));
+        let _ = fs::remove_dir_all(&folder); // of an earlier run
+        fs::create_dir_all(&folder).unwrap();
+        for entry in fs::read_dir(golden_dir().join(case)).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+        Self(folder)
+    }
+
+    fn edit_json(&self, file: &str, edit: impl FnOnce(&mut Value)) {
+        let path = self.0.join(file);
+        let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        edit(&mut value);
+        fs::write(path, value.to_string()).unwrap();
+    }
+
+    fn edit_bytes(&self, file: &str, edit: impl FnOnce(&mut Vec<u8>)) {
+        let path = self.0.join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        edit(&mut bytes);
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// Opens and loads what `file` names in the folder ("" is the folder), which must fail.
+    #[track_caller]
+    fn check(&self, file: &str, expected: &[&str]) {
+        let path = if file.is_empty() { self.0.clone() } else { self.0.join(file) };
+        let loaded = Checkpoint::open(&path).and_then(|c| load(&c, Activations::F32, |_, _| {}).map(|_| ()));
+        let problem = loaded.expect_err("must be refused").to_string();
+        for part in expected {
+            assert!(problem.contains(part), "{part:?} is not in {problem:?}");
+        }
+    }
+}
+
+#[test]
+fn an_undamaged_copy_loads_and_reports_progress() {
+    let copy = Copy::of("llama", "undamaged");
+    for file in ["", "f16.gguf", "q8_0.gguf", "q4_0.gguf"] {
+        let checkpoint = Checkpoint::open(&copy.0.join(file)).unwrap();
+        let seen = std::cell::RefCell::new(Vec::new());
+        load(&checkpoint, Activations::F32, |done, total| seen.borrow_mut().push((done, total))).unwrap();
+        let seen = seen.into_inner();
+        assert!(seen.is_sorted() && seen.len() > 10);
+        assert_eq!(*seen.last().unwrap(), (checkpoint.weight_bytes(), checkpoint.weight_bytes()));
+    }
+}
+
+#[test]
+fn configs_that_would_change_the_result() {
+    let llama = Copy::of("llama", "llama-config");
+    let gemma3 = Copy::of("gemma3", "gemma3-config");
+    let cases: &[(&Copy, &str, Value)] = &[
+        (&llama, "architectures", json!(["OPTForCausalLM"])),
+        (&llama, "architectures", Value::Null),
+        (&llama, "quantization_config", json!({"quant_method": "gptq"})),
+        (&llama, "attention_bias", json!(true)),
+        (&llama, "mlp_bias", json!(true)),
+        (&llama, "hidden_act", json!("gelu")),
+        (&llama, "rope_parameters", json!({"rope_type": "yarn", "factor": 2.0})),
+        (&llama, "rope_parameters", json!("default")),
+        (&llama, "num_key_value_heads", json!(3)),
+        (&llama, "head_dim", json!(15)),
+        (&llama, "hidden_size", json!(-64)),
+        (&llama, "hidden_size", json!(1u64 << 60)),
+        (&llama, "num_hidden_layers", json!(1u64 << 40)),
+        (&llama, "vocab_size", Value::Null),
+        (&llama, "rms_norm_eps", json!("small")),
+        (&gemma3, "layer_types", json!(["full_attention"])),
+        (&gemma3, "layer_types", json!(["chunked_attention", "", "", "", "", ""])),
+        (&gemma3, "attn_logit_softcapping", json!(50.0)),
+        (&gemma3, "use_bidirectional_attention", json!(true)),
+        (&gemma3, "hidden_activation", json!("relu")),
+        (&gemma3, "sliding_window", Value::Null),
+    ];
+    for (copy, field, value) in cases {
+        let mut before = Value::Null;
+        copy.edit_json("config.json", |config| {
+            before = config[*field].take();
+            config[*field] = value.clone();
+        });
+        let named = if *value == json!(["OPTForCausalLM"]) { "OPTForCausalLM" } else { field };
+        copy.check("", &[named]);
+        copy.edit_json("config.json", |config| config[*field] = before);
+    }
+    llama.edit_bytes("config.json", |bytes| bytes.truncate(100));
+    llama.check("", &["config.json", "JSON"]);
+    fs::remove_file(llama.0.join("config.json")).unwrap();
+    llama.check("", &["config.json"]);
+}
+
+#[test]
+fn older_spellings_mean_the_same() {
+    let (llama, gemma3) = (Copy::of("llama3", "old-llama"), Copy::of("gemma3", "old-gemma"));
+    llama.edit_json("config.json", |config| {
+        let mut rope = config["rope_parameters"].take();
+        config["rope_theta"] = rope["rope_theta"].take();
+        config["rope_scaling"] = rope;
+        config["torch_dtype"] = config["dtype"].take();
+    });
+    gemma3.edit_json("config.json", |config| {
+        let mut rope = config["rope_parameters"].take();
+        config["rope_theta"] = rope["full_attention"]["rope_theta"].take();
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"].take();
+        config["rope_scaling"] = rope["full_attention"].take();
+        config["layer_types"] = Value::Null;
+        config["sliding_window_pattern"] = json!(6);
+    });
+    for (case, old) in [("llama3", llama), ("gemma3", gemma3)] {
+        let info = |path: &Path| {
+            let checkpoint = Checkpoint::open(path).unwrap();
+            (find(checkpoint.config()).unwrap().info)(checkpoint.config()).unwrap()
+        };
+        assert_eq!(info(&old.0), info(&golden_dir().join(case)));
+        let ids = &common::Golden::read(case).prompts("")[0].ids;
+        let logits = |path: &Path| common::Driver::open(path, Activations::F32, 64).whole(ids);
+        assert_eq!(logits(&old.0), logits(&golden_dir().join(case)));
+    }
+}
+
+#[test]
+fn damaged_safetensors() {
+    let copy = Copy::of("llama", "safetensors");
+    let original = fs::read(copy.0.join("model.safetensors")).unwrap();
+    let rewrite = |bytes: &[u8]| fs::write(copy.0.join("model.safetensors"), bytes).unwrap();
+
+    rewrite(&original[..original.len() - 1]);
+    copy.check("", &["model.safetensors", "not a valid safetensors file"]);
+    rewrite(&original[..4]);
+    copy.check("", &["model.safetensors"]);
+    rewrite(&[&u64::MAX.to_le_bytes()[..], &original[8..]].concat());
+    copy.check("", &["model.safetensors"]);
+    let header = String::from_utf8_lossy(&original[8..]).find("\"data_offsets\":[").unwrap() + 8;
+    let mut moved = original.clone();
+    moved[header + 16] = b'9'; // the first digit of an offset
+    rewrite(&moved);
+    copy.check("", &["model.safetensors"]);
+    fs::remove_file(copy.0.join("model.safetensors")).unwrap();
+    copy.check("", &["model.safetensors"]);
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_config() {
+    let copy = Copy::of("llama", "tensors");
+    let original = fs::read(copy.0.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&original).unwrap();
+    let write = |tensors: Vec<(String, TensorView<'_>)>| {
+        let bytes = safetensors::serialize(tensors, None).unwrap();
+        fs::write(copy.0.join("model.safetensors"), bytes).unwrap();
+    };
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let changed = |dtype: Dtype, shape: Vec<usize>| {
+        let mut all = tensors.tensors();
+        let found = all.iter_mut().find(|(n, _)| n == name).unwrap();
+        found.1 = TensorView::new(dtype, shape, found.1.data()).unwrap();
+        all
+    };
+    write(changed(Dtype::F32, vec![64, 96]));
+    copy.check("", &[name, "[64, 96]", "[96, 64]"]);
+    write(changed(Dtype::I32, vec![96, 64]));
+    copy.check("", &[name, "I32"]);
+    write(tensors.tensors().into_iter().filter(|(n, _)| n != name).collect());
+    copy.check("", &[name, "missing"]);
+    let extra = tensors.tensors().into_iter().flat_map(|(n, view)| {
+        let bias = (n == name).then(|| ("model.layers.1.mlp.up_proj.bias".to_owned(), view.clone()));
+        [Some((n, view)), bias].into_iter().flatten()
+    });
+    write(extra.collect());
+    copy.check("", &["model.layers.1.mlp.up_proj.bias", "no use"]);
+    copy.edit_json("config.json", |config| config["tie_word_embeddings"] = json!(true));
+    write(tensors.tensors());
+    let checkpoint = Checkpoint::open(&copy.0).unwrap();
+    assert!(load(&checkpoint, Activations::F32, |_, _| {}).is_ok(), "a tied model's own head is set aside");
+}
+
+#[test]
+fn damaged_indices() {
+    let copy = Copy::of("llama3", "index");
+    let index = "model.safetensors.index.json";
+    let set = |name: &str, file: Value| copy.edit_json(index, |index| index["weight_map"][name] = file);
+    set("model.norm.weight", json!("../llama/model.safetensors"));
+    copy.check("", &["model.norm.weight", "plain file name"]);
+    set("model.norm.weight", json!("/etc/hostname"));
+    copy.check("", &["model.norm.weight", "plain file name"]);
+    set("model.norm.weight", json!(7));
+    copy.check("", &["model.norm.weight"]);
+    set("model.norm.weight", json!("model-00001-of-00002.safetensors"));
+    copy.check("", &["model-00001-of-00002.safetensors", "model.norm.weight"]);
+    set("model.norm.weight", json!("model-00003-of-00002.safetensors"));
+    copy.check("", &["model-00003-of-00002.safetensors"]);
+    copy.edit_json(index, |index| *index = json!([]));
+    copy.check("", &["index.json", "weight_map"]);
+}
+
+#[test]
+fn damaged_gguf_files() {
+    let copy = Copy::of("llama", "gguf");
+    for file in ["f16.gguf", "q8_0.gguf", "q4_0.gguf"] {
+        copy.edit_bytes(file, |bytes| bytes.truncate(bytes.len() - 100));
+        copy.check(file, &[file, "beyond the file's end"]);
+    }
+    let replace = |from: &str, to: &str| {
+        fs::copy(golden_dir().join("llama/q8_0.gguf"), copy.0.join("edited.gguf")).unwrap();
+        copy.edit_bytes("edited.gguf", |bytes| {
+            let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect("the text is in the file");
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        });
+    };
+    replace("blk.1.ffn_up.weight", "blk.1.ffn_UP.weight");
+    copy.check("edited.gguf", &["blk.1.ffn_up.weight", "missing"]);
+    replace("llama.block_count", "llama.block_COUNT");
+    copy.check("edited.gguf", &["llama.block_count"]);
+    replace("llama", "llamb");
+    copy.check("edited.gguf", &["llamb"]);
+    fs::write(copy.0.join("edited.gguf"), b"").unwrap();
+    copy.check("edited.gguf", &["edited.gguf"]);
+    copy.check("absent.gguf", &["absent.gguf"]);
+}
