@@ -11,7 +11,11 @@ pub mod attention;
 pub mod kv_write;
 pub mod linear;
 pub mod norm;
+mod operand;
 pub mod par;
 pub mod quant;
 pub mod rope;
 pub mod sample;
+mod simd;
+#[cfg(test)]
+mod testing;

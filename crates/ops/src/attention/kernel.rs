@@ -1,0 +1,479 @@
+//! The CPU computation of one piece of work: online softmax over tiles of keys and values.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::AttentionParams;
+use super::batch::{PagedBatch, first_visible};
+use super::plan::{Split, Work};
+use super::tile::{KvElement, TileRows, load_keys, load_values};
+use crate::simd::{Level, SUM_LANES, Simd, dispatch, exp, fma, sum_lanes, tanh};
+
+/// Positions whose keys and values are converted together; tiles start at its multiples.
+pub(super) const TILE: usize = 32;
+/// Positions whose softmax is finished before it is merged with those before it: what long contexts are cut into.
+pub(super) const SEGMENT: usize = 256;
+
+/// The heads of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heads {
+    pub(super) query: usize,
+    pub(super) kv: usize,
+    pub(super) dim: usize,
+}
+
+impl Heads {
+    /// Query heads a KV head.
+    pub(super) fn group(self) -> usize {
+        self.query / self.kv
+    }
+}
+
+/// A head's columns, filled up to whole vectors.
+fn padded(dim: usize) -> usize {
+    dim.next_multiple_of(SUM_LANES)
+}
+
+/// f32s that a row's unfinished softmax takes: weighted values, maximum, sum.
+pub(super) fn partial_row_len(dim: usize) -> usize {
+    padded(dim) + 2
+}
+
+/// The operands of one call, checked.
+pub(super) struct Kernel<'a, T> {
+    pub(super) level: Level,
+    pub(super) q: &'a [f32],
+    pub(super) k: &'a [T],
+    pub(super) v: &'a [T],
+    pub(super) batch: &'a PagedBatch,
+    pub(super) params: &'a AttentionParams,
+    pub(super) heads: Heads,
+}
+
+impl<T: KvElement> Kernel<'_, T> {
+    /// Attends a work's rows (tokens x heads of the group) and writes them through `out`, or, if the work is part of a
+    /// split, leaves their partial softmax in `partials`. Both give the named range for writing.
+    pub(super) fn run<'o>(
+        &self,
+        work: &Work,
+        out: impl Fn(Range<usize>) -> &'o mut [f32],
+        partials: impl Fn(Range<usize>) -> &'o mut [f32],
+    ) {
+        let rows = work.rows(self.heads);
+        let state_len = rows * partial_row_len(self.heads.dim);
+        Scratch::with(rows, self.heads.dim, |mut scratch| {
+            self.load_queries(work, scratch.queries);
+            if let Some(at) = work.partial {
+                let mut part = Softmax::empty(partials(at..at + state_len), rows);
+                return self.attend_segment(work, work.segments.start, scratch.queries, &mut part, &mut scratch.tile);
+            }
+            let mut total = Softmax::empty(scratch.total, rows);
+            for segment in work.segments.clone() {
+                let mut part = Softmax::empty(scratch.part, rows);
+                self.attend_segment(work, segment, scratch.queries, &mut part, &mut scratch.tile);
+                total.merge(self.level, &part);
+            }
+            self.finish(work, &total, out);
+        });
+    }
+
+    /// Merges the parts of a split in order and writes its rows through `out`.
+    pub(super) fn merge<'o>(
+        &self,
+        split: &Split,
+        out: impl Fn(Range<usize>) -> &'o mut [f32],
+        partials: impl Fn(Range<usize>) -> &'o mut [f32],
+    ) {
+        let rows = split.whole.rows(self.heads);
+        let len = rows * partial_row_len(self.heads.dim);
+        let mut blob = vec![0.0; len];
+        let mut total = Softmax::empty(&mut blob, rows);
+        for i in 0..split.whole.segments.len() {
+            let at = split.partial + i * len;
+            total.merge(self.level, &Softmax::of(partials(at..at + len), rows));
+        }
+        self.finish(&split.whole, &total, out);
+    }
+
+    /// Where the group's columns of a token begin in `q` and the output.
+    fn group_start(&self, work: &Work, token: usize) -> usize {
+        let token = self.batch.queries(work.seq).first + token;
+        (token * self.heads.query + work.kv_head * self.heads.group()) * self.heads.dim
+    }
+
+    /// Scaled queries, a row each, columns padded.
+    fn load_queries(&self, work: &Work, queries: &mut [f32]) {
+        let Heads { dim, .. } = self.heads;
+        let mut rows = queries.chunks_exact_mut(padded(dim));
+        for token in work.tokens.clone() {
+            let group = &self.q[self.group_start(work, token)..][..self.heads.group() * dim];
+            for (q, row) in group.chunks_exact(dim).zip(rows.by_ref()) {
+                for (row, q) in row.iter_mut().zip(q) {
+                    *row = q * self.params.scale;
+                }
+            }
+        }
+    }
+
+    fn finish<'o>(&self, work: &Work, total: &Softmax<'_>, out: impl Fn(Range<usize>) -> &'o mut [f32]) {
+        let Heads { dim, .. } = self.heads;
+        let mut rows = total.values.chunks_exact(padded(dim)).zip(&*total.sum);
+        for token in work.tokens.clone() {
+            let start = self.group_start(work, token);
+            let group = out(start..start + self.heads.group() * dim);
+            for (out, (values, sum)) in group.chunks_exact_mut(dim).zip(rows.by_ref()) {
+                let factor = 1.0 / sum;
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = value * factor;
+                }
+            }
+        }
+    }
+
+    /// Passes over one segment's tiles. `part` starts empty.
+    fn attend_segment(
+        &self,
+        work: &Work,
+        segment: usize,
+        queries: &[f32],
+        part: &mut Softmax<'_>,
+        tile: &mut TileScratch<'_>,
+    ) {
+        tile.sums.fill(0.0);
+        let to = work.span.end.min((segment + 1) * SEGMENT);
+        let mut start = work.span.start.max(segment * SEGMENT) / TILE * TILE;
+        while start < to {
+            self.attend_tile(work, start, queries, part, tile);
+            start += TILE;
+        }
+        for (sum, lanes) in part.sum.iter_mut().zip(tile.sums.as_chunks::<TILE>().0) {
+            *sum = sum_lanes(std::array::from_fn(|i| lanes[i] + lanes[i + SUM_LANES]));
+        }
+    }
+
+    fn attend_tile(
+        &self,
+        work: &Work,
+        start: usize,
+        queries: &[f32],
+        part: &mut Softmax<'_>,
+        tile: &mut TileScratch<'_>,
+    ) {
+        let Heads { dim, .. } = self.heads;
+        let (width, group) = (padded(dim), self.heads.group());
+        load_keys(self.level, &self.tile_rows(self.k, work, start), dim, tile.keys);
+        tile.scores.fill(0.0);
+        mul_acc(self.level, queries, width, tile.keys, 0..dim, tile.scores, TILE);
+        let first = self.batch.queries(work.seq).start + work.tokens.start;
+        let visible = |row: usize| self.visible_in_tile(first + row / group, start);
+        for (row, scores) in tile.scores.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
+            let seen = visible(row);
+            if !seen.is_empty() {
+                let sums = &mut tile.sums.as_chunks_mut::<TILE>().0[row];
+                let values = &mut part.values[row * width..][..width];
+                softmax_row(self.level, scores, seen, self.params.softcap, &mut part.max[row], sums, values);
+            }
+        }
+        load_values(self.level, &self.tile_rows(self.v, work, start), width, tile.values);
+        // Rows that see the same positions go together; positions that a row does not see are not touched for it,
+        // since what lies there may be anything.
+        let rows = part.sum.len();
+        let mut row = 0;
+        while row < rows {
+            let seen = visible(row);
+            let run = (row..rows).step_by(group).take_while(|r| visible(*r) == seen).count() * group;
+            if !seen.is_empty() {
+                let (scores, values) = (&tile.scores[row * TILE..], &mut part.values[row * width..][..run * width]);
+                mul_acc(self.level, scores, TILE, tile.values, seen, values, width);
+            }
+            row += run;
+        }
+    }
+
+    /// Of the tile at `start`, what the query at `position` sees.
+    fn visible_in_tile(&self, position: usize, start: usize) -> Range<usize> {
+        let from = first_visible(position, self.params.window).clamp(start, start + TILE) - start;
+        let to = (position + 1).clamp(start, start + TILE) - start;
+        from..to
+    }
+
+    /// Where the keys or values of the tile at `start` lie in `cache`.
+    fn tile_rows<'c>(&self, cache: &'c [T], work: &Work, start: usize) -> TileRows<'c, T> {
+        let Heads { kv, dim, .. } = self.heads;
+        let size = self.batch.block_size;
+        let (table_start, blocks) = self.batch.table(work.seq);
+        let seen = start.max(work.span.start)..(start + TILE).min(work.span.end);
+        let (mut block, mut offset) = ((seen.start - table_start) / size, (seen.start - table_start) % size);
+        let mut rows = [None; TILE];
+        for row in &mut rows[seen.start - start..seen.end - start] {
+            let at = ((blocks[block] as usize * kv + work.kv_head) * size + offset) * dim;
+            *row = Some(&cache[at..at + dim]);
+            offset += 1;
+            if offset == size {
+                (block, offset) = (block + 1, 0);
+            }
+        }
+        rows
+    }
+}
+
+/// An unfinished softmax of some rows: with `m` the largest score so far, `sum = sum(exp(score - m))` and
+/// `values = sum(exp(score - m) * v)`.
+struct Softmax<'a> {
+    /// `[rows, padded(dim)]`
+    values: &'a mut [f32],
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+}
+
+impl<'a> Softmax<'a> {
+    /// Lies in `blob`, which holds one already.
+    fn of(blob: &'a mut [f32], rows: usize) -> Self {
+        let (values, rest) = blob.split_at_mut(blob.len() - 2 * rows);
+        let (max, sum) = rest.split_at_mut(rows);
+        Self { values, max, sum }
+    }
+
+    /// Lies in `blob`, of nothing yet.
+    fn empty(blob: &'a mut [f32], rows: usize) -> Self {
+        blob.fill(0.0);
+        let softmax = Self::of(blob, rows);
+        softmax.max.fill(f32::NEG_INFINITY);
+        softmax
+    }
+
+    /// Adds later positions' `part`.
+    fn merge(&mut self, level: Level, part: &Softmax<'_>) {
+        let width = self.values.len() / self.sum.len();
+        for (row, values) in self.values.chunks_exact_mut(width).enumerate() {
+            if part.sum[row] == 0.0 {
+                continue; // The row sees nothing of the segment.
+            }
+            let (max, sum) = (&mut self.max[row], &mut self.sum[row]);
+            merge_row(level, max, sum, values, part.max[row], part.sum[row], &part.values[row * width..][..width]);
+        }
+    }
+}
+
+dispatch! {
+    fn merge_row(max: &mut f32, sum: &mut f32, values: &mut [f32], part_max: f32, part_sum: f32, part_values: &[f32])
+        = merge_body
+}
+
+#[inline(always)]
+fn merge_body<S: Simd>(
+    max: &mut f32,
+    sum: &mut f32,
+    values: &mut [f32],
+    part_max: f32,
+    part_sum: f32,
+    part_values: &[f32],
+) {
+    let larger = if part_max > *max { part_max } else { *max };
+    let (old, new) = (exp::<S>(*max - larger), exp::<S>(part_max - larger));
+    *max = larger;
+    *sum = fma::<S>(*sum, old, part_sum * new);
+    for (value, part) in values.iter_mut().zip(part_values) {
+        *value = fma::<S>(*value, old, part * new);
+    }
+}
+
+dispatch! {
+    /// Turns a row's scores of a tile into weights relative to the largest score so far, 0 outside `seen`; adds them
+    /// to `sums` lane by lane, and rescales what was summed before if the largest score rose.
+    fn softmax_row(
+        scores: &mut [f32; TILE],
+        seen: Range<usize>,
+        softcap: Option<f32>,
+        max: &mut f32,
+        sums: &mut [f32; TILE],
+        values: &mut [f32],
+    ) = softmax_body
+}
+
+#[inline(always)]
+fn softmax_body<S: Simd>(
+    scores: &mut [f32; TILE],
+    seen: Range<usize>,
+    softcap: Option<f32>,
+    max: &mut f32,
+    sums: &mut [f32; TILE],
+    values: &mut [f32],
+) {
+    if let Some(cap) = softcap {
+        for score in scores.iter_mut() {
+            *score = cap * tanh::<S>(*score / cap);
+        }
+    }
+    let (from, to) = (seen.start as u32, seen.end as u32);
+    for (j, score) in scores.iter_mut().enumerate() {
+        let j = j as u32;
+        *score = if j >= from && j < to { *score } else { f32::NEG_INFINITY };
+    }
+    let largest = largest(scores);
+    if largest > *max {
+        // Nothing was summed before the first: a factor would do no harm, nor any good.
+        if *max > f32::NEG_INFINITY {
+            let factor = exp::<S>(*max - largest);
+            sums.iter_mut().for_each(|s| *s *= factor);
+            values.iter_mut().for_each(|v| *v *= factor);
+        }
+        *max = largest;
+    }
+    let max = *max;
+    for (score, sum) in scores.iter_mut().zip(sums) {
+        *score = exp::<S>(*score - max);
+        *sum += *score;
+    }
+}
+
+/// NaN is passed over: it comes out of the weights all the same.
+#[inline(always)]
+fn largest(scores: &[f32; TILE]) -> f32 {
+    let mut lanes = *scores;
+    let mut width = TILE / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+dispatch! {
+    /// `out[r][c] += sum over k in steps of a[r][k] * b[k][c]`, `k` rising, one multiply-add each: an element's bits do
+    /// not depend on how many rows there are. `a` has rows of `stride`, `b` and `out` of `cols`, a multiple of 16.
+    fn mul_acc(a: &[f32], stride: usize, b: &[f32], steps: Range<usize>, out: &mut [f32], cols: usize) = mul_acc_body
+}
+
+#[inline(always)]
+fn mul_acc_body<S: Simd>(a: &[f32], stride: usize, b: &[f32], steps: Range<usize>, out: &mut [f32], cols: usize) {
+    let rows = out.len() / cols;
+    assert!(cols.is_multiple_of(SUM_LANES) && out.len() == rows * cols && b.len() >= steps.end * cols);
+    assert!(rows == 0 || (steps.end <= stride && a.len() >= (rows - 1) * stride + steps.end));
+    let mut row = 0;
+    while row < rows {
+        let height = (rows - row).min(4);
+        let mut col = 0;
+        while col < cols {
+            let wide = S::TILE_VECTORS * S::LANES;
+            // Each size is compiled for itself, with the tile of `out` in registers.
+            // SAFETY: the assertions bound every row, column and step; the level is the dispatcher's.
+            unsafe {
+                let (a, b) = (a.as_ptr().add(row * stride), b.as_ptr().add(col));
+                let out = out.as_mut_ptr().add(row * cols + col);
+                let args = (a, stride, b, steps.clone(), out, cols);
+                if S::TILE_VECTORS == 4 && col + wide <= cols {
+                    by_height::<S, 4>(height, args);
+                    col += wide;
+                } else if col + 2 * S::LANES <= cols {
+                    by_height::<S, 2>(height, args);
+                    col += 2 * S::LANES;
+                } else {
+                    by_height::<S, 1>(height, args);
+                    col += S::LANES;
+                }
+            }
+        }
+        row += height;
+    }
+}
+
+/// `a` and its stride, `b`, the steps, `out`, and the stride of `b` and `out`.
+type TileArgs = (*const f32, usize, *const f32, Range<usize>, *mut f32, usize);
+
+#[inline(always)]
+unsafe fn by_height<S: Simd, const C: usize>(height: usize, args: TileArgs) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match height {
+            1 => register_tile::<S, 1, C>(args),
+            2 => register_tile::<S, 2, C>(args),
+            3 => register_tile::<S, 3, C>(args),
+            _ => register_tile::<S, 4, C>(args),
+        }
+    }
+}
+
+/// # Safety
+/// `R` rows of `a` with `steps.end` elements, `steps.end` rows of `b` and `R` of `out` with `C` vectors are in bounds.
+#[inline(always)]
+unsafe fn register_tile<S: Simd, const R: usize, const C: usize>((a, stride, b, steps, out, cols): TileArgs) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let mut acc = [[S::splat(0.0); C]; R];
+        for r in 0..R {
+            for c in 0..C {
+                acc[r][c] = S::load(out.add(r * cols + c * S::LANES));
+            }
+        }
+        for k in steps {
+            let mut row = [S::splat(0.0); C];
+            for c in 0..C {
+                row[c] = S::load(b.add(k * cols + c * S::LANES));
+            }
+            for r in 0..R {
+                let x = S::splat(*a.add(r * stride + k));
+                for c in 0..C {
+                    acc[r][c] = S::mul_add(x, row[c], acc[r][c]);
+                }
+            }
+        }
+        for r in 0..R {
+            for c in 0..C {
+                S::store(acc[r][c], out.add(r * cols + c * S::LANES));
+            }
+        }
+    }
+}
+
+/// A thread's working memory, kept between calls; whatever was there before is still there.
+struct Scratch<'a> {
+    queries: &'a mut [f32],
+    part: &'a mut [f32],
+    total: &'a mut [f32],
+    tile: TileScratch<'a>,
+}
+
+struct TileScratch<'a> {
+    /// `[dim, TILE]`
+    keys: &'a mut [f32],
+    /// `[TILE, padded(dim)]`
+    values: &'a mut [f32],
+    /// `[rows, TILE]`: scores, and then weights.
+    scores: &'a mut [f32],
+    /// `[rows, TILE]`: the weights' sums of this segment, by lane.
+    sums: &'a mut [f32],
+}
+
+/// A cache line, so that vectors do not straddle two.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; SUM_LANES]);
+
+impl Scratch<'_> {
+    fn with(rows: usize, dim: usize, f: impl FnOnce(Scratch<'_>)) {
+        thread_local!(static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) });
+        let width = padded(dim);
+        let state = rows * partial_row_len(dim);
+        let lens = [rows * width, state, state, dim * TILE, TILE * width, rows * TILE, rows * TILE];
+        LINES.with_borrow_mut(|lines| {
+            let needed: usize = lens.iter().map(|len| len.div_ceil(SUM_LANES)).sum();
+            if lines.len() < needed {
+                lines.resize(needed, Line([0.0; SUM_LANES]));
+            }
+            let mut rest = &mut lines[..];
+            let [queries, part, total, keys, values, scores, sums] = lens.map(|len| {
+                let (taken, left) = std::mem::take(&mut rest).split_at_mut(len.div_ceil(SUM_LANES));
+                rest = left;
+                // SAFETY: a Line is its 16 floats and nothing else.
+                let floats = unsafe {
+                    std::slice::from_raw_parts_mut(taken.as_mut_ptr().cast::<f32>(), taken.len() * SUM_LANES)
+                };
+                &mut floats[..len]
+            });
+            f(Scratch { queries, part, total, tile: TileScratch { keys, values, scores, sums } });
+        });
+    }
+}
