@@ -1,1 +1,52 @@
+//! The load generator: drives any OpenAI-compatible endpoint at a fixed number of concurrent requests ([`run`]) or up
+//! a ladder of them until throughput stops rising ([`saturate`]), and says honestly what it saw.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`config`](BenchConfig) | what to measure, resolved and serializable, so that a report carries it |
+//! | `sse`, `delta`, `client` | one streaming request: bytes to events, events to token deltas, deltas to a record |
+//! | `record` | what is kept of one request, and its outcome by cause |
+//! | `prompts` | the bundled set, ShareGPT and JSONL files, seeded order, length filter |
+//! | `load` | the closed-loop driver |
+//! | `stats`, `window`, `summary` | estimators, the steady part of a run, and the numbers with their definitions |
+//! | `search` | the saturation search: a pure state machine over measured rungs |
+//! | `saturate` | feeds the search with measurements |
+//! | `preflight`, `null_server` | how fast the client itself is |
+//! | `report`, `table` | JSON and the terminal |
+//!
+//! It must never know how the server under test works, read a clock in `stats`, `window`, `summary` or `search`, or
+//! drop a request from the count: every request that was issued ends as a record.
 
+mod client;
+mod config;
+mod delta;
+mod endpoint;
+mod error;
+mod load;
+mod null_server;
+mod preflight;
+mod prompts;
+mod record;
+mod report;
+mod run;
+mod saturate;
+mod search;
+mod source;
+mod sse;
+mod stats;
+mod summary;
+mod table;
+mod timeline;
+mod window;
+
+pub use config::{BenchConfig, Endpoint, EndpointKind, Generation, PromptSource, RungRule, SaturateConfig, Workload};
+pub use error::BenchError;
+pub use null_server::{NullServer, NullServerConfig};
+pub use preflight::{ClientCeiling, measure_client_ceiling};
+pub use prompts::{LengthSource, PromptSet};
+pub use record::{OutcomeCounts, TokenSource};
+pub use report::{BenchReport, RungReport, SaturationReport, WorkloadFacts};
+pub use run::{Progress, run};
+pub use saturate::saturate;
+pub use search::{Answer, RungPoint, SearchConfig, Step, Verdict, next_step};
+pub use summary::{Distribution, PerUser, Rates, RungSummary, WindowFacts};

@@ -1,0 +1,231 @@
+//! What to measure. Plain values with defaults; the command line fills them in and reports carry them along.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{BenchError, Result};
+
+/// The reference workload's limits: prompts of 1 to 63 tokens, at most 100 tokens of output.
+const MIN_PROMPT_TOKENS: u32 = 1;
+const MAX_PROMPT_TOKENS: u32 = 63;
+const MAX_OUTPUT_TOKENS: u32 = 100;
+
+/// Which of the two generating endpoints is driven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointKind {
+    /// `/v1/chat/completions`.
+    #[default]
+    Chat,
+    /// `/v1/completions`, for base models, which have no chat template.
+    Completions,
+}
+
+/// Where the server under test is and what it is to be asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// `http://host:port`, with or without a trailing `/v1`.
+    pub url: String,
+    pub kind: EndpointKind,
+    /// None: the only model that `/v1/models` lists.
+    pub model: Option<String>,
+    /// Sent as a bearer token. Never written to a report.
+    #[serde(skip)]
+    pub api_key: Option<String>,
+}
+
+impl Endpoint {
+    /// The chat endpoint of a server, its model still to be found.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), kind: EndpointKind::Chat, model: None, api_key: None }
+    }
+}
+
+/// What is asked of the model in every request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Generation {
+    pub max_tokens: u32,
+    /// None leaves the field out, so that the server's default holds.
+    pub temperature: Option<f32>,
+    /// Request `i` is sent `seed + i`. None leaves the field out.
+    pub seed: Option<u64>,
+    /// Generate to `max_tokens` whatever the model says: equal work for every request.
+    pub ignore_eos: bool,
+    /// Fields added to every request body. They win over the ones above; `null` removes a field.
+    pub extra_body: Map<String, Value>,
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self {
+            max_tokens: MAX_OUTPUT_TOKENS,
+            temperature: Some(0.0),
+            seed: None,
+            ignore_eos: false,
+            extra_body: Map::new(),
+        }
+    }
+}
+
+/// Where the prompts come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptSource {
+    /// The set compiled into the program.
+    #[default]
+    Bundled,
+    /// ShareGPT as one JSON array or one object a line, or lines of `{"prompt": ...}`.
+    File(PathBuf),
+}
+
+/// Which prompts are sent, in which order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Workload {
+    pub prompts: PromptSource,
+    /// Shortest and longest prompt, in tokens of its own text (without the chat template), both included.
+    pub min_tokens: u32,
+    pub max_tokens: u32,
+    /// Order of the prompts, and the salts.
+    pub seed: u64,
+    /// Begin each prompt with a tag no other request has, so that no prompt is answered from a warm prefix cache.
+    pub salt: bool,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            prompts: PromptSource::Bundled,
+            min_tokens: MIN_PROMPT_TOKENS,
+            max_tokens: MAX_PROMPT_TOKENS,
+            seed: 0,
+            salt: false,
+        }
+    }
+}
+
+/// One closed-loop run: `concurrency` clients, each with one request in flight, until `requests` have been issued.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BenchConfig {
+    pub endpoint: Endpoint,
+    pub generation: Generation,
+    pub workload: Workload,
+    pub concurrency: u32,
+    pub requests: u64,
+    /// Requests sent one after another before the clock starts, and not counted.
+    pub warmup: u32,
+    /// The clients start evenly spread over this time.
+    pub ramp: Duration,
+    /// No request is issued after this; those in flight still finish.
+    pub max_duration: Duration,
+    /// From sending to the end of the reply. Past it the request is a failure of cause `timeout`.
+    pub request_timeout: Duration,
+    /// For opening a connection, and for each small question before the run (the model list, token counts).
+    pub connect_timeout: Duration,
+}
+
+impl BenchConfig {
+    /// A short run against `url` with the reference workload.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            endpoint: Endpoint::new(url),
+            generation: Generation::default(),
+            workload: Workload::default(),
+            concurrency: 1,
+            requests: 100,
+            warmup: 1,
+            ramp: Duration::from_millis(500),
+            max_duration: Duration::from_secs(3600),
+            request_timeout: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        check(self.concurrency > 0, "concurrency must be at least 1")?;
+        check(self.requests > 0, "requests must be at least 1")?;
+        check(!self.max_duration.is_zero(), "the longest duration must be more than 0")?;
+        check_common(&self.generation, &self.workload, self.request_timeout)
+    }
+}
+
+/// When a rung of the ladder has been measured well enough.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RungRule {
+    pub min_time: Duration,
+    /// The rung ends here, precise or not, unless too little has completed to measure anything; then it goes on, up to
+    /// three times as long.
+    pub max_time: Duration,
+    /// Enough once the 95% half-width of output tok/s is within this share of it.
+    pub half_width: f64,
+    /// ... and this many requests for each concurrent client have completed.
+    pub completions_per_client: u32,
+}
+
+impl Default for RungRule {
+    fn default() -> Self {
+        Self {
+            min_time: Duration::from_secs(5),
+            max_time: Duration::from_secs(45),
+            half_width: 0.02,
+            completions_per_client: 10,
+        }
+    }
+}
+
+/// A search for the concurrency at which throughput saturates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SaturateConfig {
+    pub endpoint: Endpoint,
+    pub generation: Generation,
+    pub workload: Workload,
+    pub search: crate::search::SearchConfig,
+    pub rung: RungRule,
+    pub warmup: u32,
+    /// The search begins no further rung after this and answers from what it has.
+    pub budget: Duration,
+    pub request_timeout: Duration,
+    /// For opening a connection, and for each small question before the run (the model list, token counts).
+    pub connect_timeout: Duration,
+    /// A null server in a process of its own to measure the client against. None: one in this process, which takes
+    /// some of the client's CPU time, so that the ceiling comes out too low rather than too high.
+    pub null_server_url: Option<String>,
+}
+
+impl SaturateConfig {
+    /// The reference workload against `url`, each prompt salted.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            endpoint: Endpoint::new(url),
+            generation: Generation::default(),
+            workload: Workload { salt: true, ..Workload::default() },
+            search: crate::search::SearchConfig::default(),
+            rung: RungRule::default(),
+            warmup: 2,
+            budget: Duration::from_secs(20 * 60),
+            request_timeout: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(10),
+            null_server_url: None,
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        check(self.search.max_concurrency > 0, "the highest concurrency must be at least 1")?;
+        check(self.rung.max_time >= self.rung.min_time, "a rung's longest time must not be below its shortest")?;
+        check(!self.rung.max_time.is_zero(), "a rung's longest time must be more than 0")?;
+        check_common(&self.generation, &self.workload, self.request_timeout)
+    }
+}
+
+fn check_common(generation: &Generation, workload: &Workload, request_timeout: Duration) -> Result<()> {
+    check(generation.max_tokens > 0, "max_tokens must be at least 1")?;
+    check(generation.temperature.is_none_or(|t| t.is_finite() && t >= 0.0), "temperature must be 0 or more")?;
+    check(workload.min_tokens <= workload.max_tokens, "the shortest prompt must not be longer than the longest")?;
+    check(!request_timeout.is_zero(), "the request timeout must be more than 0")
+}
+
+fn check(holds: bool, message: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(BenchError::Config(message.to_owned())) }
+}

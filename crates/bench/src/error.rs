@@ -1,0 +1,34 @@
+//! What can stop a measurement before it has begun. A request that fails is no error here: it is a record.
+
+use std::path::PathBuf;
+
+/// Why a run could not be started or its report not be written. Each message says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    #[error("`{url}` is not a usable base URL ({why}); give one like http://127.0.0.1:8000")]
+    Url { url: String, why: String },
+    #[error("the HTTP client could not be built: {0}; for https the system needs CA certificates (ca-certificates)")]
+    Client(#[source] reqwest::Error),
+    #[error("{url} did not answer: {why}; is the server up, and is the address right?")]
+    Unreachable { url: String, why: String },
+    #[error("{url} lists {}; name one with --model", if .names.is_empty() { "no model".to_owned() } else { .names.join(", ") })]
+    ModelChoice { url: String, names: Vec<String> },
+    #[error("cannot read the prompts in {}: {why}", path.display())]
+    Prompts { path: PathBuf, why: String },
+    #[error("none of the {loaded} prompts of {source_name} has {min} to {max} tokens; widen the length filter")]
+    NoPromptFits { source_name: String, loaded: usize, min: u32, max: u32 },
+    #[error("{0}")]
+    Config(String),
+    #[error("no request succeeded at concurrency 1: {0}")]
+    NothingWorks(String),
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the null server could not start: {0}")]
+    NullServer(#[source] std::io::Error),
+}
+
+pub(crate) type Result<T> = std::result::Result<T, BenchError>;

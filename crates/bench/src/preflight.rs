@@ -1,0 +1,66 @@
+//! How fast the client itself is, found out before any server is blamed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::{Client, http_client};
+use crate::config::{EndpointKind, Generation, Workload};
+use crate::endpoint::Base;
+use crate::error::Result;
+use crate::load::{LoadPlan, closed_loop};
+use crate::null_server::{NullServer, NullServerConfig};
+use crate::prompts::Prompt;
+use crate::source::RequestSource;
+use crate::summary::summarize;
+
+const CONCURRENCY: u32 = 64;
+const TIME: Duration = Duration::from_millis(1500);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The client must be so many times as fast as what it measures.
+const HEADROOM: f64 = 4.0;
+
+/// What the client sustained against a server that does nothing but write.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientCeiling {
+    /// Output chunks a second.
+    pub events_per_s: f64,
+    pub concurrency: u32,
+    /// False: the null server ran in the client's process and took part of its CPU time, so the true ceiling is higher.
+    pub own_process: bool,
+}
+
+impl ClientCeiling {
+    /// Whether `events_per_s` is so far below the ceiling that it can be taken for the server's doing.
+    pub fn has_headroom_for(&self, events_per_s: f64) -> bool {
+        events_per_s * HEADROOM <= self.events_per_s
+    }
+}
+
+/// Drives a null server for a second and a half: the one at `url`, or one started in this process.
+///
+/// # Errors
+/// A null server that cannot be started, or a `url` that is none.
+pub async fn measure_client_ceiling(url: Option<&str>) -> Result<ClientCeiling> {
+    let own = match url {
+        Some(_) => None,
+        None => Some(NullServer::start(NullServerConfig::default())?),
+    };
+    let address = url.map(str::to_owned).or_else(|| own.as_ref().map(NullServer::url)).expect("one of the two");
+    let base = Base::parse(&address)?;
+    let http = http_client(base.root(), None, REQUEST_TIMEOUT)?;
+    let client = Arc::new(Client::new(http, base.generate(EndpointKind::Chat), REQUEST_TIMEOUT));
+    let prompts = vec![Prompt { text: "How fast is the client?".to_owned(), tokens: 6 }];
+    let source = RequestSource::new(EndpointKind::Chat, "null", &Generation::default(), &Workload::default(), prompts)?;
+    let plan = LoadPlan {
+        concurrency: CONCURRENCY,
+        max_requests: u64::MAX,
+        max_duration: TIME,
+        ramp: Duration::ZERO,
+        request_timeout: REQUEST_TIMEOUT,
+    };
+    let log = closed_loop(client, Arc::new(source), plan, |_| false).await;
+    let events_per_s = summarize(&log).chunks_per_s;
+    Ok(ClientCeiling { events_per_s, concurrency: CONCURRENCY, own_process: url.is_some() })
+}

@@ -1,0 +1,113 @@
+//! What a measurement leaves behind: serializable reports with a schema's name, and their JSON files.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{BenchConfig, SaturateConfig};
+use crate::error::{BenchError, Result};
+use crate::preflight::ClientCeiling;
+use crate::prompts::{LengthSource, Selection};
+use crate::search::Answer;
+use crate::summary::RungSummary;
+
+/// Name and version of the JSON that [`BenchReport`] and [`SaturationReport`] write. The number changes whenever a
+/// reader of the old one would misread the new one.
+pub(crate) const BENCH_SCHEMA: &str = "plimsoll.bench/1";
+pub(crate) const SATURATION_SCHEMA: &str = "plimsoll.saturation/1";
+
+/// Which prompts were sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadFacts {
+    /// `bundled`, or the file's path.
+    pub source: String,
+    /// Prompts in the set; entries beside them that held none; of the prompts, how many had their length looked at
+    /// until there were enough; and how many of these were within the limits and are sent.
+    pub loaded: usize,
+    pub without_prompt: usize,
+    pub examined: usize,
+    pub used: usize,
+    pub lengths: LengthSource,
+    /// Mean length of the prompts used, in tokens of their own text, the salt's included.
+    pub mean_prompt_tokens: f64,
+}
+
+impl WorkloadFacts {
+    pub(crate) fn new(selection: &Selection) -> Self {
+        let total: u64 = selection.prompts.iter().map(|prompt| u64::from(prompt.tokens)).sum();
+        Self {
+            source: selection.source.clone(),
+            loaded: selection.loaded,
+            without_prompt: selection.without_prompt,
+            examined: selection.examined,
+            used: selection.prompts.len(),
+            lengths: selection.lengths,
+            mean_prompt_tokens: total as f64 / selection.prompts.len().max(1) as f64,
+        }
+    }
+}
+
+/// A rung with what went wrong in it, if anything did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RungReport {
+    #[serde(flatten)]
+    pub summary: RungSummary,
+    /// One message of each cause of failure.
+    pub failure_samples: Vec<String>,
+}
+
+/// One run at one concurrency. `Display` gives the terminal's table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BenchReport {
+    pub schema: String,
+    pub tool_version: String,
+    /// Seconds since 1970 when the run began.
+    pub started_unix_s: u64,
+    pub model: String,
+    pub config: BenchConfig,
+    pub workload: WorkloadFacts,
+    pub rung: RungReport,
+}
+
+/// A search for the saturation point. `Display` gives the answer in its first line, then the table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SaturationReport {
+    pub schema: String,
+    pub tool_version: String,
+    pub started_unix_s: u64,
+    pub model: String,
+    pub config: SaturateConfig,
+    pub workload: WorkloadFacts,
+    pub client_ceiling: ClientCeiling,
+    pub answer: Answer,
+    /// By concurrency, ascending.
+    pub rungs: Vec<RungReport>,
+}
+
+impl BenchReport {
+    /// Writes `bench.json` into `folder`, which is created if need be. Returns the file's path.
+    pub fn write(&self, folder: &Path) -> Result<PathBuf> {
+        write_json(self, folder, "bench.json")
+    }
+}
+
+impl SaturationReport {
+    /// Writes `saturation.json` into `folder`, which is created if need be. Returns the file's path.
+    pub fn write(&self, folder: &Path) -> Result<PathBuf> {
+        write_json(self, folder, "saturation.json")
+    }
+}
+
+fn write_json(report: &impl Serialize, folder: &Path, name: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    let mut text = serde_json::to_vec_pretty(report).expect("reports hold nothing that JSON cannot");
+    text.push(b'\n');
+    let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, text));
+    written.map_err(|source| BenchError::Write { path: path.clone(), source })?;
+    Ok(path)
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,158 @@
+//! Feeds the saturation search: measures the rungs it asks for until it has an answer or the time is up.
+
+use std::time::{Duration, Instant};
+
+use crate::config::{RungRule, SaturateConfig};
+use crate::error::{BenchError, Result};
+use crate::load::Live;
+use crate::preflight::{self, ClientCeiling};
+use crate::report::{RungReport, SATURATION_SCHEMA, SaturationReport, unix_now};
+use crate::run::{Progress, Rung, Target, TargetConfig, running};
+use crate::search::{Answer, RungPoint, Step, Verdict, answer_now, next_step};
+use crate::stats;
+use crate::summary::refused_rate;
+
+/// A rung in which too little completed goes on up to so many times its longest time.
+const EXTENSION: u32 = 3;
+/// Requests for each client that must complete even if the rung's time is up.
+const LEAST_COMPLETIONS_PER_CLIENT: usize = 2;
+/// The clients of a rung start spread over the last rung's mean request time, but no longer than this.
+const LONGEST_RAMP: Duration = Duration::from_secs(5);
+const SHOW_EVERY: Duration = Duration::from_millis(500);
+
+/// Measures the client, then drives the endpoint up the ladder and bisects. `progress` is called a few times a second.
+///
+/// Must be called inside a tokio runtime with time and I/O enabled. Dropping the future ends the search.
+///
+/// # Errors
+/// What keeps the search from starting (a bad configuration, an unreachable server, prompts that cannot be read), and
+/// a server that serves nothing even at concurrency 1. A server that breaks later ends the search, not the report.
+pub async fn saturate(config: &SaturateConfig, progress: impl Fn(&Progress)) -> Result<SaturationReport> {
+    config.validate()?;
+    let started_unix_s = unix_now();
+    let began = Instant::now();
+    let client_ceiling = preflight::measure_client_ceiling(config.null_server_url.as_deref()).await?;
+    progress(&Progress::Preflight(client_ceiling.clone()));
+    let target = Target::prepare(TargetConfig {
+        endpoint: &config.endpoint,
+        generation: &config.generation,
+        workload: &config.workload,
+        connect_timeout: config.connect_timeout,
+        request_timeout: config.request_timeout,
+        requests: u64::MAX,
+    })
+    .await?;
+    progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });
+    target.warm_up(config.warmup).await;
+    let (rungs, answer) = search(config, &target, began, &progress).await?;
+    let answer = Answer { verdict: judge(answer, &rungs, &client_ceiling), ..answer };
+    Ok(SaturationReport {
+        schema: SATURATION_SCHEMA.to_owned(),
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_unix_s,
+        model: target.model,
+        config: config.clone(),
+        workload: target.workload,
+        client_ceiling,
+        answer,
+        rungs,
+    })
+}
+
+async fn search(
+    config: &SaturateConfig,
+    target: &Target,
+    began: Instant,
+    progress: &impl Fn(&Progress),
+) -> Result<(Vec<RungReport>, Answer)> {
+    let mut rungs: Vec<RungReport> = Vec::new();
+    let mut points: Vec<RungPoint> = Vec::new();
+    let answer = loop {
+        let step = next_step(&config.search, &points).ok_or_else(|| nothing_works(&rungs))?;
+        let concurrency = match step {
+            Step::Done(answer) => break answer,
+            Step::Measure(concurrency) => concurrency,
+        };
+        if !points.is_empty() && began.elapsed() >= config.budget {
+            break answer_now(&config.search, &points).ok_or_else(|| nothing_works(&rungs))?;
+        }
+        let rung = measure(config, target, concurrency, rungs.last(), progress).await;
+        points.push(point(&rung));
+        progress(&Progress::Rung(Box::new(rung.clone())));
+        rungs.push(rung);
+    };
+    rungs.sort_by_key(|rung| rung.summary.concurrency);
+    Ok((rungs, answer))
+}
+
+async fn measure(
+    config: &SaturateConfig,
+    target: &Target,
+    concurrency: u32,
+    last: Option<&RungReport>,
+    progress: &impl Fn(&Progress),
+) -> RungReport {
+    let request_time = last.and_then(|rung| rung.summary.e2e_ms.as_ref()).map_or(0.0, |e2e| e2e.mean / 1e3);
+    let rung = Rung {
+        concurrency,
+        max_requests: u64::MAX,
+        max_duration: config.rung.max_time * EXTENSION,
+        ramp: Duration::from_secs_f64(request_time).min(LONGEST_RAMP),
+    };
+    let (mut shown, mut checked) = (Instant::now(), Instant::now());
+    target
+        .measure(rung, |live| {
+            if shown.elapsed() >= SHOW_EVERY {
+                shown = Instant::now();
+                progress(&running(concurrency, live));
+            }
+            // Looking at the precision all the time would stop at its luckiest moment.
+            if checked.elapsed() < (live.now / 10).max(Duration::from_secs(1)).min(config.rung.max_time / 4) {
+                return false;
+            }
+            checked = Instant::now();
+            is_enough(&config.rung, concurrency, live)
+        })
+        .await
+}
+
+/// Whether a rung has been measured well enough, or for long enough.
+fn is_enough(rule: &RungRule, concurrency: u32, live: &Live<'_>) -> bool {
+    let Some(ramp_end) = live.ramp_end else { return false };
+    let completed = live.records.iter().filter(|record| record.done > ramp_end).count();
+    let clients = concurrency as usize;
+    if live.now >= rule.max_time {
+        return completed >= LEAST_COMPLETIONS_PER_CLIENT * clients;
+    }
+    if live.now < rule.min_time || completed < rule.completions_per_client as usize * clients {
+        return false;
+    }
+    let rates = live.timeline.rates(ramp_end, live.now);
+    let steady = &rates[stats::transient(&rates)..];
+    match (stats::mean(steady), stats::half_width(steady)) {
+        (Some(mean), Some(half_width)) => half_width <= rule.half_width * mean,
+        _ => false,
+    }
+}
+
+fn point(rung: &RungReport) -> RungPoint {
+    let summary = &rung.summary;
+    RungPoint {
+        concurrency: summary.concurrency,
+        throughput: summary.rates.output_tokens_per_s,
+        half_width: summary.output_half_width,
+        success_rate: summary.success_rate,
+        refused_rate: refused_rate(&summary.outcomes),
+    }
+}
+
+/// The search's verdict, unless the client was too slow for it to be the server's.
+fn judge(answer: Answer, rungs: &[RungReport], ceiling: &ClientCeiling) -> Verdict {
+    let fastest = rungs.iter().map(|rung| rung.summary.chunks_per_s).fold(0.0, f64::max);
+    if ceiling.has_headroom_for(fastest) { answer.verdict } else { Verdict::ClientLimited }
+}
+
+fn nothing_works(rungs: &[RungReport]) -> BenchError {
+    let mut samples = rungs.iter().flat_map(|rung| &rung.failure_samples);
+    BenchError::NothingWorks(samples.next().cloned().unwrap_or_else(|| "no reply carried a token".to_owned()))
+}

@@ -1,0 +1,286 @@
+//! Reports as a person reads them in a terminal: the answer first, then a row for each concurrency.
+
+use std::fmt;
+
+use crate::preflight::ClientCeiling;
+use crate::prompts::LengthSource;
+use crate::record::TokenSource;
+use crate::report::{BenchReport, RungReport, SaturationReport, WorkloadFacts};
+use crate::search::{Answer, Verdict};
+use crate::summary::{Distribution, RungSummary};
+
+const HEADERS: [&str; 12] =
+    ["N", "req/s", "in tok/s", "out tok/s", "±", "tok/s/user", "TTFT mean", "p50", "p95", "TPOT", "ITL", "success"];
+
+impl fmt::Display for ClientCeiling {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = if self.own_process { "a process of its own" } else { "the client's own process" };
+        write!(out, "The client alone took {:.0} events/s from a null server in {whose}.", self.events_per_s)
+    }
+}
+
+impl fmt::Display for BenchReport {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let summary = &self.rung.summary;
+        writeln!(
+            out,
+            "{} at {} concurrent: {:.1} output tok/s, {:.2} req/s, success {}",
+            self.model,
+            summary.concurrency,
+            summary.rates.output_tokens_per_s,
+            summary.rates.requests_per_s,
+            percent(summary.success_rate)
+        )?;
+        writeln!(out)?;
+        table(out, std::slice::from_ref(&self.rung))?;
+        notes(out, &self.workload, std::slice::from_ref(&self.rung))
+    }
+}
+
+impl fmt::Display for SaturationReport {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rung = self.rungs.iter().find(|rung| rung.summary.concurrency == self.answer.saturation);
+        let detail = rung.map(|rung| point(&rung.summary)).unwrap_or_default();
+        writeln!(out, "{}: {detail}", headline(&self.answer))?;
+        writeln!(out, "{}", explanation(&self.answer))?;
+        writeln!(out)?;
+        table(out, &self.rungs)?;
+        notes(out, &self.workload, &self.rungs)?;
+        writeln!(out, "{}", self.client_ceiling)
+    }
+}
+
+fn headline(answer: &Answer) -> String {
+    let n = answer.saturation;
+    match answer.verdict {
+        Verdict::Plateaued | Verdict::Retrograde => format!("saturates at N = {n} concurrent"),
+        Verdict::StillScaling => format!("still scaling at N = {n} concurrent"),
+        Verdict::AdmissionLimited => format!("limited by admission; best from N = {n} concurrent"),
+        Verdict::ServiceBroken => format!("service breaks; best from N = {n} concurrent"),
+        Verdict::ClientLimited => format!("limited by this client; at least N = {n} concurrent"),
+        Verdict::OutOfTime => format!("no plateau within the time; at least N = {n} concurrent"),
+    }
+}
+
+fn explanation(answer: &Answer) -> String {
+    let peak = format!("The highest throughput was {:.1} output tok/s at N = {}", answer.peak_throughput, answer.peak);
+    let why = match answer.verdict {
+        Verdict::Plateaued if answer.saturation_low < answer.saturation_high => {
+            let (low, high) = (answer.saturation_low, answer.saturation_high);
+            format!("; by the confidence intervals saturation lies from N = {low} to {high}")
+        }
+        Verdict::Plateaued => "; more concurrency brings no more".to_owned(),
+        Verdict::Retrograde => ", and it falls beyond".to_owned(),
+        Verdict::StillScaling => ", the highest concurrency tried; raise it to see the plateau".to_owned(),
+        Verdict::AdmissionLimited => "; beyond, the server refuses requests (429, 503)".to_owned(),
+        Verdict::ServiceBroken => "; beyond, requests fail".to_owned(),
+        Verdict::ClientLimited => "; the client is too near its own ceiling to blame the server".to_owned(),
+        Verdict::OutOfTime => "; give the search more time".to_owned(),
+    };
+    let broken = answer.broken_at.map(|n| format!(" Service broke at N = {n}.")).unwrap_or_default();
+    format!("{peak}{why}.{broken}")
+}
+
+fn point(summary: &RungSummary) -> String {
+    let half_width = match summary.output_half_width {
+        Some(width) => format!(" (±{})", percent(width / summary.rates.output_tokens_per_s)),
+        None => String::new(),
+    };
+    let per_user = summary.per_user.one_over_tpot.as_ref();
+    format!(
+        "{:.1} output tok/s{half_width}, {:.2} req/s, {} tok/s/user, TTFT p50 {} ms, success {}",
+        summary.rates.output_tokens_per_s,
+        summary.rates.requests_per_s,
+        number(per_user.map(|d| d.mean), 1),
+        number(summary.ttft_ms.as_ref().map(|d| d.p50), 0),
+        percent(summary.success_rate)
+    )
+}
+
+fn table(out: &mut fmt::Formatter<'_>, rungs: &[RungReport]) -> fmt::Result {
+    let rows: Vec<[String; HEADERS.len()]> = rungs.iter().map(|rung| row(&rung.summary)).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([HEADERS[column].chars().count(), 2]).max().unwrap_or(2)
+    };
+    let widths: Vec<usize> = (0..HEADERS.len()).map(width).collect();
+    let mut line = |cells: &[&str]| {
+        let cells: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
+        writeln!(out, "| {} |", cells.join(" | "))
+    };
+    line(&HEADERS)?;
+    let rules: Vec<String> = widths.iter().map(|width| format!("{}:", "-".repeat(width - 1))).collect();
+    line(&rules.iter().map(String::as_str).collect::<Vec<_>>())?;
+    rows.iter().try_for_each(|row| line(&row.each_ref().map(String::as_str)))
+}
+
+fn row(summary: &RungSummary) -> [String; HEADERS.len()] {
+    let mean = |distribution: &Option<Distribution>, decimals| number(distribution.as_ref().map(|d| d.mean), decimals);
+    let ttft = summary.ttft_ms.as_ref();
+    let width = summary.output_half_width.map(|width| width / summary.rates.output_tokens_per_s);
+    let unsteady = if summary.window.steady { "" } else { "*" };
+    [
+        format!("{}{unsteady}", summary.concurrency),
+        format!("{:.2}", summary.rates.requests_per_s),
+        format!("{:.1}", summary.rates.input_tokens_per_s),
+        format!("{:.1}", summary.rates.output_tokens_per_s),
+        width.map_or("-".to_owned(), percent),
+        mean(&summary.per_user.one_over_tpot, 1),
+        number(ttft.map(|d| d.mean), 1),
+        number(ttft.map(|d| d.p50), 1),
+        number(ttft.map(|d| d.p95), 1),
+        mean(&summary.tpot_ms, 2),
+        mean(&summary.itl_ms, 2),
+        percent(summary.success_rate),
+    ]
+}
+
+/// What a reader must know to read the table right; nothing where all is as usual.
+fn notes(out: &mut fmt::Formatter<'_>, workload: &WorkloadFacts, rungs: &[RungReport]) -> fmt::Result {
+    writeln!(out)?;
+    writeln!(out, "Times in ms; tok/s/user is 1/TPOT a request; ± is the 95% half-width of output tok/s.")?;
+    let WorkloadFacts { used, source, mean_prompt_tokens, .. } = workload;
+    write!(out, "{used} prompts ({source}), {mean_prompt_tokens:.1} tokens each on average")?;
+    match workload.lengths {
+        LengthSource::ServerTokenizer => writeln!(out, ".")?,
+        LengthSource::Estimate => writeln!(out, ", by estimate: the server has no /tokenize.")?,
+    }
+    let summaries = || rungs.iter().map(|rung| &rung.summary);
+    if summaries().any(|summary| !summary.window.steady) {
+        writeln!(
+            out,
+            "* Too few requests for a steady part: the figures are of the whole run, its ramp and end included."
+        )?;
+    }
+    if summaries().any(|summary| summary.tokens.source == TokenSource::Chunks) {
+        writeln!(out, "The server sent no usage: output tokens are chunks, input tokens are the prompts' own.")?;
+    }
+    let with_itl: u64 = summaries().map(|summary| summary.itl_requests).sum();
+    let with_tpot: u64 = summaries().filter_map(|summary| summary.e2e_ms.as_ref()).map(|d| d.count).sum();
+    if with_itl < with_tpot {
+        writeln!(out, "ITL is of the {with_itl} requests of {with_tpot} whose every chunk was one token.")?;
+    }
+    let (cached, input) = summaries().fold((0, 0), |sum, s| (sum.0 + s.tokens.cached_input, sum.1 + s.tokens.input));
+    if cached > 0 {
+        writeln!(out, "{} of the input tokens came from the prefix cache.", percent(cached as f64 / input as f64))?;
+    }
+    rungs.iter().try_for_each(|rung| failures(out, rung))
+}
+
+fn failures(out: &mut fmt::Formatter<'_>, rung: &RungReport) -> fmt::Result {
+    let outcomes = &rung.summary.outcomes;
+    if outcomes.failed() == 0 {
+        return Ok(());
+    }
+    let causes = outcomes.failures().into_iter().filter(|(_, count)| *count > 0);
+    let causes: Vec<String> = causes.map(|(cause, count)| format!("{count} {cause}")).collect();
+    let (n, total) = (rung.summary.concurrency, outcomes.total());
+    writeln!(out, "N = {n}: of {total} requests failed {}; {}", causes.join(", "), rung.failure_samples.join("; "))
+}
+
+fn number(value: Option<f64>, decimals: usize) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.decimals$}"))
+}
+
+/// A share as a percentage, with a decimal only where it says something.
+fn percent(share: f64) -> String {
+    let value = share * 100.0;
+    // 99.96 must not be shown as 100.0.
+    let shown = if value < 100.0 { value.min(99.9) } else { value };
+    if shown >= 100.0 || shown == 0.0 { format!("{shown:.0}%") } else { format!("{shown:.1}%") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::load::RunLog;
+    use crate::record::Outcome;
+    use crate::record::fixture::{failure, success};
+    use crate::report::SATURATION_SCHEMA;
+    use crate::summary::{failure_samples, summarize};
+
+    fn rung(concurrency: u32, fails: bool) -> RungReport {
+        let clients = (0..20 * concurrency).map(|i| success(f64::from(i / concurrency), 0.1, 0.1, 10));
+        let mut records: Vec<_> = clients.collect();
+        if fails {
+            let refused = failure(3.0, 0.1, Outcome::TooManyRequests);
+            records.push(crate::record::RequestRecord { detail: Some("429: slow down".to_owned()), ..refused });
+        }
+        let end = Duration::from_secs(20);
+        let log = RunLog { concurrency, records, ramp_end: Duration::ZERO, first_idle: end, ended: end };
+        RungReport { summary: summarize(&log), failure_samples: failure_samples(&log.records) }
+    }
+
+    fn report(verdict: Verdict) -> SaturationReport {
+        SaturationReport {
+            schema: SATURATION_SCHEMA.to_owned(),
+            tool_version: "0".to_owned(),
+            started_unix_s: 0,
+            model: "m".to_owned(),
+            config: crate::SaturateConfig::new("http://h"),
+            workload: WorkloadFacts {
+                source: "bundled".to_owned(),
+                loaded: 9,
+                without_prompt: 0,
+                examined: 9,
+                used: 9,
+                lengths: LengthSource::Estimate,
+                mean_prompt_tokens: 12.0,
+            },
+            client_ceiling: ClientCeiling { events_per_s: 60_000.0, concurrency: 64, own_process: false },
+            answer: Answer {
+                verdict,
+                saturation: 2,
+                saturation_low: 2,
+                saturation_high: 4,
+                peak: 4,
+                peak_throughput: 40.0,
+                broken_at: None,
+            },
+            rungs: vec![rung(2, false), rung(4, true)],
+        }
+    }
+
+    #[test]
+    fn the_first_line_is_the_answer_and_the_columns_line_up() {
+        let text = report(Verdict::Plateaued).to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("saturates at N = 2 concurrent: 19.9 output tok/s"), "{text}");
+        assert!(lines[1].contains("from N = 2 to 4"), "{text}");
+        let widths: Vec<usize> =
+            lines.iter().filter(|line| line.starts_with('|')).map(|line| line.chars().count()).collect();
+        assert_eq!(widths.len(), 4, "{text}");
+        assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
+        assert!(text.contains("N = 4: of 81 requests failed 1 429; 429: slow down"), "{text}");
+        assert!(text.contains("by estimate"), "{text}");
+    }
+
+    #[test]
+    fn every_verdict_reads_differently() {
+        let verdicts = [
+            Verdict::Plateaued,
+            Verdict::Retrograde,
+            Verdict::StillScaling,
+            Verdict::AdmissionLimited,
+            Verdict::ServiceBroken,
+            Verdict::ClientLimited,
+            Verdict::OutOfTime,
+        ];
+        let mut answers: Vec<String> = verdicts
+            .iter()
+            .map(|verdict| report(*verdict).to_string().lines().take(2).collect::<Vec<_>>().join("\n"))
+            .collect();
+        answers.sort();
+        answers.dedup();
+        assert_eq!(answers.len(), verdicts.len());
+    }
+
+    #[test]
+    fn shares_are_never_rounded_up_to_all() {
+        for (share, shown) in [(1.0, "100%"), (0.99999, "99.9%"), (0.5, "50.0%"), (0.0, "0%"), (0.0213, "2.1%")] {
+            assert_eq!(percent(share), shown);
+        }
+    }
+}

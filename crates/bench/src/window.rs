@@ -1,0 +1,111 @@
+//! Which part of a run is steady: every client at work, the transient over, nobody idle yet.
+//!
+//! Measuring over the whole run counts the ramp at its start and, at its end, the time in which ever fewer requests are
+//! in flight; counting requests at their completion lets the last of them bring in tokens from before the window.
+//! Here the window ends when the first client finds no more work, and tokens count when they came.
+
+use std::time::Duration;
+
+use crate::load::RunLog;
+use crate::stats;
+
+/// Slices of the span in which a transient is looked for.
+const SLICES: usize = 100;
+/// A window is trusted to be steady if at least so many requests for each client completed in it.
+const MIN_COMPLETIONS_PER_CLIENT: u64 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Window {
+    pub(crate) start: Duration,
+    pub(crate) end: Duration,
+    /// False: the run was too short to have a steady part, and this is all of it.
+    pub(crate) steady: bool,
+}
+
+impl Window {
+    pub(crate) fn seconds(&self) -> f64 {
+        (self.end - self.start).as_secs_f64()
+    }
+
+    pub(crate) fn contains(&self, at: Duration) -> bool {
+        (self.start..self.end).contains(&at)
+    }
+}
+
+/// The steady window of a run, or all of it.
+pub(crate) fn steady_window(log: &RunLog) -> Window {
+    let whole = whole_run(log);
+    if log.first_idle <= log.ramp_end {
+        return whole;
+    }
+    let busy = Window { start: log.ramp_end, end: log.first_idle, steady: true };
+    let rates = output_rates(log, &busy, SLICES);
+    let slice = (busy.end - busy.start) / SLICES as u32;
+    let window = Window { start: busy.start + slice * stats::transient(&rates) as u32, ..busy };
+    let completed = log.records.iter().filter(|record| window.contains(record.done)).count() as u64;
+    if completed >= MIN_COMPLETIONS_PER_CLIENT * u64::from(log.concurrency) { window } else { whole }
+}
+
+/// From the first request to the end of the last.
+pub(crate) fn whole_run(log: &RunLog) -> Window {
+    // One nanosecond more, so that a window, which excludes its end, holds the last event.
+    Window { start: Duration::ZERO, end: log.ended + Duration::from_nanos(1), steady: false }
+}
+
+/// Output tokens a second of the successes in each of `slices` equal parts of the window, by when they came.
+pub(crate) fn output_rates(log: &RunLog, window: &Window, slices: usize) -> Vec<f64> {
+    let width = window.seconds() / slices as f64;
+    let mut rates = vec![0.0; slices];
+    for record in log.records.iter().filter(|record| record.is_success()) {
+        for (at, tokens) in record.emissions().filter(|(at, _)| window.contains(*at)) {
+            let slice = ((at - window.start).as_secs_f64() / width) as usize;
+            rates[slice.min(slices - 1)] += tokens / width;
+        }
+    }
+    rates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::fixture::success;
+
+    /// Two clients, each with requests of one second and ten tokens one after another, for `rounds` rounds; then one
+    /// straggler of ten seconds.
+    fn log(rounds: u32) -> RunLog {
+        let mut records: Vec<_> = (0..rounds)
+            .flat_map(|i| [success(i.into(), 0.1, 0.1, 10), success(f64::from(i) + 0.05, 0.1, 0.1, 10)])
+            .collect();
+        records.push(success(rounds.into(), 0.1, 1.0, 10));
+        let end = f64::from(rounds);
+        RunLog {
+            concurrency: 2,
+            records,
+            ramp_end: Duration::from_millis(50),
+            first_idle: Duration::from_secs_f64(end + 0.05),
+            ended: Duration::from_secs_f64(end + 9.1),
+        }
+    }
+
+    #[test]
+    fn the_drain_is_outside() {
+        let log = log(20);
+        let window = steady_window(&log);
+        assert!(window.steady);
+        assert_eq!(window.end, log.first_idle);
+        let rates = output_rates(&log, &window, 10);
+        let rate = stats::mean(&rates).expect("ten slices");
+        assert!((rate - 20.0).abs() < 0.6, "{rate} tokens a second by emission, 20 in truth");
+        let whole = output_rates(&log, &whole_run(&log), 10);
+        assert!(stats::mean(&whole).expect("ten slices") < 15.0, "the straggler drags the whole run down");
+    }
+
+    #[test]
+    fn a_run_without_a_steady_part_is_taken_whole_and_says_so() {
+        let log = log(1);
+        let window = steady_window(&log);
+        assert!(!window.steady);
+        assert_eq!(window, whole_run(&log));
+        assert!(log.records.iter().all(|record| window.contains(record.done)));
+    }
+}
