@@ -13,8 +13,8 @@ pub enum Policy {
     Fcfs,
     /// Lower [`Request::priority`] first, strictly: a steady stream of urgent requests starves the others.
     Priority,
-    /// Shorter prompts first. A waiting request gains [`AGEING_TOKENS_PER_STEP`] on newcomers with every step, so
-    /// that a long prompt is overtaken for a bounded number of steps only.
+    /// Shorter prompts first. A waiting request gains 16 tokens on newcomers with every step, so that a long
+    /// prompt is overtaken for a bounded number of steps only.
     ShortestPromptFirst,
 }
 

@@ -57,15 +57,16 @@ fn generated_tokens_are_found_by_the_next_turn_of_a_conversation() {
 
 #[test]
 fn a_running_sequence_shares_what_is_committed_and_nothing_in_flight() {
-    let prompt: Vec<u32> = (0..20).collect();
+    let prompt: Vec<u32> = (0..22).collect();
     let mut harness = Harness::overlapped(config(64));
     harness.add(request_with(prompt.clone(), 1, 9));
     assert_eq!(harness.plan(), [row(1, 0, 16)]);
     harness.add(request_with(prompt.clone(), 2, 9));
-    assert_eq!(harness.plan(), [row(1, 16, 4), row(2, 0, 12)], "the first chunk is still in flight");
+    assert_eq!(harness.plan(), [row(1, 16, 6), row(2, 0, 10)], "the first chunk is still in flight");
     harness.commit();
     harness.add(request_with(prompt, 3, 9));
-    assert_eq!(harness.plan(), [row(1, 20, 1), row(2, 12, 8), row(3, 16, 4)], "now it can be shared");
+    let now_shared = [row(1, 22, 1), row(2, 10, 12), row(3, 16, 3)];
+    assert_eq!(harness.plan(), now_shared, "now it can be shared, and the second is still in flight");
     harness.commit();
     harness.run(100);
 }
@@ -220,16 +221,18 @@ fn a_cancel_before_the_first_commit_leaves_no_news() {
 #[test]
 fn what_a_failed_request_computed_is_not_shared() {
     let null = NullConfig { fault_probability: 0.3, ..NullConfig::default() };
-    let failing = (1..).find(|&id| NullExecutor::token(&null, &request(id, 9, 1), 0).is_err()).unwrap();
-    let healthy = (1..).find(|&id| NullExecutor::token(&null, &request(id, 9, 1), 0).is_ok()).unwrap();
-    for (first, cached) in [(failing, 0), (healthy, 8)] {
+    let fails = |id: &u64| NullExecutor::token(&null, &request(*id, 20, 1), 0).is_err();
+    let failing = (1..).find(fails).unwrap();
+    let healthy = (1..).find(|id| !fails(id)).unwrap();
+    for (first, cached) in [(failing, 0), (healthy, 16)] {
         let mut harness = Harness::with_device(config(64), null.clone());
-        harness.add(request(first, 9, 1));
+        // Two chunks, of which the first is committed and could be shared until the second one fails.
+        harness.add(request(first, 20, 1));
         harness.run(5);
-        assert_eq!(harness.stories[&first].fault.is_some(), first == failing);
-        assert!(harness.stories[&first].fault.is_none_or(|fault| fault == SampleFault::NonFiniteLogits));
-        harness.add(request_with(request(first, 9, 1).prompt, 1000, 1));
-        assert_eq!(harness.turn(), [row(1000, cached, 9 - cached)]);
+        let fault = (first == failing).then_some(SampleFault::NonFiniteLogits);
+        assert_eq!(harness.stories[&first].fault, fault);
+        harness.add(request_with(request(first, 20, 1).prompt, 1000, 1));
+        assert_eq!(harness.turn(), [row(1000, cached, 16.min(20 - cached))]);
     }
 }
 

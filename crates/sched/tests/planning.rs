@@ -10,7 +10,8 @@ use plimsoll_sim::NullConfig;
 #[test]
 fn a_prompt_is_computed_in_chunks_of_the_budget_and_then_a_token_a_step() {
     // (prompt, max_tokens, rows as (start, len))
-    let cases: [(u32, u32, &[(u32, u32)]); 5] = [
+    type Case<'a> = (u32, u32, &'a [(u32, u32)]);
+    let cases: [Case<'_>; 5] = [
         (1, 1, &[(0, 1)]),
         (16, 1, &[(0, 16)]),
         (17, 1, &[(0, 16), (16, 1)]),
@@ -140,10 +141,8 @@ fn prefills_never_starve_decodes() {
     let mut harness = Harness::new(SchedulerConfig { max_num_seqs: 8, ..config(512) });
     (1..=4).for_each(|id| harness.add(request(id, 2, 60)));
     harness.turn();
-    let mut next_id = 5;
-    for _ in 0..59 {
-        harness.add(request(next_id, 100, 1));
-        next_id += 1;
+    for id in 5..5 + 59 {
+        harness.add(request(id, 100, 1));
         let rows = harness.turn();
         assert!((1..=4).all(|id| rows.iter().any(|row| row.id == id)), "a decode sat out: {rows:?}");
         assert_eq!(rows.iter().map(|row| row.len).sum::<u32>(), 16, "the prefill takes the rest: {rows:?}");
