@@ -6,6 +6,7 @@ mod common;
 use common::*;
 use plimsoll_core::{Request, TokenEvent};
 use plimsoll_engine::{EngineConfig, StreamEnd, spawn};
+use plimsoll_sched::{Scheduler, SchedulerConfig};
 use plimsoll_sim::{CheckedExecutor, NullConfig, NullExecutor};
 
 /// What the null device gives to a request that nobody cancels.
@@ -29,8 +30,12 @@ fn storm(max_in_flight: usize) {
         max_in_flight,
         ..NullConfig::default()
     };
-    let scheduler = scheduler(32, 400);
-    let executor = CheckedExecutor::new(NullExecutor::new(null.clone()), scheduler.config().clone());
+    // Blocks for 3 of the longest sequences, or about 10 of the average.
+    let config = SchedulerConfig { prefix_caching: true, max_model_len: 300, ..scheduler_config(32, 250) };
+    let null_executor = NullExecutor::new(null.clone());
+    let executor =
+        CheckedExecutor::new(null_executor, &config.cache, config.max_num_seqs, config.max_num_batched_tokens);
+    let scheduler = Scheduler::new(config).expect("a valid configuration");
     let engine = spawn(scheduler, Box::new(executor), EngineConfig::default()).expect("a thread");
     let handle = &engine.handle;
     let requests = (0..2000u64).map(|seed| {

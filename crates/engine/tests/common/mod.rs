@@ -17,7 +17,11 @@ use plimsoll_sched::{Policy, Scheduler, SchedulerConfig, WaitingLimits};
 pub(crate) const FAULTY_SEED: u64 = 1 << 40;
 
 pub(crate) fn scheduler(max_num_seqs: u32, num_blocks: u32) -> Scheduler {
-    Scheduler::new(SchedulerConfig {
+    Scheduler::new(scheduler_config(max_num_seqs, num_blocks)).expect("a valid configuration")
+}
+
+pub(crate) fn scheduler_config(max_num_seqs: u32, num_blocks: u32) -> SchedulerConfig {
+    SchedulerConfig {
         cache: CacheConfig { block_size: 4, groups: vec![KvGroup { window: None, num_blocks }] },
         max_num_seqs,
         max_num_batched_tokens: max_num_seqs.max(64),
@@ -25,8 +29,7 @@ pub(crate) fn scheduler(max_num_seqs: u32, num_blocks: u32) -> Scheduler {
         max_waiting: WaitingLimits { requests: 100_000, prompt_tokens: 1 << 40 },
         policy: Policy::Fcfs,
         prefix_caching: false,
-    })
-    .expect("a valid configuration")
+    }
 }
 
 pub(crate) fn start(executor: impl Executor + 'static, config: EngineConfig) -> Engine {

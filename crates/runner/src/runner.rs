@@ -1,0 +1,105 @@
+//! The executor itself: bind slots, lay out the batch, run the model, sample.
+
+use candle_core::Tensor;
+use plimsoll_core::{
+    CacheConfig, Executor, ExecutorError, SampleFault, Sampled, SeqSlot, StepOutput, StepPlan, Ticket, TokenLogprobs,
+};
+use plimsoll_nn::{KvCache, Model};
+use plimsoll_ops::sample::{SampleResult, sample};
+
+use crate::batch::{self, BatchLimits, PlanFault};
+use crate::slots::Slots;
+
+/// Sizes that model, cache and scheduler have agreed on.
+#[derive(Clone, Debug)]
+pub struct RunnerConfig {
+    /// Slots: sequences that may be live at once.
+    pub max_num_seqs: u32,
+    /// Tokens of one sequence at most, prompt and output.
+    pub max_model_len: u32,
+    /// Tokens that the model knows: the width of its logits.
+    pub vocab_size: u32,
+    /// The shape that the `KvCache` was made with.
+    pub cache: CacheConfig,
+}
+
+/// Runs one model on one device, in lockstep: `submit` computes the step, `wait` hands its result over.
+pub struct Runner {
+    model: Box<dyn Model>,
+    cache: KvCache,
+    slots: Slots,
+    limits: BatchLimits,
+    finished: Option<StepOutput>,
+}
+
+impl Runner {
+    pub fn new(model: Box<dyn Model>, cache: KvCache, config: RunnerConfig) -> Self {
+        let RunnerConfig { max_num_seqs, max_model_len, vocab_size, cache: cache_config } = config;
+        let limits = BatchLimits { cache: cache_config, vocab_size, max_model_len };
+        Self { model, cache, slots: Slots::new(max_num_seqs as usize), limits, finished: None }
+    }
+
+    fn run(&mut self, plan: &StepPlan) -> Result<StepOutput, StepError> {
+        plan.bindings.iter().try_for_each(|binding| self.slots.bind(binding))?;
+        let batch = batch::build(plan, &mut self.slots, &self.limits)?;
+        let logits = self.model.forward(&batch, &self.cache)?;
+        Ok(StepOutput { step: plan.step, samples: self.sample(plan, &logits)? })
+    }
+
+    /// `logits`: `[plan.num_samples(), vocab]`, rows in the order of the sequences that sample.
+    fn sample(&mut self, plan: &StepPlan, logits: &Tensor) -> Result<Vec<Sampled>, StepError> {
+        let samplers: Vec<(SeqSlot, u32)> =
+            plan.seqs.iter().filter_map(|seq| seq.sample.map(|index| (seq.slot, index))).collect();
+        if samplers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let expected = [samplers.len(), self.limits.vocab_size as usize];
+        if logits.dims() != expected {
+            return Err(StepError::LogitsShape { got: logits.dims().to_vec(), expected });
+        }
+        let params = samplers.iter().map(|&(slot, index)| Ok(self.slots.get(slot)?.sample_params(index)));
+        let results = sample(logits, &params.collect::<Result<Vec<_>, PlanFault>>()?)?;
+        let sampled = samplers.iter().zip(results).map(|(&(slot, _), result)| self.keep(slot, result));
+        Ok(sampled.collect::<Result<_, _>>()?)
+    }
+
+    /// Records a sample in its slot and puts it into the output's form.
+    fn keep(&mut self, slot: SeqSlot, result: Option<SampleResult>) -> Result<Sampled, PlanFault> {
+        let Some(result) = result else {
+            return Ok(Sampled { slot, token: Err(SampleFault::NonFiniteLogits), logprobs: None });
+        };
+        self.slots.get_mut(slot)?.push_sampled(result.token);
+        let logprobs = result.logprob.map(|logprob| Box::new(TokenLogprobs { logprob, top: result.top }));
+        Ok(Sampled { slot, token: Ok(result.token), logprobs })
+    }
+}
+
+/// Why a step has no result.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error("the step plan is wrong: {0}")]
+    Plan(#[from] PlanFault),
+    #[error("{0}")]
+    Tensor(#[from] candle_core::Error),
+    #[error("the model gave logits of shape {got:?} where {expected:?} was expected")]
+    LogitsShape { got: Vec<usize>, expected: [usize; 2] },
+}
+
+impl Executor for Runner {
+    fn submit(&mut self, plan: &StepPlan) -> Result<Ticket, ExecutorError> {
+        if let Some(waiting) = &self.finished {
+            return Err(ExecutorError(format!(
+                "step {} was submitted before step {} was waited for",
+                plan.step, waiting.step
+            )));
+        }
+        let output = self.run(plan).map_err(|error| ExecutorError(format!("step {}: {error}", plan.step)))?;
+        self.finished = Some(output);
+        Ok(Ticket(plan.step))
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> Result<StepOutput, ExecutorError> {
+        let output = self.finished.take_if(|output| output.step == ticket.0);
+        output.ok_or_else(|| ExecutorError(format!("step {} was waited for, but is not in flight", ticket.0)))
+    }
+}

@@ -1,0 +1,110 @@
+//! What the executor keeps of each sequence between steps: its request, its last sampled token, and the counts that
+//! the penalties need. A sequence keeps its slot from its first step to its last, so preemption leaves this alone.
+
+use std::sync::Arc;
+
+use plimsoll_core::{Request, SeqSlot, SlotBinding, TokenId};
+use plimsoll_ops::sample::{SampleParams, TokenCounts};
+
+use crate::batch::PlanFault;
+
+/// The state of one bound slot.
+pub(crate) struct SlotState {
+    request: Arc<Request>,
+    pub(crate) last_sampled: Option<TokenId>,
+    /// Empty where the request uses no penalties.
+    counts: TokenCounts,
+    uses_penalties: bool,
+    /// The last step this slot ran in, to notice one that stands in a plan twice.
+    used_in: u64,
+}
+
+impl SlotState {
+    fn new(request: Arc<Request>) -> Self {
+        let counts = TokenCounts::default();
+        let mut state = Self { request, last_sampled: None, counts, uses_penalties: false, used_in: 0 };
+        state.uses_penalties = state.sample_params(0).uses_counts();
+        if state.uses_penalties {
+            state.counts.add_prompt(&state.request.prompt);
+        }
+        state
+    }
+
+    /// How the sequence's token number `index` is chosen.
+    pub(crate) fn sample_params(&self, index: u32) -> SampleParams<'_> {
+        let (sampling, stop) = (&self.request.sampling, &self.request.stop);
+        SampleParams {
+            logit_bias: &sampling.logit_bias,
+            allowed: sampling.allowed_token_ids.as_deref(),
+            banned: if index < stop.min_tokens { &stop.stop_token_ids } else { &[] },
+            counts: &self.counts,
+            repetition_penalty: sampling.repetition_penalty,
+            frequency_penalty: sampling.frequency_penalty,
+            presence_penalty: sampling.presence_penalty,
+            logprobs: sampling.logprobs,
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            seed: sampling.seed,
+            index,
+        }
+    }
+
+    /// Remembers a token that was just sampled.
+    pub(crate) fn push_sampled(&mut self, token: TokenId) {
+        self.last_sampled = Some(token);
+        if self.uses_penalties {
+            self.counts.add_output(token);
+        }
+    }
+}
+
+/// All slots, by their index.
+pub(crate) struct Slots {
+    states: Vec<Option<SlotState>>,
+    /// Counts steps from 1.
+    step: u64,
+}
+
+impl Slots {
+    pub(crate) fn new(num_slots: usize) -> Self {
+        Self { states: std::iter::repeat_with(|| None).take(num_slots).collect(), step: 0 }
+    }
+
+    /// Ties a slot to a request; whatever it held before is forgotten.
+    pub(crate) fn bind(&mut self, binding: &SlotBinding) -> Result<(), PlanFault> {
+        let num_slots = self.states.len();
+        let place = self.states.get_mut(binding.slot.0 as usize);
+        let place = place.ok_or(PlanFault::NoSuchSlot(binding.slot, num_slots))?;
+        *place = Some(SlotState::new(Arc::clone(&binding.request)));
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, slot: SeqSlot) -> Result<&SlotState, PlanFault> {
+        let place = self.states.get(slot.0 as usize).ok_or(PlanFault::NoSuchSlot(slot, self.states.len()))?;
+        place.as_ref().ok_or(PlanFault::UnboundSlot(slot))
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: SeqSlot) -> Result<&mut SlotState, PlanFault> {
+        let num_slots = self.states.len();
+        let place = self.states.get_mut(slot.0 as usize).ok_or(PlanFault::NoSuchSlot(slot, num_slots))?;
+        place.as_mut().ok_or(PlanFault::UnboundSlot(slot))
+    }
+
+    /// Forgets which slots the last step used.
+    pub(crate) fn begin_step(&mut self) {
+        self.step += 1;
+    }
+
+    /// Notes that a slot runs in this step; a slot does so once.
+    pub(crate) fn mark_used(&mut self, slot: SeqSlot) -> Result<(), PlanFault> {
+        let step = self.step;
+        let state = self.get_mut(slot)?;
+        if state.used_in == step {
+            return Err(PlanFault::SlotTwice(slot));
+        }
+        state.used_in = step;
+        Ok(())
+    }
+}
