@@ -247,3 +247,20 @@ fn a_new_prompt_does_not_begin_where_it_would_soon_be_preempted() {
     harness.run(100);
     assert_eq!(harness.scheduler.stats().preemptions, 0);
 }
+
+#[test]
+fn a_prefill_leaves_those_who_decode_room_to_grow() {
+    // In flight, a chunk's blocks are held even where the window has passed them by: it must not take all of them,
+    // wherever in a block the other sequence stands just then.
+    for prompt in 2..10 {
+        let cache = groups(&[(None, 64), (Some(8), 8)]);
+        let mut harness = Harness::overlapped(SchedulerConfig { cache, max_num_batched_tokens: 32, ..config(1) });
+        harness.add(request(1, prompt, 60));
+        harness.turn();
+        harness.add(request(2, 150, 2));
+        let steps = harness.run(200);
+        assert_eq!(harness.scheduler.stats().preemptions, 0, "beside a prompt of {prompt}");
+        assert!(steps[..59].iter().all(|rows| rows[0].id == 1), "the decode takes part in every step");
+        assert!(steps.iter().flatten().any(|row| row.id == 2 && row.len > 8), "the prefill takes what it may");
+    }
+}

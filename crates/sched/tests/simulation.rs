@@ -12,7 +12,7 @@ use plimsoll_core::{CacheConfig, KvGroup, Request, RequestId, SamplingParams, St
 use plimsoll_sched::{AddError, Policy, SchedulerConfig, WaitingLimits};
 use plimsoll_sim::{NullConfig, SimRng};
 
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 1000;
 const REQUESTS: u64 = 60;
 
 /// Says which seed failed, when a panic passes by.

@@ -81,12 +81,9 @@ impl Scheduler {
         pending.min(budget).min(u32::try_from(room).unwrap_or(u32::MAX))
     }
 
-    /// Preempts the last running sequence after place `at` that is not in this step and not about to end anyway.
+    /// Preempts the last running sequence after place `at` that is not in this step.
     fn preempt_after(&mut self, at: usize, step: &StepBuilder) -> bool {
-        let can_give = |index: &SeqIndex| {
-            let seq = &self.seqs[*index];
-            seq.last_step != Some(step.plan.step) && seq.pending() > 0
-        };
+        let can_give = |&index: &SeqIndex| self.seqs[index].last_step != Some(step.plan.step);
         let Some(offset) = self.running[at + 1..].iter().rposition(can_give) else { return false };
         let victim = self.running.remove(at + 1 + offset);
         let seq = &mut self.seqs[victim];
@@ -116,7 +113,8 @@ impl Scheduler {
     /// Gives a waiting sequence a slot and its first blocks; one block a running sequence stays in each pool.
     fn try_begin(&mut self, index: SeqIndex, step: &mut StepBuilder) -> bool {
         let seq = &mut self.seqs[index];
-        // A preempted sequence whose last token is still in flight does not know all of its tokens yet.
+        // A preempted sequence whose last token is still in flight does not know all of its tokens yet, or even
+        // whether it goes on.
         if seq.in_flight > 0 || (seq.slot.is_none() && self.free_slots.is_empty()) {
             return false;
         }
