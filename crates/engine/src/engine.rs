@@ -12,7 +12,7 @@ use plimsoll_sched::Scheduler;
 use crate::handle::EngineFault;
 use crate::inbox::{Arrivals, Phase, Shared, Submission};
 use crate::stats::StepStats;
-use crate::stream::{Delivery, StreamEnd, StreamTable, TimedEvent};
+use crate::stream::{Delivery, StreamEnd, StreamTable, TimedEvent, is_last};
 
 /// The thread's body: runs the loop, and however it ends, leaves no client waiting and no new one let in.
 pub(crate) fn supervise(
@@ -42,9 +42,8 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic without a message".into())
 }
 
-/// A step that was submitted and not yet waited for.
-struct StepInFlight {
-    ticket: Ticket,
+/// A step from its planning to its commit.
+struct Step {
     plan: StepPlan,
     planned_at: Instant,
 }
@@ -54,8 +53,8 @@ struct EngineLoop<'a> {
     executor: Box<dyn Executor>,
     shared: &'a Shared,
     streams: &'a mut StreamTable,
-    /// Oldest first; at most the executor's `max_in_flight`.
-    in_flight: VecDeque<StepInFlight>,
+    /// Submitted and not yet waited for; oldest first, at most the executor's `max_in_flight`.
+    in_flight: VecDeque<(Ticket, Step)>,
     arrivals: Arrivals,
     /// What the last commit brought; kept for its memory.
     events: Vec<(RequestId, TokenEvent)>,
@@ -95,7 +94,7 @@ impl<'a> EngineLoop<'a> {
             }
             self.fill_device()?;
             match self.in_flight.pop_front() {
-                Some(step) => self.finish_step(step)?,
+                Some((ticket, step)) => self.finish_step(ticket, step)?,
                 None => assert!(self.streams.is_empty(), "{} live requests, but no step to run", self.streams.len()),
             }
         }
@@ -160,18 +159,18 @@ impl<'a> EngineLoop<'a> {
             let Some(plan) = self.scheduler.plan() else { break };
             let ticket = self.executor.submit(&plan)?;
             self.last_planned_at = planned_at;
-            self.in_flight.push_back(StepInFlight { ticket, plan, planned_at });
+            self.in_flight.push_back((ticket, Step { plan, planned_at }));
         }
         Ok(())
     }
 
     /// Waits for the oldest step, and hands out what it brought.
-    fn finish_step(&mut self, step: StepInFlight) -> Result<(), ExecutorError> {
-        let output = self.executor.wait(step.ticket)?;
+    fn finish_step(&mut self, ticket: Ticket, step: Step) -> Result<(), ExecutorError> {
+        let output = self.executor.wait(ticket)?;
         let now = Instant::now();
         let mut events = std::mem::take(&mut self.events);
         self.scheduler.commit_into(output, &mut events);
-        self.account(&step.plan, step.planned_at, now);
+        self.account(&step, now, &events);
         self.scheduler.recycle(step.plan);
         for (id, event) in events.drain(..) {
             // A commit tells of the requests that began since the last one: those of the latest plan.
@@ -183,33 +182,32 @@ impl<'a> EngineLoop<'a> {
     }
 
     /// Publishes the step's numbers: before its events, so that who reads an event finds the stats up to date.
-    fn account(&mut self, plan: &StepPlan, planned_at: Instant, now: Instant) {
+    fn account(&mut self, step: &Step, now: Instant, events: &[(RequestId, TokenEvent)]) {
         // A step that was queued behind another began when that one ended.
-        let began = self.device_free_at.map_or(planned_at, |free| free.max(planned_at));
+        let began = self.device_free_at.map_or(step.planned_at, |free| free.max(step.planned_at));
         self.device_free_at = Some(now);
-        self.stats.steps += 1;
-        self.stats.computed_tokens += plan.num_tokens() as u64;
-        self.stats.last_step_time = now.duration_since(began);
-        self.stats.busy_time += self.stats.last_step_time;
-        self.stats.last_step_seqs = plan.seqs.len();
-        self.stats.last_step_tokens = plan.num_tokens();
+        let stats = &mut self.stats;
+        stats.steps += 1;
+        stats.computed_tokens += step.plan.num_tokens() as u64;
+        stats.last_step_time = now.duration_since(began);
+        stats.busy_time += stats.last_step_time;
+        stats.last_step_seqs = step.plan.seqs.len();
+        stats.last_step_tokens = step.plan.num_tokens();
+        for (_, event) in events {
+            stats.generated_tokens += u64::from(matches!(event, TokenEvent::Token { .. }));
+            stats.failed_requests += u64::from(matches!(event, TokenEvent::Failed(_)));
+            stats.finished_requests += u64::from(is_last(event));
+        }
         self.shared.note_progress(now);
         self.shared.publish(&self.stats, self.scheduler.stats());
     }
 
     fn deliver(&mut self, id: RequestId, event: TimedEvent) {
-        let has_failed = matches!(event.event, TokenEvent::Failed(_));
-        self.stats.generated_tokens += u64::from(matches!(event.event, TokenEvent::Token { .. }));
-        // A request may have been cancelled while its step ran; its events are then nobody's.
-        let Some(delivery) = self.streams.deliver(id, event) else { return };
-        match delivery {
-            Delivery::Sent => return,
-            Delivery::Finished => self.stats.finished_requests += 1,
+        match self.streams.deliver(id, event) {
+            Delivery::Done => return,
             Delivery::Overrun => self.stats.overrun_requests += 1,
             Delivery::Abandoned => self.stats.cancelled_requests += 1,
         }
-        self.stats.failed_requests += u64::from(has_failed);
-        // A no-op for one that has finished.
         self.scheduler.cancel(id);
     }
 }

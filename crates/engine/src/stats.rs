@@ -32,13 +32,13 @@ pub struct StepStats {
     pub computed_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
-    /// Requests whose last event was delivered: stopped, at their length, or failed alone.
+    /// Requests that came to their end: stopped, at their length, or failed alone.
     pub finished_requests: u64,
     /// Of these, the ones that failed alone (`TokenEvent::Failed`).
     pub failed_requests: u64,
     /// Requests that the scheduler could not take.
     pub refused_requests: u64,
-    /// Requests whose client dropped its stream.
+    /// Requests whose client dropped its stream before their end.
     pub cancelled_requests: u64,
     /// Requests whose client read too slowly.
     pub overrun_requests: u64,

@@ -122,31 +122,23 @@ impl EventSink {
     }
 
     /// Delivers an event after which others follow.
-    fn send(&mut self, event: TimedEvent) -> Result<(), TrySendError<()>> {
+    fn send(&mut self, event: TimedEvent) -> Result<(), TrySendError<TimedEvent>> {
         if let (TokenEvent::Scheduled { .. }, Some(permit)) = (&event.event, &mut self.permit) {
             permit.leave_queue();
         }
-        self.events.try_send(event).map_err(|error| match error {
-            TrySendError::Full(_) => TrySendError::Full(()),
-            TrySendError::Closed(_) => TrySendError::Closed(()),
-        })
+        self.events.try_send(event)
     }
 
     /// Delivers the last event. The request's place is free before its client can know: a client that keeps the engine
     /// exactly full by sending its next request upon the end of one is never refused.
-    fn finish(mut self, event: TimedEvent) -> Delivery {
-        let (sender, why) = match self.events.try_reserve() {
-            Ok(slot) => (Some(slot), StreamEnd::Finished),
-            Err(TrySendError::Full(())) => (None, StreamEnd::Overrun),
-            Err(TrySendError::Closed(())) => return Delivery::Abandoned,
-        };
-        let overran = sender.is_none();
-        let _ = self.end.set(why);
+    fn finish(mut self, event: TimedEvent) {
+        // Where the reservation fails because nobody listens, the reason is never read.
+        let slot = self.events.try_reserve().ok();
+        let _ = self.end.set(if slot.is_some() { StreamEnd::Finished } else { StreamEnd::Overrun });
         drop(self.permit.take());
-        if let Some(slot) = sender {
+        if let Some(slot) = slot {
             slot.send(event);
         }
-        if overran { Delivery::Overrun } else { Delivery::Finished }
     }
 }
 
@@ -157,16 +149,19 @@ impl Drop for EventSink {
     }
 }
 
+/// Whether nothing can follow an event.
+pub(crate) fn is_last(event: &TokenEvent) -> bool {
+    matches!(event, TokenEvent::Failed(_) | TokenEvent::Token { finish: Some(_), .. })
+}
+
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// Delivered; more may follow.
-    Sent,
-    /// Delivered; it was the last.
-    Finished,
-    /// The client is too far behind.
+    /// Handed over; or it was the last one, and what became of it changes nothing.
+    Done,
+    /// The client is too far behind. The request is to be cancelled.
     Overrun,
-    /// Nobody listens.
+    /// Nobody listens. The request is to be cancelled.
     Abandoned,
 }
 
@@ -206,19 +201,21 @@ impl StreamTable {
         ids
     }
 
-    /// Hands an event to its client, and forgets the request unless more can follow. `None`: the request is not live.
-    pub(crate) fn deliver(&mut self, id: RequestId, event: TimedEvent) -> Option<Delivery> {
-        let Entry::Occupied(mut place) = self.sinks.entry(id) else { return None };
-        if matches!(event.event, TokenEvent::Failed(_) | TokenEvent::Token { finish: Some(_), .. }) {
-            return Some(place.remove().finish(event));
+    /// Hands an event to its client, and forgets the request unless more can follow.
+    pub(crate) fn deliver(&mut self, id: RequestId, event: TimedEvent) -> Delivery {
+        // A request that was cancelled while its step ran is not here: its events are nobody's.
+        let Entry::Occupied(mut place) = self.sinks.entry(id) else { return Delivery::Done };
+        if is_last(&event.event) {
+            place.remove().finish(event);
+            return Delivery::Done;
         }
         let lost = match place.get_mut().send(event) {
-            Ok(()) => return Some(Delivery::Sent),
-            Err(TrySendError::Full(())) => Delivery::Overrun,
-            Err(TrySendError::Closed(())) => Delivery::Abandoned,
+            Ok(()) => return Delivery::Done,
+            Err(TrySendError::Full(_)) => Delivery::Overrun,
+            Err(TrySendError::Closed(_)) => Delivery::Abandoned,
         };
         // Where nobody listens the reason is never read; it only must not be taken for a fault.
         place.remove().end(StreamEnd::Overrun);
-        Some(lost)
+        lost
     }
 }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::thread;
 
 use common::*;
-use plimsoll_engine::{EngineConfig, EngineHandle, EventStream, spawn};
+use plimsoll_engine::{EngineConfig, EngineHandle, EngineStats, EventStream, spawn};
 
 fn check(stream: &mut EventStream, seed: u64, max_tokens: u32) {
     assert_eq!(tokens_of(&read_all(stream)), expected_tokens(seed, max_tokens), "seed {seed}");
@@ -39,6 +39,10 @@ fn run_clients(handle: &EngineHandle, threads: u64, each: u64, window: usize) {
     });
 }
 
+fn ended(stats: &EngineStats) -> u64 {
+    stats.steps.finished_requests + stats.steps.cancelled_requests
+}
+
 #[test]
 fn ten_thousand_requests_from_many_threads() {
     // 16 clients with 8 each, and the one that each may have just dropped: exactly what fits. None is ever refused.
@@ -46,8 +50,7 @@ fn ten_thousand_requests_from_many_threads() {
     let scheduler = scheduler(32, 2000);
     let engine = spawn(scheduler, Box::new(SeedExecutor::overlapped()), config).expect("a thread");
     run_clients(&engine.handle, 16, 625, 8);
-    let stats = wait_for(&engine.handle, "the end", |s| s.live_requests == 0 && s.scheduler.running == 0);
-    assert_eq!(stats.steps.finished_requests + stats.steps.cancelled_requests, 10_000);
+    let stats = wait_for(&engine.handle, "the end", |s| ended(s) == 10_000 && s.live_requests == 0);
     assert_eq!((stats.steps.refused_requests, stats.steps.overrun_requests, blocks_used(&stats)), (0, 0, 0));
 }
 
@@ -58,8 +61,7 @@ fn a_hundred_thousand_requests_leave_nothing_behind() {
     run_clients(&engine.handle, 4, 12_500, 50);
     let before = resident_bytes();
     run_clients(&engine.handle, 4, 12_500, 50);
-    let stats = wait_for(&engine.handle, "the end", |s| s.live_requests == 0 && s.scheduler.running == 0);
-    assert_eq!(stats.steps.finished_requests + stats.steps.cancelled_requests, 100_000);
+    let stats = wait_for(&engine.handle, "the end", |s| ended(s) == 100_000 && s.live_requests == 0);
     assert_eq!((stats.scheduler.waiting, stats.scheduler.preempted, stats.scheduler.steps_in_flight), (0, 0, 0));
     assert_eq!((stats.queued_prompt_tokens, blocks_used(&stats)), (0, 0));
     // Had each of the later 50,000 left 100 bytes, it would show.

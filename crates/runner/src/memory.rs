@@ -217,7 +217,7 @@ impl Pools {
         let element = limits.kv_dtype.size_in_bytes();
         let pool = |(group, &window): (usize, &Option<u32>)| Pool {
             window,
-            // A group of no bytes would have no end.
+            // A group that no layer is in takes no memory, and would get blocks without end.
             block_bytes: mul(info.kv_bytes_per_token(group, element).max(1), u64::from(limits.block_size)),
         };
         Self { groups: info.groups.iter().enumerate().map(pool).collect(), limits: *limits }

@@ -147,12 +147,12 @@ impl Executor for SeedExecutor {
 }
 
 /// Ends a step only when told to; freely once the other end of the gate is gone.
-pub(crate) struct GatedExecutor {
-    pub(crate) inner: SeedExecutor,
+pub(crate) struct GatedExecutor<E> {
+    pub(crate) inner: E,
     pub(crate) gate: Receiver<()>,
 }
 
-impl Executor for GatedExecutor {
+impl<E: Executor> Executor for GatedExecutor<E> {
     fn submit(&mut self, plan: &StepPlan) -> Result<Ticket, ExecutorError> {
         self.inner.submit(plan)
     }

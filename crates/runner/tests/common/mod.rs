@@ -230,8 +230,8 @@ pub(crate) fn crowd(count: u64) -> Vec<Request> {
         let mut request = request(i, prompt(i, 1 + (i as usize * 29) % 70), 5 + (i as u32 * 17) % 40);
         let sampling = &mut request.sampling;
         sampling.seed = i;
-        sampling.logprobs = (i % 2 == 0).then_some(3);
-        if i % 3 != 0 {
+        sampling.logprobs = i.is_multiple_of(2).then_some(3);
+        if !i.is_multiple_of(3) {
             sampling.temperature = 0.5 + (i % 4) as f32 / 4.0;
             (sampling.top_k, sampling.top_p) = (20 * (i % 2) as u32, 0.95);
         }
