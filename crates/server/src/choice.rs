@@ -1,0 +1,145 @@
+//! One choice of a response: from the engine's events to text.
+
+use std::time::Instant;
+
+use plimsoll_core::{FinishReason, TokenEvent, TokenId, TokenLogprobs};
+use plimsoll_engine::{EventStream, TimedEvent};
+use plimsoll_text::Detokenizer;
+
+use crate::error::ApiError;
+use crate::logprobs::ScoredToken;
+use crate::metrics::Metrics;
+
+/// One engine request and what has come of it.
+pub(crate) struct Choice {
+    /// `None` once nothing more is wanted or to come. Dropping it cancels the request.
+    pub(crate) events: Option<EventStream>,
+    /// Which of the request's prompts it continues.
+    pub(crate) prompt: usize,
+    /// Prompt tokens that came from the prefix cache.
+    pub(crate) cached_tokens: u32,
+    detokenizer: Detokenizer,
+    /// Whether the text of a stop token is shown.
+    include_stop: bool,
+    /// Of tokens whose text is still held back.
+    scored: Vec<ScoredToken>,
+    times: Times,
+}
+
+struct Times {
+    arrived: Instant,
+    begun: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Instant,
+}
+
+/// New text of a choice.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) choice: usize,
+    /// Whole characters; may be empty in the last piece.
+    pub(crate) text: String,
+    /// One a token since the last piece, where they were asked for.
+    pub(crate) scored: Vec<ScoredToken>,
+    /// In the choice's last piece.
+    pub(crate) finish: Option<FinishReason>,
+    /// Tokens generated for the whole request when this piece came.
+    pub(crate) generated: u64,
+}
+
+impl Piece {
+    /// Adds a later piece of the same choice.
+    pub(crate) fn append(&mut self, later: Self) {
+        self.text.push_str(&later.text);
+        self.scored.extend(later.scored);
+        self.finish = later.finish;
+        self.generated = later.generated;
+    }
+}
+
+/// What an event was, for the request's own books.
+pub(crate) enum News {
+    /// The choice's first step was planned.
+    Begun,
+    /// A token came, and made this text visible (or none) or ended the choice.
+    Token { text: String, scored: Vec<ScoredToken>, finish: Option<FinishReason> },
+}
+
+impl Choice {
+    pub(crate) fn new(
+        events: EventStream,
+        prompt: usize,
+        detokenizer: Detokenizer,
+        include_stop: bool,
+        arrived: Instant,
+    ) -> Self {
+        let times = Times { arrived, begun: None, first_token: None, last_token: arrived };
+        Self { events: Some(events), prompt, cached_tokens: 0, detokenizer, include_stop, scored: Vec::new(), times }
+    }
+
+    /// Takes one event in.
+    pub(crate) fn accept(&mut self, event: TimedEvent, metrics: &Metrics) -> Result<News, ApiError> {
+        let at = event.at;
+        match event.event {
+            TokenEvent::Scheduled { cached_tokens } => {
+                self.cached_tokens = cached_tokens;
+                self.times.begun = Some(at);
+                metrics.queue_time.observe(seconds(self.times.arrived, at));
+                Ok(News::Begun)
+            }
+            TokenEvent::Token { token, logprobs, finish } => {
+                self.note_token(at, metrics);
+                let (text, finish) = self.accept_token(token, logprobs, finish);
+                if finish.is_some() {
+                    self.note_end(at, metrics);
+                    self.events = None;
+                }
+                let is_visible = finish.is_some() || !text.is_empty();
+                let scored = if is_visible { std::mem::take(&mut self.scored) } else { Vec::new() };
+                Ok(News::Token { text, scored, finish })
+            }
+            TokenEvent::Failed(fault) => {
+                self.events = None;
+                Err(fault.into())
+            }
+        }
+    }
+
+    fn accept_token(
+        &mut self,
+        token: TokenId,
+        logprobs: Option<Box<TokenLogprobs>>,
+        finish: Option<FinishReason>,
+    ) -> (String, Option<FinishReason>) {
+        let mut text = String::new();
+        let mut found_stop = false;
+        if finish != Some(FinishReason::Stop) || self.include_stop {
+            found_stop = self.detokenizer.push(token, &mut text).is_some();
+            self.scored.extend(logprobs.map(|logprobs| ScoredToken { token, logprobs }));
+        }
+        if finish.is_some() && !found_stop {
+            found_stop = self.detokenizer.finish(&mut text).is_some();
+        }
+        (text, if found_stop { Some(FinishReason::Stop) } else { finish })
+    }
+
+    fn note_token(&mut self, at: Instant, metrics: &Metrics) {
+        if self.times.first_token.is_none() {
+            self.times.first_token = Some(at);
+            metrics.time_to_first_token.observe(seconds(self.times.arrived, at));
+            metrics.prefill_time.observe(seconds(self.times.begun.unwrap_or(at), at));
+        } else {
+            metrics.inter_token_latency.observe(seconds(self.times.last_token, at));
+        }
+        self.times.last_token = at;
+    }
+
+    fn note_end(&self, at: Instant, metrics: &Metrics) {
+        metrics.e2e_latency.observe(seconds(self.times.arrived, at));
+        metrics.decode_time.observe(seconds(self.times.first_token.unwrap_or(at), at));
+    }
+}
+
+fn seconds(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64()
+}
