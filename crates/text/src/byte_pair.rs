@@ -20,6 +20,8 @@ pub(crate) struct BytePair {
     continuation: Option<PreTokenizerWrapper>,
     /// Whether words are cut by a pattern, which makes a cut between a letter and a space invisible.
     cuts_at_words: bool,
+    /// Whether each digit is a word of its own.
+    cuts_at_digits: bool,
 }
 
 impl BytePair {
@@ -28,7 +30,8 @@ impl BytePair {
         let continuation = tokenizer.get_pre_tokenizer().and_then(without_first_prefix);
         let cuts_at_words = tokenizer.get_pre_tokenizer().is_some_and(cuts_between_letter_and_space)
             && !tokenizer.get_added_tokens_decoder().values().any(|token| token.content.contains(' '));
-        Self { tokenizer, continuation, cuts_at_words }
+        let cuts_at_digits = tokenizer.get_pre_tokenizer().is_some_and(isolates_digits);
+        Self { tokenizer, continuation, cuts_at_words, cuts_at_digits }
     }
 
     /// Appends the ids of `text`. `at_start`: nothing precedes it in the prompt.
@@ -36,7 +39,8 @@ impl BytePair {
         let mut rest = text;
         let mut at_start = at_start;
         while !rest.is_empty() {
-            let cut = if self.cuts_at_words { word_boundary(rest, PIECE_BYTES) } else { rest.len() };
+            let cut =
+                if self.cuts_at_words { word_boundary(rest, PIECE_BYTES, self.cuts_at_digits) } else { rest.len() };
             self.encode_piece(&rest[..cut], at_start, out).map_err(|e| TextError::Encode(e.to_string()))?;
             rest = &rest[cut..];
             at_start = false;
@@ -91,16 +95,26 @@ fn cuts_between_letter_and_space(pre_tokenizer: &PreTokenizerWrapper) -> bool {
     }
 }
 
-/// The last place in the first `limit` bytes of `text` between a letter and a space with a letter after it: every
-/// pattern known here ends a word there, and none looks further. `text.len()` where there is none or no need.
-fn word_boundary(text: &str, limit: usize) -> usize {
+fn isolates_digits(pre_tokenizer: &PreTokenizerWrapper) -> bool {
+    match pre_tokenizer {
+        PreTokenizerWrapper::Digits(digits) => digits.individual_digits,
+        PreTokenizerWrapper::Sequence(sequence) => sequence.as_ref().first().is_some_and(isolates_digits),
+        _ => false,
+    }
+}
+
+/// The last place in the first `limit` bytes of `text` between a letter and a space with a letter after it, or
+/// between two digits if `cuts_digits`: every pattern known here ends a word there, and none looks further.
+/// `text.len()` where there is no such place or no need.
+fn word_boundary(text: &str, limit: usize, cuts_digits: bool) -> usize {
     if text.len() <= limit {
         return text.len();
     }
     let bytes = text.as_bytes();
     let is_boundary = |at: &usize| {
-        let at = *at;
-        bytes[at] == b' ' && bytes[at - 1].is_ascii_alphabetic() && bytes[at + 1].is_ascii_alphabetic()
+        let (before, here, after) = (bytes[at - 1], bytes[*at], bytes[at + 1]);
+        (here == b' ' && before.is_ascii_alphabetic() && after.is_ascii_alphabetic())
+            || (cuts_digits && here.is_ascii_digit() && before.is_ascii_digit())
     };
     (1..limit).rev().find(is_boundary).or_else(|| (limit..text.len() - 1).find(is_boundary)).unwrap_or(text.len())
 }
@@ -111,11 +125,12 @@ mod tests {
 
     #[test]
     fn pieces_end_between_a_letter_and_a_spaced_letter() {
-        assert_eq!(word_boundary("short text", 100), 10);
-        assert_eq!(word_boundary("one two three", 8), 7);
-        assert_eq!(word_boundary("one two three", 5), 3);
-        assert_eq!(word_boundary("abcdefgh ij", 4), 8, "past the limit when there is none before it");
-        assert_eq!(word_boundary("a  b\n c1 2d", 4), 11);
-        assert_eq!(word_boundary("ééééééé", 4), 14);
+        assert_eq!(word_boundary("short text", 100, false), 10);
+        assert_eq!(word_boundary("one two three", 8, false), 7);
+        assert_eq!(word_boundary("one two three", 5, false), 3);
+        assert_eq!(word_boundary("abcdefgh ij", 4, false), 8, "past the limit when there is none before it");
+        assert_eq!(word_boundary("a  b\n c1 2d", 4, false), 11);
+        assert_eq!(word_boundary("ééééééé", 4, false), 14);
+        assert_eq!((word_boundary("123456", 4, true), word_boundary("123456", 4, false)), (3, 6));
     }
 }

@@ -125,6 +125,10 @@ fn check(gguf: &GgufVocab) -> Result<(), TextError> {
 }
 
 fn kind(gguf: &GgufVocab, id: usize) -> Kind {
+    // Whatever the file says of them: a text that spells EOS must not end the conversation.
+    if [gguf.bos, gguf.eos, gguf.eot].contains(&Some(id as TokenId)) {
+        return Kind::Control;
+    }
     match gguf.token_types.get(id) {
         Some(2) => Kind::Unknown,
         Some(3) => Kind::Control,

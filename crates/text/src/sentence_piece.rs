@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
+use ahash::AHashMap;
 use aho_corasick::{AhoCorasick, MatchKind};
 use plimsoll_core::TokenId;
 
@@ -28,7 +29,7 @@ pub(crate) struct Pieces {
 }
 
 pub(crate) struct SentencePiece {
-    pieces: HashMap<Box<str>, Piece>,
+    pieces: AHashMap<Box<str>, Piece>,
     longest_piece: usize,
     user_defined: Option<(AhoCorasick, Vec<TokenId>)>,
     bytes: [Option<TokenId>; 256],
@@ -46,7 +47,7 @@ struct Piece {
 
 impl SentencePiece {
     pub(crate) fn new(vocabulary: Pieces) -> Result<Self, TextError> {
-        let mut pieces = HashMap::with_capacity(vocabulary.ordinary.len());
+        let mut pieces = AHashMap::with_capacity(vocabulary.ordinary.len());
         for (text, id, score) in vocabulary.ordinary {
             if score.is_nan() {
                 return Err(TextError::Vocabulary(format!("the score of token {id} is not a number")));

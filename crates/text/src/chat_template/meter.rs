@@ -135,6 +135,8 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_function(LOOP, meter_loop);
     environment.add_function(CONCAT, concat);
     environment.add_function("namespace", metered_namespace);
+    environment.add_filter("length", length);
+    environment.add_filter("count", length);
     for &name in METERED_FILTERS {
         environment.add_filter(name, move |state: &State<'_, '_>, arguments: Rest<ValueOrKwargs>| {
             let arguments = arguments.into_values();
@@ -270,6 +272,11 @@ fn concat(state: &State<'_, '_>, left: Value, right: Value) -> Result<String, Er
         meter.pay_string(length(&left) + length(&right))
     })?;
     Ok(format!("{left}{right}"))
+}
+
+/// As in Python's Jinja, what is not there has no length instead of being an error.
+fn length(value: &Value) -> Result<usize, Error> {
+    if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
 }
 
 fn metered_namespace(state: &State<'_, '_>, defaults: Option<ValueOrKwargs>) -> Result<Value, Error> {

@@ -63,6 +63,7 @@ fn the_template_sees_what_it_expects() {
     assert_eq!(render("{{ strftime_now('%d %B %Y') }}").unwrap(), "26 July 2024");
     assert_eq!(render("{% generation %}x{% endgeneration %}{%- generation -%} y {%- endgeneration -%}").unwrap(), "xy");
     assert_eq!(render("{{ tools is defined }} {{ nothing }}{{ none }} {{ true }}").unwrap(), "False None True");
+    assert_eq!(render("{{ nothing | length }}{{ 'é🦀' | length }}{{ [1, 2] | count }}").unwrap(), "022");
     assert_eq!(render("{{ 'a' ~ 1 ~ none ~ true ~ ['x'] }}").unwrap(), "a1NoneTrue['x']");
     assert_eq!(render("{{ (messages[0].content.upper() ~ '!')[0:2] ~ (1 + 2) * 3 }}").unwrap(), "HI9");
     assert_eq!(render("{% for a, b in {'x': 1, 'y': 2}.items() %}{{ a }}{{ b }}{% endfor %}").unwrap(), "x1y2");

@@ -1,0 +1,7 @@
+//! The public interface of this crate, with small vocabularies of its own.
+
+mod detokenizing;
+mod files;
+mod injection;
+mod tokenizing;
+mod vocabularies;
