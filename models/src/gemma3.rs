@@ -1,7 +1,7 @@
 //! Gemma 3, text only (arXiv:2503.19786): five layers with a sliding window to one with full attention, each kind with
 //! its own RoPE base; norms on queries and keys, and before and after each block; embeddings scaled by sqrt(hidden).
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 use plimsoll_nn::{
     Attention, AttentionShape, CheckpointError, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model, ModelInfo,
     RmsNorm, Rope, Weights,
@@ -50,7 +50,7 @@ struct Layer {
 }
 
 impl Model for Gemma3 {
-    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
         let mut x = (self.embed_tokens.gather_rows(&batch.input_ids)? * self.embed_scale)?;
         for layer in &self.layers {
             x = layer.forward(&x, batch, cache)?;
@@ -64,7 +64,7 @@ impl Model for Gemma3 {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
         let attended = self.attention.forward(&self.input_norm.forward(x)?, batch, cache)?;
         let attended = self.post_attention_norm.forward(&attended)?;
         let (normed, x) = self.pre_feedforward_norm.add_forward(&attended, x)?;

@@ -1,7 +1,7 @@
 //! Llama 1 to 3 (arXiv:2302.13971, arXiv:2407.21783), and Mistral (arXiv:2310.06825), which is Llama with a sliding
 //! window.
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 use plimsoll_nn::{
     Attention, AttentionShape, CheckpointError, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model, ModelInfo,
     RmsNorm, Rope, Weights,
@@ -43,7 +43,7 @@ struct Layer {
 }
 
 impl Model for Llama {
-    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
         let mut x = self.embed_tokens.gather_rows(&batch.input_ids)?;
         for layer in &self.layers {
             x = layer.forward(&x, batch, cache)?;
@@ -53,7 +53,7 @@ impl Model for Llama {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
         let attended = self.attention.forward(&self.input_norm.forward(x)?, batch, cache)?;
         let (normed, x) = self.post_attention_norm.add_forward(&attended, x)?;
         x + self.mlp.forward(&normed)?

@@ -1,17 +1,16 @@
 //! Checkpoints that must be refused, each with a message that names the culprit. (Damaged GGUF headers are tested
 //! where they are parsed, in `nn`.)
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::golden_dir;
 use plimsoll_models::{find, load};
 use plimsoll_nn::Checkpoint;
 use plimsoll_ops::linear::Activations;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
+
+use crate::driver::{Driver, Golden, golden_dir};
 
 /// A copy of a tiny checkpoint that a test may damage.
 struct Copy(PathBuf);
@@ -133,8 +132,8 @@ fn older_spellings_mean_the_same() {
             (find(checkpoint.config()).unwrap().info)(checkpoint.config()).unwrap()
         };
         assert_eq!(info(&old.0), info(&golden_dir().join(case)));
-        let ids = &common::Golden::read(case).prompts("")[0].ids;
-        let logits = |path: &Path| common::Driver::open(path, Activations::F32, 64).whole(ids);
+        let ids = &Golden::read(case).prompts("")[0].ids;
+        let logits = |path: &Path| Driver::open(path, Activations::F32, 64).whole(ids);
         assert_eq!(logits(&old.0), logits(&golden_dir().join(case)));
     }
 }

@@ -1,5 +1,4 @@
 //! Drives a model as the scheduler and the runner would, with the simplest block allocation there is.
-#![allow(dead_code)] // each test binary uses its own part
 
 use std::path::{Path, PathBuf};
 
@@ -11,15 +10,15 @@ use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::Activations;
 use safetensors::SafeTensors;
 
-pub const BLOCK_SIZE: usize = 8;
+pub(crate) const BLOCK_SIZE: usize = 8;
 
-pub fn golden_dir() -> PathBuf {
+pub(crate) fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
 }
 
 /// A model, its cache, and the pool of blocks of each KV group.
-pub struct Driver {
-    pub info: ModelInfo,
+pub(crate) struct Driver {
+    pub(crate) info: ModelInfo,
     model: Box<dyn Model>,
     cache: KvCache,
     /// Free blocks of each group, in an order that makes no table contiguous or ascending.
@@ -27,53 +26,58 @@ pub struct Driver {
 }
 
 /// One sequence under way.
-pub struct Seq {
+pub(crate) struct Seq {
     computed: usize,
     /// For each group, the logical index of its first block and its blocks.
     tables: Vec<(usize, Vec<u32>)>,
 }
 
 impl Driver {
-    /// With a cache in f32 that holds `context` tokens of every group.
-    pub fn open(path: &Path, activations: Activations, context: usize) -> Self {
-        Self::open_with(path, activations, KvDtype::F32, context)
+    /// With a cache in f32 that holds `context` tokens in every group.
+    pub(crate) fn open(path: &Path, activations: Activations, context: usize) -> Self {
+        Self::open_with(path, activations, KvDtype::F32, |_| context)
     }
 
-    pub fn open_with(path: &Path, activations: Activations, kv: KvDtype, context: usize) -> Self {
+    /// `context` gives the tokens that a group of a window has room for.
+    pub(crate) fn open_with(
+        path: &Path,
+        activations: Activations,
+        kv: KvDtype,
+        context: impl Fn(Option<u32>) -> usize,
+    ) -> Self {
         let checkpoint = Checkpoint::open(path).unwrap_or_else(|e| panic!("{e}"));
         let info = (find(checkpoint.config()).unwrap().info)(checkpoint.config()).unwrap();
         let model = load(&checkpoint, activations, |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
-        let blocks = (context.div_ceil(BLOCK_SIZE) as u32).max(2);
-        let per_group = vec![blocks; info.groups.len()];
-        let cache = KvCache::new(&info, &per_group, BLOCK_SIZE, kv, &Device::Cpu).unwrap();
-        let free = vec![scrambled(blocks); info.groups.len()];
+        let blocks: Vec<u32> = info.groups.iter().map(|&w| context(w).div_ceil(BLOCK_SIZE) as u32).collect();
+        let cache = KvCache::new(&info, &blocks, BLOCK_SIZE, kv, &Device::Cpu).unwrap();
+        let free = blocks.into_iter().map(scrambled).collect();
         Self { info, model, cache, free }
     }
 
-    pub fn start(&self) -> Seq {
+    pub(crate) fn start(&self) -> Seq {
         Seq { computed: 0, tables: vec![(0, Vec::new()); self.info.groups.len()] }
     }
 
-    pub fn end(&mut self, seq: Seq) {
+    pub(crate) fn end(&mut self, seq: Seq) {
         for (free, (_, blocks)) in self.free.iter_mut().zip(seq.tables) {
             free.extend(blocks);
         }
     }
 
     /// Feeds tokens to one sequence; returns the logits of every one of them.
-    pub fn feed(&mut self, seq: &mut Seq, tokens: &[u32]) -> Vec<Vec<f32>> {
+    pub(crate) fn feed(&mut self, seq: &mut Seq, tokens: &[u32]) -> Vec<Vec<f32>> {
         self.step(&mut [(seq, tokens)]).remove(0)
     }
 
     /// As [`Driver::feed`]; returns the last token's logits alone.
-    pub fn feed_for_last(&mut self, seq: &mut Seq, tokens: &[u32]) -> Vec<f32> {
+    pub(crate) fn feed_for_last(&mut self, seq: &mut Seq, tokens: &[u32]) -> Vec<f32> {
         let mut batch = self.batch(&mut [(seq, tokens)]);
         batch.logit_rows = vec![tokens.len() as u32 - 1];
         self.model.forward(&batch, &self.cache).unwrap().to_vec2().unwrap().remove(0)
     }
 
     /// One forward pass over several sequences; returns each sequence's logits, token by token.
-    pub fn step(&mut self, seqs: &mut [(&mut Seq, &[u32])]) -> Vec<Vec<Vec<f32>>> {
+    pub(crate) fn step(&mut self, seqs: &mut [(&mut Seq, &[u32])]) -> Vec<Vec<Vec<f32>>> {
         let mut batch = self.batch(seqs);
         batch.logit_rows = (0..batch.input_ids.len() as u32).collect();
         let logits = self.model.forward(&batch, &self.cache).unwrap();
@@ -94,7 +98,7 @@ impl Driver {
     }
 
     /// A whole prompt in one step, on its own.
-    pub fn whole(&mut self, tokens: &[u32]) -> Vec<Vec<f32>> {
+    pub(crate) fn whole(&mut self, tokens: &[u32]) -> Vec<Vec<f32>> {
         let mut seq = self.start();
         let logits = self.feed(&mut seq, tokens);
         self.end(seq);
@@ -161,24 +165,24 @@ fn spoil(cache: &KvCache, info: &ModelInfo, group: usize, block: u32) {
 }
 
 /// The recorded prompts of a tiny checkpoint.
-pub struct Golden {
+pub(crate) struct Golden {
     bytes: Vec<u8>,
 }
 
 /// One prompt's reference.
-pub struct GoldenPrompt {
-    pub ids: Vec<u32>,
+pub(crate) struct GoldenPrompt {
+    pub(crate) ids: Vec<u32>,
     /// Positions whose logits are recorded, and their logits.
-    pub rows: Vec<(usize, Vec<f32>)>,
+    pub(crate) rows: Vec<(usize, Vec<f32>)>,
 }
 
 impl Golden {
-    pub fn read(case: &str) -> Self {
+    pub(crate) fn read(case: &str) -> Self {
         Self { bytes: std::fs::read(golden_dir().join(case).join("golden.safetensors")).unwrap() }
     }
 
     /// `stem`: of the GGUF file, or "" for the safetensors checkpoint.
-    pub fn prompts(&self, stem: &str) -> Vec<GoldenPrompt> {
+    pub(crate) fn prompts(&self, stem: &str) -> Vec<GoldenPrompt> {
         let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
         let words = |name: &str| {
             let view = tensors.tensor(name).unwrap();
@@ -199,7 +203,7 @@ impl Golden {
 }
 
 /// Largest error of `found`, relative to the expected value or to the row's root mean square, whichever is larger.
-pub fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
+pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let rms = (expected.iter().map(|x| x * x).sum::<f32>() / expected.len() as f32).sqrt();
     found.iter().zip(expected).fold(0.0, |worst: f32, (f, e)| {
@@ -208,7 +212,7 @@ pub fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     })
 }
 
-pub fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.expect("a vocabulary").0 as u32
 }

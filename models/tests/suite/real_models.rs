@@ -1,13 +1,12 @@
 //! Real models against transformers: greedy continuations recorded in tests/golden/real.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{Driver, argmax, golden_dir};
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::Activations;
 use serde::Deserialize;
+
+use crate::driver::{Driver, argmax, golden_dir};
 
 #[derive(Deserialize)]
 struct RealGolden {
@@ -34,7 +33,7 @@ fn compare(gguf: &Path, name: &str, activations: Activations, kv: KvDtype) -> Ag
     let recorded = std::fs::read(golden_dir().join(format!("real/{name}.json"))).unwrap();
     let golden: RealGolden = serde_json::from_slice(&recorded).unwrap();
     let longest = golden.cases.iter().map(|case| case.prompt_ids.len() + case.ids.len()).max().unwrap();
-    let mut driver = Driver::open_with(gguf, activations, kv, longest);
+    let mut driver = Driver::open_with(gguf, activations, kv, |_| longest);
     let mut agreement = Agreement { tokens: 0, disagreements: Vec::new() };
     for case in &golden.cases {
         let mut seq = driver.start();

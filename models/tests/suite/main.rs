@@ -1,0 +1,6 @@
+//! The models against transformers, against themselves, and against checkpoints that should be refused.
+
+mod driver;
+mod golden;
+mod real_models;
+mod refusals;
