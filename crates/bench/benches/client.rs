@@ -1,6 +1,9 @@
 //! How many events a second the client takes in, from a null server in a process of its own on the same machine.
 //!
 //! `cargo bench -p plimsoll-bench --bench client [-- CONCURRENCY ...]`
+//!
+//! First as fast as the server writes, where one read brings many events; then with a pause between the tokens of a
+//! reply, where each event is a read of its own, as with a real server.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -9,30 +12,43 @@ use std::time::{Duration, Instant};
 use plimsoll_bench::{BenchConfig, NullServer, NullServerConfig, run};
 
 const SERVE: &str = "serve";
+const PACE: Duration = Duration::from_millis(5);
 const TIME: Duration = Duration::from_secs(5);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|first| first == SERVE) {
-        let server = NullServer::start(NullServerConfig::default()).expect("a free port");
-        println!("{}", server.url());
-        return server.wait();
+    if let [first, pace] = arguments.as_slice()
+        && first == SERVE
+    {
+        return serve(pace.parse().expect("milliseconds"));
     }
     let mut concurrencies: Vec<u32> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
     if concurrencies.is_empty() {
         concurrencies = vec![1, 16, 64, 256];
     }
-    let (mut child, url) = null_server();
-    for concurrency in concurrencies {
-        measure(&url, concurrency);
+    for pace in [Duration::ZERO, PACE] {
+        println!("{pace:?} between the tokens of a reply:");
+        let (mut child, url) = null_server(pace);
+        for &concurrency in &concurrencies {
+            measure(&url, concurrency);
+        }
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
     }
-    child.kill().expect("our own child");
-    child.wait().expect("our own child");
 }
 
-fn null_server() -> (Child, String) {
+fn serve(milliseconds: u64) {
+    let pace = (milliseconds > 0).then(|| Duration::from_millis(milliseconds));
+    let server = NullServer::start(NullServerConfig { pace, ..NullServerConfig::default() }).expect("a free port");
+    println!("{}", server.url());
+    server.wait();
+}
+
+fn null_server(pace: Duration) -> (Child, String) {
     let this = std::env::current_exe().expect("the path of this program");
-    let mut child = Command::new(this).arg(SERVE).stdout(Stdio::piped()).spawn().expect("this program again");
+    let milliseconds = pace.as_millis().to_string();
+    let mut command = Command::new(this);
+    let mut child = command.args([SERVE, &milliseconds]).stdout(Stdio::piped()).spawn().expect("this program again");
     let mut url = String::new();
     let output = child.stdout.take().expect("piped");
     BufReader::new(output).read_line(&mut url).expect("the child's address");

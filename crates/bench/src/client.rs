@@ -10,7 +10,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValu
 use reqwest::{Response, Url};
 use tokio::time::timeout;
 
-use crate::delta::{self, Delta};
+use crate::delta::{self, Delta, Finish};
 use crate::error::{BenchError, Result};
 use crate::record::{Outcome, RequestRecord};
 use crate::sse::{SseEvent, SseParser};
@@ -240,7 +240,8 @@ impl Reply {
             let micros = (now - record.sent).as_micros();
             record.chunk_micros.push(u32::try_from(micros).unwrap_or(u32::MAX));
         }
-        if bytes > 0 || delta.finish.is_some() {
+        // A stop token is counted by usage and carried by no text: the finish reason is when it came.
+        if bytes > 0 || delta.finish == Some(Finish::Stop) {
             record.last = Some(now);
         }
         record.finish = delta.finish.or(record.finish);
@@ -346,11 +347,21 @@ mod tests {
         assert_eq!(reply.record.first, None);
         reply.push(chunk(r#"{"reasoning":"hm"}"#, "null").as_bytes(), at(2));
         reply.push(chunk(r#"{"content":"x"}"#, "null").as_bytes(), at(3));
-        reply.push([&chunk("{}", "\"stop\""), DONE].concat().as_bytes(), at(4));
+        reply.push(chunk("{}", "\"length\"").as_bytes(), at(4));
+        reply.push(DONE.as_bytes(), at(5));
         let record = reply.into_record(at(9));
         assert_eq!(record.first, Some(at(2)));
         assert_eq!(record.first_content, Some(at(3)));
-        assert_eq!((record.last, record.done), (Some(at(4)), at(4)));
+        assert_eq!((record.last, record.done), (Some(at(3)), at(5)));
+    }
+
+    #[test]
+    fn a_stop_token_comes_with_the_finish_reason() {
+        let mut reply = Reply::new(3, Duration::ZERO, Duration::ZERO);
+        let at = Duration::from_millis;
+        reply.push(chunk(r#"{"content":"x"}"#, "null").as_bytes(), at(3));
+        reply.push([&chunk("{}", "\"stop\""), DONE].concat().as_bytes(), at(4));
+        assert_eq!(reply.into_record(at(9)).last, Some(at(4)));
     }
 
     #[test]

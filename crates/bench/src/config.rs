@@ -213,6 +213,7 @@ impl SaturateConfig {
 
     pub(crate) fn validate(&self) -> Result<()> {
         check(self.search.max_concurrency > 0, "the highest concurrency must be at least 1")?;
+        check(self.search.flat_doublings > 0, "a plateau takes at least 1 flat doubling")?;
         check(self.rung.max_time >= self.rung.min_time, "a rung's longest time must not be below its shortest")?;
         check(!self.rung.max_time.is_zero(), "a rung's longest time must be more than 0")?;
         check_common(&self.generation, &self.workload, self.request_timeout)

@@ -377,6 +377,32 @@ mod tests {
     }
 
     #[test]
+    fn what_our_own_server_writes_is_read() {
+        let end = plimsoll_api::ChatChunk {
+            id: "chatcmpl-1".into(),
+            object: "chat.completion.chunk".into(),
+            created: 7,
+            model: "m".into(),
+            choices: vec![plimsoll_api::ChatChunkChoice {
+                index: 0,
+                delta: plimsoll_api::Delta { content: Some("zwölf".into()), ..Default::default() },
+                logprobs: None,
+                finish_reason: Some(plimsoll_api::FinishReason::Length),
+            }],
+            usage: Some(plimsoll_api::Usage {
+                prompt_tokens: 3,
+                completion_tokens: 4,
+                total_tokens: 7,
+                prompt_tokens_details: Some(plimsoll_api::PromptTokensDetails { cached_tokens: 2 }),
+                completion_tokens_details: None,
+            }),
+        };
+        let usage = Usage { prompt_tokens: 3, completion_tokens: 4, cached_tokens: 2, reasoning_tokens: 0 };
+        let expected = Delta { content: 6, other: 0, finish: Some(Finish::Length), usage: Some(usage), fault: None };
+        assert_eq!(read(&serde_json::to_string(&end).expect("JSON")), expected);
+    }
+
+    #[test]
     fn what_is_no_chunk_says_why() {
         for payload in ["", "hello", "[1]", r#"{"choices":[{"delta":{"content":3}}]}"#, r#"{"choices":[{"delta":"#] {
             assert!(read_delta(payload.as_bytes()).is_err(), "{payload}");

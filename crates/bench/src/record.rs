@@ -116,7 +116,7 @@ pub(crate) struct RequestRecord {
     pub(crate) first: Option<Duration>,
     /// When the first non-empty content delta came.
     pub(crate) first_content: Option<Duration>,
-    /// When the last non-empty delta or the finish reason came.
+    /// When the last non-empty delta came, or the finish reason of a reply that a stop token ended.
     pub(crate) last: Option<Duration>,
     /// When `[DONE]`, the end of the stream or the failure came.
     pub(crate) done: Duration,

@@ -45,7 +45,8 @@ pub async fn saturate(config: &SaturateConfig, progress: impl Fn(&Progress)) -> 
     progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });
     target.warm_up(config.warmup).await;
     let (rungs, answer) = search(config, &target, began, &progress).await?;
-    let answer = Answer { verdict: judge(answer, &rungs, &client_ceiling), ..answer };
+    let fastest = rungs.iter().map(|rung| rung.summary.chunks_per_s).fold(0.0, f64::max);
+    let answer = Answer { verdict: judge(answer.verdict, fastest, &client_ceiling), ..answer };
     Ok(SaturationReport {
         schema: SATURATION_SCHEMA.to_owned(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -146,13 +147,26 @@ fn point(rung: &RungReport) -> RungPoint {
     }
 }
 
-/// The search's verdict, unless the client was too slow for it to be the server's.
-fn judge(answer: Answer, rungs: &[RungReport], ceiling: &ClientCeiling) -> Verdict {
-    let fastest = rungs.iter().map(|rung| rung.summary.chunks_per_s).fold(0.0, f64::max);
-    if ceiling.has_headroom_for(fastest) { answer.verdict } else { Verdict::ClientLimited }
+/// The search's verdict, unless the client, which took in `fastest` events a second, was too near its ceiling for the
+/// result to be the server's.
+fn judge(verdict: Verdict, fastest: f64, ceiling: &ClientCeiling) -> Verdict {
+    if ceiling.has_headroom_for(fastest) { verdict } else { Verdict::ClientLimited }
 }
 
 fn nothing_works(rungs: &[RungReport]) -> BenchError {
     let mut samples = rungs.iter().flat_map(|rung| &rung.failure_samples);
     BenchError::NothingWorks(samples.next().cloned().unwrap_or_else(|| "no reply carried a token".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_near_its_ceiling_is_blamed_and_not_the_server() {
+        let ceiling = ClientCeiling { events_per_s: 40_000.0, concurrency: 64, own_process: true };
+        assert_eq!(judge(Verdict::Plateaued, 9_900.0, &ceiling), Verdict::Plateaued);
+        assert_eq!(judge(Verdict::Plateaued, 10_100.0, &ceiling), Verdict::ClientLimited);
+        assert_eq!(judge(Verdict::StillScaling, 39_000.0, &ceiling), Verdict::ClientLimited);
+    }
 }

@@ -148,7 +148,9 @@ pub(crate) fn summarize(log: &RunLog) -> RungSummary {
         let values = good.iter().filter_map(|record| value(record)).map(|time| time.as_secs_f64() * 1e3);
         Distribution::new(values.collect(), failures)
     };
-    let one_token: Vec<&&RequestRecord> = good.iter().filter(|record| record.one_token_chunks()).collect();
+    let one_token: Vec<&RequestRecord> = good.iter().copied().filter(|record| record.one_token_chunks()).collect();
+    let itl_ms = gaps(&one_token);
+    let inter_chunk_ms = if one_token.len() == good.len() { itl_ms.clone() } else { gaps(&good) };
     let tpots: Vec<f64> = good.iter().filter_map(|record| record.tpot()).collect();
     let chunks: usize = good.iter().map(|record| record.chunk_micros.len()).sum();
     let output: u64 = good.iter().map(|record| record.output_tokens()).sum();
@@ -171,15 +173,20 @@ pub(crate) fn summarize(log: &RunLog) -> RungSummary {
         ttft_from_schedule_ms: latency(RequestRecord::ttft_from_schedule, failures),
         time_to_first_content_ms: latency(RequestRecord::time_to_first_content, failures),
         tpot_ms: Distribution::new(tpots.iter().map(|tpot| tpot * 1e3).collect(), failures),
-        itl_ms: Distribution::new(one_token.iter().flat_map(|r| r.chunk_gaps()).map(|gap| gap * 1e3).collect(), 0),
+        itl_ms,
         itl_requests: one_token.len() as u64,
-        inter_chunk_ms: Distribution::new(good.iter().flat_map(|r| r.chunk_gaps()).map(|gap| gap * 1e3).collect(), 0),
+        inter_chunk_ms,
         tokens_per_chunk: (chunks > 0).then(|| output as f64 / chunks as f64),
         e2e_ms: latency(|record| Some(record.e2e()), failures),
         tokens: token_totals(&log.records),
         littles_law_error: littles_law_error(log.concurrency, &ended, &window),
         chunks_per_s: chunk_rate(log, &window),
     }
+}
+
+/// Milliseconds between successive chunks.
+fn gaps(records: &[&RequestRecord]) -> Option<Distribution> {
+    Distribution::new(records.iter().flat_map(|record| record.chunk_gaps()).map(|gap| gap * 1e3).collect(), 0)
 }
 
 fn rates(log: &RunLog, window: &Window) -> Rates {

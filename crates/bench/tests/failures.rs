@@ -174,7 +174,7 @@ async fn tokens_are_what_the_server_says_and_not_the_chunks() {
     let ttft = rung.ttft_ms.expect("reasoning is output too").min;
     let content = rung.time_to_first_content_ms.expect("there is content").min;
     assert!((19.0..).contains(&ttft), "the role is no token: {ttft}");
-    assert!(content - ttft >= 15.0, "the answer comes after the thought: {ttft} {content}");
+    assert!((39.0..).contains(&content), "the thought is not the answer: {content}");
 }
 
 #[tokio::test]
