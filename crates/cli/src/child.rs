@@ -64,6 +64,14 @@ impl Drop for Listening {
     }
 }
 
+/// Runs the load generator's yardstick until the process is ended.
+pub(crate) fn serve_null() -> Result<()> {
+    let server = plimsoll_bench::NullServer::start(plimsoll_bench::NullServerConfig::default())?;
+    println!("the null server {READY}{}", server.url());
+    server.wait();
+    Ok(())
+}
+
 /// Hands options over as the environment variables that stand for them.
 fn pass_on(command: &mut Command, options: &impl Serialize) -> Result<()> {
     for (key, value) in toml::Table::try_from(options)? {

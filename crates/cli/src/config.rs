@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -11,9 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bytes::ByteSize;
-use crate::options::{
-    ActivationsKind, CacheDtype, Device, LogFormat, SchedulingPolicy, ServeOptions, SharedOptions,
-};
+use crate::options::{ActivationsKind, CacheDtype, Device, LogFormat, SchedulingPolicy, ServeOptions, SharedOptions};
 
 /// The server's settings, each with a value that was checked.
 #[derive(Clone, Debug)]
@@ -33,7 +31,6 @@ pub(crate) struct Shared {
     pub(crate) device: Device,
     pub(crate) threads: usize,
     pub(crate) log_format: LogFormat,
-    pub(crate) file: Option<PathBuf>,
 }
 
 /// What is computed, and how much at once.
@@ -77,7 +74,7 @@ impl Config {
         let shared: SharedOptions = overlay(&mut shared_table, &shared, file.as_deref())?;
         let serve: ServeOptions = overlay(&mut { serve_table }, &serve, file.as_deref())?;
         Ok(Self {
-            shared: Shared::resolve(shared, file)?,
+            shared: Shared::resolve(shared)?,
             model: serve.model.clone(),
             served_model_name: serve.served_model_name.clone(),
             engine: Engine::resolve(&serve)?,
@@ -87,18 +84,20 @@ impl Config {
 }
 
 impl Shared {
-    fn resolve(options: SharedOptions, file: Option<PathBuf>) -> Result<Self> {
+    fn resolve(options: SharedOptions) -> Result<Self> {
         let host = options.host.unwrap_or_else(|| "127.0.0.1".to_owned());
         let port = options.port.unwrap_or(8000);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or(cores);
-        ensure!((1..=1024).contains(&threads), "--threads is {threads}; give 1 to 1024 (this machine has {cores} cores)");
+        ensure!(
+            (1..=1024).contains(&threads),
+            "--threads is {threads}; give 1 to 1024 (this machine has {cores} cores)"
+        );
         Ok(Self {
             address: resolve_address(&host, port)?,
             device: options.device.unwrap_or(Device::Auto),
             threads,
             log_format: options.log_format.unwrap_or(LogFormat::Text),
-            file,
         })
     }
 }
@@ -202,7 +201,11 @@ fn overlay<T: Serialize + DeserializeOwned>(table: &mut toml::Table, given: &T, 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (engine, admission) = (&self.engine, &self.admission);
-        writeln!(f, "address {}, device {:?}, threads {}", self.shared.address, self.shared.device, self.shared.threads)?;
+        writeln!(
+            f,
+            "address {}, device {:?}, threads {}",
+            self.shared.address, self.shared.device, self.shared.threads
+        )?;
         writeln!(
             f,
             "max-num-seqs {}, max-num-batched-tokens {}, block-size {}, kv-cache-dtype {:?}, prefix-caching {}, \

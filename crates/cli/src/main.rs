@@ -1,12 +1,22 @@
 //! The `plimsoll` binary: parses options and hands over to one room a command. The only place where engine, models,
 //! server and load generator meet.
 
+mod bench;
 mod bytes;
 mod catalogue;
+mod child;
 mod config;
+mod load;
 mod logging;
+mod machine;
+mod model;
 mod options;
 mod pull;
+mod saturate;
+mod serve;
+mod vocab;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -14,8 +24,12 @@ use clap::{Parser, Subcommand};
 use crate::config::Config;
 use crate::options::{ServeOptions, SharedOptions};
 
+/// A self-hosted LLM inference server that measures its own load line.
+///
+/// `plimsoll serve` fetches a small model and serves it over the OpenAI API on http://127.0.0.1:8000. `plimsoll
+/// saturate` finds out how many requests at once that server (or any other with the same API) can carry.
 #[derive(Parser)]
-#[command(name = "plimsoll", version, about, max_term_width = 100)]
+#[command(name = "plimsoll", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -26,19 +40,60 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(ServeOptions),
+    /// Serve a model over the OpenAI API
+    ///
+    /// Without a MODEL the catalogue's first is fetched and served. Every option can also be given as its PLIMSOLL_*
+    /// variable or in the --config file; flags win over variables, and those over the file.
+    Serve(Box<ServeOptions>),
+    /// Fetch a model of the catalogue, and print where it lies
     Pull(pull::PullOptions),
+    /// Drive a server at one concurrency and print its rates and latencies
+    ///
+    /// A closed loop: N clients, each with one request in flight, until M requests were sent. Works against any
+    /// OpenAI-compatible server.
+    Bench(bench::BenchOptions),
+    /// Find the concurrency at which a server's throughput stops rising
+    ///
+    /// Walks up N = 1, 2, 4 ... until two doublings in a row gain less than 5%, then narrows down the smallest N with 95% of
+    /// the highest throughput. Without --url it starts a server of its own and takes the options of `serve`.
+    Saturate(Box<saturate::SaturateOptions>),
+    /// Answer with canned tokens as fast as can be: what the load generator measures itself against
+    #[command(hide = true)]
+    NullServer,
 }
 
-fn main() -> Result<()> {
-    let Cli { command, shared } = Cli::parse();
-    match command {
-        Command::Serve(options) => {
-            let config = Config::resolve(shared, options)?;
-            logging::init(config.shared.log_format);
-            println!("{config}");
-            Ok(())
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
-        Command::Pull(options) => pull::run(&options),
     }
+}
+
+fn run(Cli { command, shared }: Cli) -> Result<()> {
+    match command {
+        Command::Pull(options) => pull::run(&options),
+        Command::NullServer => child::serve_null(),
+        Command::Serve(options) => {
+            let config = Config::resolve(shared, *options)?;
+            logging::init(config.shared.log_format);
+            block_on(serve::run(config))
+        }
+        Command::Bench(options) => {
+            let config = Config::resolve(shared, ServeOptions::default())?;
+            logging::init(config.shared.log_format);
+            block_on(bench::run(&config.shared, options))
+        }
+        Command::Saturate(options) => {
+            let config = Config::resolve(shared.clone(), options.serve.clone())?;
+            logging::init(config.shared.log_format);
+            block_on(saturate::run(shared, *options))
+        }
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }

@@ -10,6 +10,7 @@ use plimsoll_nn::{Checkpoint, KvCache, ModelInfo};
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::Activations;
 use plimsoll_runner::{MemoryBudget, MemoryError, MemoryLimits, MemoryPlan, Runner, RunnerConfig};
+use plimsoll_server::SamplingDefaults;
 use plimsoll_sim::{NullConfig, NullExecutor};
 use plimsoll_text::Tokenizer;
 
@@ -33,6 +34,7 @@ pub(crate) struct Loaded {
     pub(crate) cache: CacheConfig,
     pub(crate) max_model_len: u32,
     pub(crate) vocab_size: u32,
+    pub(crate) defaults: SamplingDefaults,
 }
 
 /// Which checkpoint is meant, and what clients call it.
@@ -101,14 +103,37 @@ impl Found {
             cache: plan.cache_config(),
             max_model_len: plan.max_model_len,
             vocab_size: info.vocab_size as u32,
+            defaults: sampling_defaults(&path)?,
         })
     }
+}
+
+/// What the model's makers recommend: `generation_config.json`, in a folder that has one.
+fn sampling_defaults(path: &Path) -> Result<SamplingDefaults> {
+    let file = path.join("generation_config.json");
+    let mut defaults = SamplingDefaults::default();
+    if !path.is_dir() || !file.exists() {
+        return Ok(defaults);
+    }
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
+    let number = |key: &str, default: f32| json[key].as_f64().map_or(default, |value| value as f32);
+    defaults.temperature = number("temperature", defaults.temperature);
+    defaults.top_p = number("top_p", defaults.top_p);
+    defaults.min_p = number("min_p", defaults.min_p);
+    defaults.repetition_penalty = number("repetition_penalty", defaults.repetition_penalty);
+    defaults.top_k = json["top_k"].as_u64().map_or(defaults.top_k, |k| k as u32);
+    Ok(defaults)
 }
 
 fn plan(info: &ModelInfo, weight_bytes: u64, engine: &Engine) -> Result<MemoryPlan> {
     let context = info.max_position_embeddings as u32;
     if let Some(len) = engine.max_model_len {
-        anyhow::ensure!(len <= context, "--max-model-len is {len}, but the model was made for {context} tokens at most");
+        anyhow::ensure!(
+            len <= context,
+            "--max-model-len is {len}, but the model was made for {context} tokens at most"
+        );
     }
     let available = machine::available_memory();
     let budget = engine.kv_cache_memory.map_or((available / KV_CACHE_SHARE).min(KV_CACHE_MOST), |size| size.0);
@@ -144,7 +169,8 @@ fn plan(info: &ModelInfo, weight_bytes: u64, engine: &Engine) -> Result<MemoryPl
 
 fn runner(checkpoint: &Checkpoint, info: &ModelInfo, plan: &MemoryPlan, engine: &Engine) -> Result<Runner> {
     let bar = progress_bar(checkpoint.weight_bytes());
-    let model = plimsoll_models::load(checkpoint, activations(engine.activations), |loaded, _| bar.set_position(loaded))?;
+    let model =
+        plimsoll_models::load(checkpoint, activations(engine.activations), |loaded, _| bar.set_position(loaded))?;
     bar.finish_and_clear();
     let dtype = kv_dtype(engine.kv_cache_dtype);
     let blocks = plan.blocks_per_group();

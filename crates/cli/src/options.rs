@@ -73,7 +73,7 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_num_batched_tokens: Option<u32>,
 
-    /// Memory for the KV cache, for instance `2GiB` [default: a quarter of the free memory, 4GiB at most]
+    /// Memory for the KV cache, for instance `2GiB` [default: a quarter of the free memory, 2GiB at most]
     #[arg(long, env = "PLIMSOLL_KV_CACHE_MEMORY", value_name = "SIZE", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kv_cache_memory: Option<ByteSize>,

@@ -41,7 +41,7 @@ pub(crate) struct SaturateOptions {
     load: LoadOptions,
 
     #[command(flatten)]
-    serve: ServeOptions,
+    pub(crate) serve: ServeOptions,
 }
 
 pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Result<()> {
@@ -51,7 +51,8 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
     let url = options.url.or_else(|| own.as_ref().map(|server| server.url.clone())).unwrap_or_default();
     let null = Listening::null_server()?;
     let longest = Duration::from_secs(options.rung_seconds);
-    let rung = RungRule { min_time: RungRule::default().min_time.min(longest), max_time: longest, ..RungRule::default() };
+    let rung =
+        RungRule { min_time: RungRule::default().min_time.min(longest), max_time: longest, ..RungRule::default() };
     let config = SaturateConfig {
         endpoint: options.load.endpoint(url, api_key),
         generation: options.load.generation()?,
@@ -74,4 +75,3 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
     }
     Ok(())
 }
-

@@ -1,0 +1,140 @@
+//! `plimsoll serve`: listens at once, loads the model, serves until it is told to stop, drains, ends.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, anyhow};
+use plimsoll_engine::{Engine, EngineConfig};
+use plimsoll_sched::{Policy, Scheduler, SchedulerConfig, WaitingLimits};
+use plimsoll_server::{ServedModel, ServerConfig, ServerState};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::child::READY;
+use crate::config::Config;
+use crate::model::{self, Found, Loaded};
+use crate::options::SchedulingPolicy;
+
+/// Connections that the system may hold until they are taken; thousands of clients may come at once.
+const BACKLOG: u32 = 4096;
+
+pub(crate) async fn run(config: Config) -> Result<()> {
+    println!("{config}");
+    let found = model::find(&config)?;
+    plimsoll_ops::par::set_num_threads(config.shared.threads)?;
+    let listener = listen(config.shared.address)?;
+    let address = listener.local_addr()?;
+    println!("listening on http://{address}; loading {}", found.name);
+
+    let state = ServerState::new(server_config(&config));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(plimsoll_server::serve(listener, state.clone(), async {
+        stopped.await.ok();
+    }));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let engine = tokio::select! {
+        loaded = load(found, config, state) => loaded?,
+        _ = terminate.recv() => return Ok(()),
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+    };
+    println!("{} {READY}http://{address}", engine.model);
+
+    let handle = engine.engine.handle.clone();
+    let fault = tokio::select! {
+        ended = handle.closed() => ended.err(),
+        _ = terminate.recv() => None,
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    stop.send(()).ok();
+    server.await.context("the server's task failed")??;
+    if let Some(fault) = fault {
+        return Err(anyhow!(fault).context("the engine failed; requests in flight were told"));
+    }
+    handle.shutdown();
+    handle.closed().await?;
+    println!("stopped");
+    Ok(())
+}
+
+/// Accepts connections from now on, so that clients hear "loading" rather than a closed port.
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    let bound = socket.bind(address).and_then(|()| socket.listen(BACKLOG));
+    bound.with_context(|| format!("cannot listen on {address}; is it in use? choose another with --port or --host"))
+}
+
+/// A model that is being served.
+struct Serving {
+    model: String,
+    engine: Engine,
+}
+
+async fn load(found: Found, config: Config, state: ServerState) -> Result<Serving> {
+    let name = found.name.clone();
+    let (loaded, config) = tokio::task::spawn_blocking(move || found.load(&config).map(|loaded| (loaded, config)))
+        .await
+        .context("loading failed")??;
+    let Loaded { tokenizer, executor, cache, max_model_len, vocab_size, defaults } = loaded;
+    let scheduler = Scheduler::new(SchedulerConfig {
+        cache,
+        max_num_seqs: config.engine.max_num_seqs,
+        max_num_batched_tokens: config.engine.max_num_batched_tokens,
+        max_model_len,
+        max_waiting: waiting_limits(&config, max_model_len),
+        policy: policy(config.engine.scheduling_policy),
+        prefix_caching: config.engine.prefix_caching,
+    })?;
+    let engine_config = EngineConfig {
+        max_requests: max_sequences(&config),
+        max_queued_tokens: config.admission.max_queued_tokens,
+        vocab_size,
+        ..EngineConfig::default()
+    };
+    let engine = plimsoll_engine::spawn(scheduler, executor, engine_config)?;
+    state.set_ready(ServedModel {
+        name: name.clone(),
+        aliases: Vec::new(),
+        engine: engine.handle.clone(),
+        eos_token_ids: tokenizer.eos_ids().to_vec(),
+        tokenizer,
+        max_model_len,
+        vocab_size,
+        defaults,
+    });
+    Ok(Serving { model: name, engine })
+}
+
+/// Sequences inside at most: those that run, and those that may wait.
+fn max_sequences(config: &Config) -> usize {
+    config.engine.max_num_seqs as usize + config.admission.max_queued_requests as usize
+}
+
+/// The door is the server's; the scheduler's own bounds are never the tighter ones.
+fn waiting_limits(config: &Config, max_model_len: u32) -> WaitingLimits {
+    let prompt_tokens = config.admission.max_queued_tokens.saturating_add(u64::from(max_model_len));
+    WaitingLimits { requests: max_sequences(config) as u32, prompt_tokens }
+}
+
+fn policy(policy: SchedulingPolicy) -> Policy {
+    match policy {
+        SchedulingPolicy::Fcfs => Policy::Fcfs,
+        SchedulingPolicy::Priority => Policy::Priority,
+        SchedulingPolicy::ShortestPromptFirst => Policy::ShortestPromptFirst,
+    }
+}
+
+fn server_config(config: &Config) -> ServerConfig {
+    let admission = &config.admission;
+    ServerConfig {
+        api_keys: admission.api_keys.clone(),
+        allowed_hosts: admission.allowed_hosts.clone(),
+        max_sequences: max_sequences(config),
+        max_queued_tokens: admission.max_queued_tokens,
+        max_body: admission.max_body.0 as usize,
+        max_connections: admission.max_connections,
+        request_timeout: admission.request_timeout,
+        drain_timeout: admission.drain_timeout,
+        ..ServerConfig::default()
+    }
+}
