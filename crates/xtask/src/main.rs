@@ -7,7 +7,7 @@ mod edges;
 mod tidy;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
@@ -16,12 +16,21 @@ cargo xtask tidy     check the house rules: dependency edges, file lengths, modu
 cargo xtask ci       fmt, clippy, tidy and tests, as CI runs them
 cargo xtask golden   make tests/golden anew (python3; installs torch and transformers into target/golden-venv)";
 
-fn main() -> Result<()> {
-    let root = root();
+fn main() -> ExitCode {
+    match chore(&root()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chore(root: &Path) -> Result<()> {
     match std::env::args().nth(1).as_deref() {
-        Some("tidy") => tidy::run(&root),
-        Some("ci") => run("bash", &[".ci/run"], &root),
-        Some("golden") => golden(&root),
+        Some("tidy") => tidy::run(root),
+        Some("ci") => run("bash", &[".ci/run"], root),
+        Some("golden") => golden(root),
         Some("help" | "--help" | "-h") | None => {
             println!("{HELP}");
             Ok(())
