@@ -74,8 +74,11 @@ fn the_last_handle_gone_is_a_drain() {
 }
 
 fn check_broken(by_panic: bool) -> EngineFault {
-    let engine = start(BreakingExecutor { inner: SeedExecutor::lockstep(), at: 5, by_panic }, EngineConfig::default());
+    let (open, gate) = mpsc::channel();
+    let inner = BreakingExecutor { inner: SeedExecutor::lockstep(), at: 5, by_panic };
+    let engine = start(GatedExecutor { inner, gate }, EngineConfig::default());
     let mut streams: Vec<_> = (0..20).map(|seed| submit(&engine.handle, seed, 8, 1000)).collect();
+    drop(open);
     for (seed, stream) in (0..).zip(&mut streams) {
         let tokens = tokens_of(&read_all(stream));
         assert_eq!(tokens, expected_tokens(seed, tokens.len() as u32), "what came before the fault stands");
