@@ -142,7 +142,6 @@ fn environment() -> Environment<'static> {
     environment.set_debug(false);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION_LIMIT);
-    environment.add_filter("tojson", python::tojson);
     environment.add_function("raise_exception", raise_exception);
     meter::install(&mut environment);
     environment

@@ -35,7 +35,7 @@ pub(crate) fn vocabulary(dir: &Path) -> Result<(Vocabulary, NamedTemplates), Tex
         eos: end_tokens(&tokenizer, &eos_text, &[generation, model]),
         table: table(&tokenizer, alphabet)?,
         control: control_tokens(&tokenizer),
-        encoder: Encoder::BytePair(BytePair::new(tokenizer)),
+        encoder: Encoder::BytePair(Box::new(BytePair::new(tokenizer))),
         bos,
         bos_text,
         eos_text,
@@ -103,8 +103,8 @@ fn table(tokenizer: &HfTokenizer, alphabet: Alphabet) -> Result<TokenTable, Text
         }
         match added.get(&id) {
             Some(token) if token.special => table.push_control(&text),
-            Some(_) => table.push_verbatim(&text),
-            None => table.push_encoded(&text, alphabet),
+            Some(_) if alphabet == Alphabet::ByteLevel => table.push_verbatim(&text),
+            _ => table.push_encoded(&text, alphabet),
         }
     }
     Ok(table)

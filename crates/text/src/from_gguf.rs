@@ -76,9 +76,9 @@ pub(crate) fn vocabulary(gguf: &GgufVocab) -> Result<Vocabulary, TextError> {
         "gpt2" => {
             let rule = pre_tokenizer::rule(gguf.pre.as_deref())?;
             let adds_bos = rule.adds_bos;
-            (Encoder::BytePair(byte_level(gguf, &kinds, rule)?), Alphabet::ByteLevel, adds_bos)
+            (Encoder::BytePair(Box::new(byte_level(gguf, &kinds, rule)?)), Alphabet::ByteLevel, adds_bos)
         }
-        "llama" => (Encoder::SentencePiece(sentence_piece(gguf, &kinds)?), Alphabet::SentencePiece, true),
+        "llama" => (Encoder::SentencePiece(Box::new(sentence_piece(gguf, &kinds)?)), Alphabet::SentencePiece, true),
         other => {
             return Err(TextError::Vocabulary(format!(
                 "its kind is `{other}`, and only `gpt2` (byte-level BPE) and `llama` (SentencePiece BPE) are known"

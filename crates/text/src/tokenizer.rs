@@ -39,8 +39,8 @@ struct Inner {
 }
 
 pub(crate) enum Encoder {
-    BytePair(BytePair),
-    SentencePiece(SentencePiece),
+    BytePair(Box<BytePair>),
+    SentencePiece(Box<SentencePiece>),
 }
 
 /// What a vocabulary's file tells, before its chat template is compiled.

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use minijinja::functions::namespace;
-use minijinja::value::{Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter};
 use minijinja_contrib::pycompat::unknown_method_callback;
+
+use super::python;
 
 /// What the guards call, and the variable that the budget is in.
 pub(super) const METER: &str = "__plimsoll_meter";
@@ -135,6 +137,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_function(LOOP, meter_loop);
     environment.add_function(CONCAT, concat);
     environment.add_function("namespace", metered_namespace);
+    environment.add_filter("tojson", metered_tojson);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
     for &name in METERED_FILTERS {
@@ -272,6 +275,11 @@ fn concat(state: &State<'_, '_>, left: Value, right: Value) -> Result<String, Er
         meter.pay_string(length(&left) + length(&right))
     })?;
     Ok(format!("{left}{right}"))
+}
+
+fn metered_tojson(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<String, Error> {
+    with_meter(state, |meter| meter.pay_text(value, 0))?;
+    python::tojson(value, options)
 }
 
 /// As in Python's Jinja, what is not there has no length instead of being an error.

@@ -324,7 +324,7 @@ pub(super) fn clean(text: &str) -> String {
     cleaned
 }
 
-/// Whether `value` is a string that carries marks, which ASCII-only output must not spell out.
+/// Whether `c` is this room's own, which ASCII-only output must not spell out as an escape.
 pub(super) fn is_own(c: char) -> bool {
     matches!(c, MARK | BREAK | ESCAPE)
 }

@@ -68,7 +68,7 @@ fn byte_level() -> Value {
 fn metaspace() -> Value {
     json!({
         "version": "1.0",
-        "added_tokens": [added(0, "<s>", true, false)],
+        "added_tokens": [added(0, "<s>", true, false), added(6, "▁▁", false, false)],
         "normalizer": null,
         "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false},
         "post_processor": null,
@@ -128,6 +128,7 @@ fn the_first_words_space_is_the_first_words_only() {
     assert_eq!(tokenizer.encode("<s>a", SpecialTokens::Parse, false).unwrap(), [0, 1]);
     assert_eq!(tokenizer.encode("é", SpecialTokens::AsText, false).unwrap(), [2, 4, 5]);
     assert_eq!(tokenizer.decode(&[0, 3, 3, 4, 5], true), "a aé");
+    assert_eq!(tokenizer.decode(&[1, 6, 1], true), "a  a");
 }
 
 #[test]

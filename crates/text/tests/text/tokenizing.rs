@@ -110,16 +110,10 @@ fn long_texts_without_a_word_boundary_are_encoded_whole() {
 #[test]
 fn long_and_short_texts_have_the_same_ids() {
     let tokenizer = byte_level();
-    let line = "hello wo  12 it's hell, o! <|im_end|>\n\n 🦀 Ünicode wo wo ";
-    let mut apart = Vec::new();
-    for _ in 0..2000 {
-        apart.extend(tokenizer.encode(line, AS_TEXT, false).unwrap());
-        apart.extend(tokenizer.encode("end", AS_TEXT, false).unwrap());
-    }
-    // Each line ends in a space, which the next word takes to itself: the pieces differ there and nowhere else.
-    let whole = tokenizer.encode(&format!("{line}end").repeat(2000), AS_TEXT, false).unwrap();
-    assert_eq!(tokenizer.decode(&whole, false), tokenizer.decode(&apart, false));
-    assert_eq!(whole.len(), apart.len());
+    let line = "hello wo  12 it's hell, o! <|im_end|> 🦀 Ünicode hello wo wo wo\n";
+    let ids = tokenizer.encode(line, AS_TEXT, false).unwrap();
+    let whole = tokenizer.encode(&line.repeat(2000), AS_TEXT, false).unwrap();
+    assert_eq!(whole, ids.repeat(2000));
 }
 
 fn texts() -> impl Strategy<Value = String> {
