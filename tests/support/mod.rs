@@ -8,7 +8,8 @@ use std::time::Duration;
 /// The binary under test, with no option taken from the tester's environment but the models' folder.
 pub fn plimsoll() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLIMSOLL_") && name != "PLIMSOLL_MODELS_DIR") {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLIMSOLL_") && name != "PLIMSOLL_MODELS_DIR")
+    {
         command.env_remove(name);
     }
     command

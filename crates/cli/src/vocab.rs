@@ -42,3 +42,51 @@ fn gguf_vocab(metadata: &GgufMetadata) -> GgufVocab {
         chat_template: text("chat_template"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! The real vocabularies, against ids that their makers' own tokenizers gave.
+
+    use std::path::Path;
+
+    use plimsoll_nn::Checkpoint;
+    use plimsoll_text::SpecialTokens;
+    use serde::Deserialize;
+
+    use super::tokenizer;
+    use crate::catalogue::Catalogue;
+    use crate::pull;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        text: String,
+        /// As ordinary text, no BOS.
+        as_text: Vec<u32>,
+        /// With control tokens parsed, and BOS where the model wants one.
+        parsed: Vec<u32>,
+    }
+
+    #[test]
+    fn real_vocabularies_agree_with_their_references() {
+        for entry in &Catalogue::load().unwrap().models {
+            let file = format!("../../tests/golden/tokenizers/{}.json", entry.name);
+            let golden = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+            let golden: Golden = serde_json::from_slice(&golden).unwrap();
+            assert!(golden.cases.len() > 50, "{}", entry.name);
+            let tokenizer = tokenizer(&Checkpoint::open(&pull::ensure(entry).unwrap()).unwrap()).unwrap();
+            for case in &golden.cases {
+                let text = &case.text;
+                let as_text = tokenizer.encode(text, SpecialTokens::AsText, false).unwrap();
+                assert_eq!(as_text, case.as_text, "{}: {text:?} as text", entry.name);
+                let parsed = tokenizer.encode(text, SpecialTokens::Parse, true).unwrap();
+                assert_eq!(parsed, case.parsed, "{}: {text:?} parsed", entry.name);
+                assert_eq!(tokenizer.decode(&as_text, false).trim_start(), text.trim_start(), "{}", entry.name);
+            }
+        }
+    }
+}
