@@ -59,7 +59,7 @@ mod tests {
 
     #[derive(Deserialize)]
     struct Golden {
-        cases: Vec<Case>,
+        vectors: Vec<Case>,
     }
 
     #[derive(Deserialize)]
@@ -77,9 +77,9 @@ mod tests {
             let file = format!("../../tests/golden/tokenizers/{}.json", entry.name);
             let golden = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
             let golden: Golden = serde_json::from_slice(&golden).unwrap();
-            assert!(golden.cases.len() > 50, "{}", entry.name);
+            assert!(golden.vectors.len() > 50, "{}", entry.name);
             let tokenizer = tokenizer(&Checkpoint::open(&pull::ensure(entry).unwrap()).unwrap()).unwrap();
-            for case in &golden.cases {
+            for case in &golden.vectors {
                 let text = &case.text;
                 let as_text = tokenizer.encode(text, SpecialTokens::AsText, false).unwrap();
                 assert_eq!(as_text, case.as_text, "{}: {text:?} as text", entry.name);

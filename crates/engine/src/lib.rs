@@ -15,6 +15,9 @@ mod inbox;
 mod stats;
 mod stream;
 
+/// Why the scheduler could not take a request: part of [`StreamEnd`].
+pub use plimsoll_sched::AddError;
+
 pub use handle::{Engine, EngineConfig, EngineFault, EngineHandle, SubmitError, spawn};
 pub use stats::{EngineStats, StepStats};
 pub use stream::{EventStream, StreamEnd, TimedEvent};

@@ -1,3 +1,5 @@
+//! What can be wrong with a checkpoint, in words that name the culprit.
+
 use std::path::PathBuf;
 
 /// Why a checkpoint cannot be served. Every message names the file, config field, metadata key or tensor at fault.

@@ -8,8 +8,7 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use plimsoll_api::{ErrorBody, ErrorObject};
 use plimsoll_core::SampleFault;
-use plimsoll_engine::{StreamEnd, SubmitError};
-use plimsoll_sched::AddError;
+use plimsoll_engine::{AddError, StreamEnd, SubmitError};
 use plimsoll_text::TextError;
 
 /// Why a request got no tokens.

@@ -1,3 +1,5 @@
+//! Grouped-query attention over the paged cache: projections, optional q/k norms, RoPE, the cache write, the product.
+
 use candle_core::{Result, Tensor};
 use plimsoll_ops::attention::{AttentionParams, paged_attention};
 use plimsoll_ops::kv_write::kv_write;

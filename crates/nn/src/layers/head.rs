@@ -1,3 +1,5 @@
+//! From the residual stream to logits.
+
 use candle_core::{Result, Tensor};
 use plimsoll_ops::linear::Linear;
 

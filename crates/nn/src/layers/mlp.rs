@@ -1,3 +1,5 @@
+//! The gated feed-forward layer.
+
 use candle_core::{Result, Tensor};
 use plimsoll_ops::linear::Linear;
 

@@ -1,3 +1,5 @@
+//! RMSNorm as a layer: weight and epsilon together.
+
 use candle_core::{Result, Tensor};
 use plimsoll_ops::norm::{add_rms_norm, rms_norm};
 
