@@ -1,14 +1,14 @@
-//! The kernels for AVX2 with FMA: a panel is two halves of 8 outputs. Integer products either by VNNI or in 16 bits.
+//! The kernels for AVX2 with FMA: 8 outputs a vector. Integer products either by VNNI or in 16 bits.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::isa::{DenseKernel, Int8Kernel, by_type};
-use super::panel::{PANEL, PanelLayout, SUPER};
+use super::panel::{BLOCK, PANEL, PanelLayout, STRIPE, SUPER};
 use super::quantize::{self, ActBlock};
 use crate::quant::GgmlType;
 
-/// 4 rows: 4 float and up to 8 integer accumulators of the 16 registers.
+/// 4 rows: 4 float and up to 8 integer accumulators, of the 16 registers.
 pub(super) const TILE_ROWS: usize = 4;
 
 pub(super) fn int8_kernel(ty: GgmlType, rows: usize) -> Int8Kernel {
@@ -26,26 +26,67 @@ pub(super) fn dense_kernel(ty: GgmlType, rows: usize) -> DenseKernel {
     kernels[rows - 1]
 }
 
-#[target_feature(enable = "avx2,fma")]
+/// [`quantize::quantize_tile`] of [`ActBlock::quantize`].
+#[target_feature(enable = "avx2")]
 pub(super) fn quantize_tile(x: &[f32], cols: usize, out: &mut [MaybeUninit<ActBlock>]) {
-    quantize::quantize_tile(x, cols, out);
+    // SAFETY: the instructions are enabled here.
+    quantize::quantize_tile(x, cols, out, |x| unsafe { quantize_block(x) });
+}
+
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn quantize_block(x: &[f32; BLOCK]) -> ActBlock {
+    // SAFETY: the caller's promise; loads are of the block's four quarters, and the store is of 32 bytes.
+    unsafe {
+        let x: [__m256; 4] = std::array::from_fn(|i| _mm256_loadu_ps(x.as_ptr().add(8 * i)));
+        let mask = _mm256_set1_epi32(quantize::MAGNITUDE as i32);
+        let magnitudes = x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), mask));
+        let pairs = [_mm256_max_epu32(magnitudes[0], magnitudes[1]), _mm256_max_epu32(magnitudes[2], magnitudes[3])];
+        let mut lanes = [0u32; 8];
+        _mm256_storeu_si256(lanes.as_mut_ptr().cast(), _mm256_max_epu32(pairs[0], pairs[1]));
+        let (scale, inverse) = quantize::scale_of(lanes.into_iter().fold(0, u32::max));
+        let q = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(inverse))));
+        let words = [_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3])];
+        // Packing interleaves the 128-bit lanes of its operands, in fours of bytes after two steps.
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words[0], words[1]), order);
+        let mut codes = [0i8; BLOCK];
+        _mm256_storeu_si256(codes.as_mut_ptr().cast(), bytes);
+        ActBlock::new(codes, scale, sum(words[0]), sum(words[1]))
+    }
+}
+
+/// The sum of 16 words.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn sum(words: __m256i) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let sums = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+        let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+        let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b00_00_11_10>(sums));
+        _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_shuffle_epi32::<0b00_00_00_01>(sums)))
+    }
 }
 
 /// [`super::portable::int8`] for type `ALL[T]` and `R` rows, without VNNI.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn int8<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
-    for half in 0..2 {
+    for part in 0..PANEL / 8 {
         // SAFETY: the instructions are enabled here.
-        unsafe { half_panel::<T, R, Words<R>>(half, panel, x, out) };
+        unsafe { eight_rows::<T, R, Words<R>>(part, panel, x, out) };
     }
 }
 
 /// [`super::portable::int8`] for type `ALL[T]` and `R` rows, with VNNI.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 fn int8_vnni<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
-    for half in 0..2 {
+    for part in 0..PANEL / 8 {
         // SAFETY: the instructions are enabled here.
-        unsafe { half_panel::<T, R, Vnni<R>>(half, panel, x, out) };
+        unsafe { eight_rows::<T, R, Vnni<R>>(part, panel, x, out) };
     }
 }
 
@@ -128,13 +169,13 @@ impl<const R: usize> Dot<R> for Words<R> {
     }
 }
 
-/// Outputs `8 half .. 8 half + 8` of the panel.
+/// Outputs `8 part .. 8 part + 8` of the panel.
 ///
 /// # Safety
 /// The CPU must have AVX2, FMA, F16C and what `D` needs.
 #[inline(always)]
-unsafe fn half_panel<const T: usize, const R: usize, D: Dot<R>>(
-    half: usize,
+unsafe fn eight_rows<const T: usize, const R: usize, D: Dot<R>>(
+    part: usize,
     panel: &[u8],
     x: &[ActBlock],
     out: &mut [[f32; PANEL]],
@@ -142,7 +183,7 @@ unsafe fn half_panel<const T: usize, const R: usize, D: Dot<R>>(
     let layout = const { PanelLayout::of(GgmlType::ALL[T]) };
     let format = layout.format;
     let (x, odd) = x.as_chunks::<R>();
-    assert!(odd.is_empty() && out.len() == R && panel.len() == layout.panel_bytes(x.len()) && half < 2);
+    assert!(odd.is_empty() && out.len() == R && panel.len() == layout.panel_bytes(x.len()) && part < PANEL / 8);
     // SAFETY: the instructions are the caller's promise. Over the whole loop `at` advances by exactly
     // `panel_bytes(x.len())`, the panel's length, and what is read lies between it and its next value.
     unsafe {
@@ -151,29 +192,29 @@ unsafe fn half_panel<const T: usize, const R: usize, D: Dot<R>>(
         let mut at = panel.as_ptr();
         for (index, x) in x.iter().enumerate() {
             if format.nested && index.is_multiple_of(SUPER) {
-                factor = halves(at.add(16 * half));
+                factor = halves(at.add(16 * part));
                 if format.has_min {
-                    min_factor = halves(at.add(2 * PANEL + 16 * half));
+                    min_factor = halves(at.add(2 * PANEL + 16 * part));
                 }
                 at = at.add(layout.header);
             }
             let scales = at;
             let block = at.add(if format.has_min { 2 * layout.scales } else { layout.scales });
             at = block.add(layout.codes);
-            for g in 0..32 / format.group {
+            for g in 0..BLOCK / format.group {
                 let (scale, min) = match (format.nested, format.has_min) {
-                    (false, false) => (halves(scales.add(16 * half)), _mm256_setzero_ps()),
-                    (false, true) => (halves(scales.add(16 * half)), halves(scales.add(layout.scales + 16 * half))),
+                    (false, false) => (halves(scales.add(16 * part)), _mm256_setzero_ps()),
+                    (false, true) => (halves(scales.add(16 * part)), halves(scales.add(layout.scales + 16 * part))),
                     (true, has_min) => {
-                        let at = scales.add(g * PANEL + 8 * half);
+                        let at = scales.add(g * PANEL + 8 * part);
                         let min = if has_min { small(at.add(layout.scales)) } else { _mm256_setzero_ps() };
                         (_mm256_mul_ps(factor, small(at)), _mm256_mul_ps(min_factor, min))
                     }
                 };
                 let mut dot = D::zero();
                 for vector in g * format.group / 4..(g + 1) * format.group / 4 {
-                    let w = codes(format.bits, block.add(32 * half), vector);
-                    dot.add(format.bits, w, std::array::from_fn(|r| four(&x[r], vector)));
+                    let w = codes(format.bits, block.add(32 * part), vector);
+                    dot.add(format.bits, w, std::array::from_fn(|r| x[r].four(vector)));
                 }
                 for (r, x) in x.iter().enumerate() {
                     let (neg_sum, scaled_sum) = x.sums(format.group, g);
@@ -190,30 +231,23 @@ unsafe fn half_panel<const T: usize, const R: usize, D: Dot<R>>(
             }
         }
         for (out, acc) in out.iter_mut().zip(acc) {
-            _mm256_storeu_ps(out.as_mut_ptr().add(8 * half), acc);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8 * part), acc);
         }
     }
-}
-
-/// Activations `4 vector .. 4 vector + 4`, as the four bytes of an integer.
-#[inline(always)]
-fn four(x: &ActBlock, vector: usize) -> i32 {
-    let at = 4 * vector;
-    i32::from_le_bytes([x.codes[at] as u8, x.codes[at + 1] as u8, x.codes[at + 2] as u8, x.codes[at + 3] as u8])
 }
 
 /// 8 rows' codes for columns `4 vector .. 4 vector + 4`.
 ///
 /// # Safety
-/// The CPU must have AVX2; `block` must point to the codes of a block, or 32 bytes into them.
+/// The CPU must have AVX2; `block` must point to the codes of a block, or a multiple of 32 bytes less than [`STRIPE`] into them.
 #[inline(always)]
 unsafe fn codes(bits: usize, block: *const u8, vector: usize) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         if bits == 8 {
-            return _mm256_loadu_si256(block.add(64 * vector).cast());
+            return _mm256_loadu_si256(block.add(STRIPE * vector).cast());
         }
-        let nibbles = _mm256_loadu_si256(block.add(64 * (vector % 4)).cast());
+        let nibbles = _mm256_loadu_si256(block.add(STRIPE * (vector % 4)).cast());
         _mm256_and_si256(if vector < 4 { nibbles } else { _mm256_srli_epi16::<4>(nibbles) }, _mm256_set1_epi8(15))
     }
 }
@@ -242,24 +276,28 @@ unsafe fn small(at: *const u8) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dense<const T: usize, const R: usize>(panel: &[u8], x: &[f32], stride: usize, out: &mut [[f32; PANEL]]) {
     let ty = const { GgmlType::ALL[T] };
-    let column = PANEL * ty.block_bytes();
-    let cols = panel.len() / column;
-    assert!(out.len() == R && panel.len() == cols * column && x.len() >= (R - 1) * stride + cols);
-    // SAFETY: `out[r]` is 16 floats; columns up to `cols` of `R` rows are within the panel and `x`, by the assertion.
-    unsafe {
-        let mut acc: [[__m256; 2]; R] =
-            std::array::from_fn(|r| [_mm256_loadu_ps(out[r].as_ptr()), _mm256_loadu_ps(out[r].as_ptr().add(8))]);
-        for col in 0..cols {
-            let at = panel.as_ptr().add(col * column);
-            let w = [dense_vector(ty, at), dense_vector(ty, at.add(column / 2))];
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let x = _mm256_set1_ps(*x.as_ptr().add(r * stride + col));
-                *acc = [_mm256_fmadd_ps(x, w[0], acc[0]), _mm256_fmadd_ps(x, w[1], acc[1])];
+    let size = ty.block_bytes();
+    let cols = panel.len() / (PANEL * size);
+    assert!(out.len() == R && panel.len() == cols * PANEL * size && x.len() >= (R - 1) * stride + cols);
+    for lane in (0..PANEL).step_by(16) {
+        // SAFETY: `out[r]` is 32 floats; columns up to `cols` of `R` rows are within the panel and `x`, as asserted.
+        unsafe {
+            let mut acc: [[__m256; 2]; R] = std::array::from_fn(|r| {
+                let at = out[r].as_ptr().add(lane);
+                [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))]
+            });
+            for col in 0..cols {
+                let at = panel.as_ptr().add((col * PANEL + lane) * size);
+                let w = [dense_vector(ty, at), dense_vector(ty, at.add(8 * size))];
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let x = _mm256_set1_ps(*x.as_ptr().add(r * stride + col));
+                    *acc = [_mm256_fmadd_ps(x, w[0], acc[0]), _mm256_fmadd_ps(x, w[1], acc[1])];
+                }
             }
-        }
-        for (out, acc) in out.iter_mut().zip(acc) {
-            _mm256_storeu_ps(out.as_mut_ptr(), acc[0]);
-            _mm256_storeu_ps(out.as_mut_ptr().add(8), acc[1]);
+            for (out, acc) in out.iter_mut().zip(acc) {
+                _mm256_storeu_ps(out.as_mut_ptr().add(lane), acc[0]);
+                _mm256_storeu_ps(out.as_mut_ptr().add(lane + 8), acc[1]);
+            }
         }
     }
 }

@@ -1,15 +1,20 @@
-//! The kernels for AVX-512 with VNNI: 16 outputs a vector, 64 products an instruction.
+//! The kernels for AVX-512 with VNNI: 16 outputs a vector, 64 integer products an instruction.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::isa::{DenseKernel, Int8Kernel, by_type};
-use super::panel::{PANEL, PanelLayout, SUPER};
+use super::panel::{BLOCK, PANEL, PanelLayout, STRIPE, SUPER};
 use super::quantize::{self, ActBlock};
 use crate::quant::GgmlType;
 
-/// 8 rows: 8 integer and 8 float accumulators, and the rest of the 32 registers for weights and scales.
+/// 8 rows: 16 integer accumulators of the 32 registers. The float ones take 16 too and spend a block's time in memory.
 pub(super) const TILE_ROWS: usize = 8;
+
+/// How many bytes ahead the kernels for several rows ask for weights: a panel, that is what the next call starts with, so
+/// that memory is read while this panel is multiplied with the other rows; but not more than a part of the L2 cache. With
+/// one row there is nothing to wait for but memory, and the hardware's own prefetching is better.
+const PREFETCH: usize = 128 << 10;
 
 pub(super) fn int8_kernel(ty: GgmlType, rows: usize) -> Int8Kernel {
     let kernels: [Int8Kernel; TILE_ROWS] = by_type!(ty, quantized, int8, [1, 2, 3, 4, 5, 6, 7, 8]);
@@ -21,9 +26,32 @@ pub(super) fn dense_kernel(ty: GgmlType, rows: usize) -> DenseKernel {
     kernels[rows - 1]
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+/// [`quantize::quantize_tile`] of [`ActBlock::quantize`].
+#[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn quantize_tile(x: &[f32], cols: usize, out: &mut [MaybeUninit<ActBlock>]) {
-    quantize::quantize_tile(x, cols, out);
+    // SAFETY: the instructions are enabled here.
+    quantize::quantize_tile(x, cols, out, |x| unsafe { quantize_block(x) });
+}
+
+/// # Safety
+/// The CPU must have AVX-512.
+#[inline(always)]
+unsafe fn quantize_block(x: &[f32; BLOCK]) -> ActBlock {
+    // SAFETY: the caller's promise; loads are of the block's two halves, and a vector of codes is 16 bytes.
+    unsafe {
+        let x = [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))];
+        let magnitudes =
+            x.map(|x| _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(quantize::MAGNITUDE as i32)));
+        let largest = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitudes[0], magnitudes[1]));
+        let (scale, inverse) = quantize::scale_of(largest);
+        let inverse = _mm512_set1_ps(inverse);
+        let low = _mm512_cvtps_epi32(_mm512_mul_ps(x[0], inverse));
+        let high = _mm512_cvtps_epi32(_mm512_mul_ps(x[1], inverse));
+        let mut codes = [0i8; BLOCK];
+        _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(low));
+        _mm_storeu_si128(codes.as_mut_ptr().add(16).cast(), _mm512_cvtepi32_epi8(high));
+        ActBlock::new(codes, scale, _mm512_reduce_add_epi32(low), _mm512_reduce_add_epi32(high))
+    }
 }
 
 /// [`super::portable::int8`] for type `ALL[T]` and `R` rows.
@@ -33,112 +61,125 @@ fn int8<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut 
     let format = layout.format;
     let (x, odd) = x.as_chunks::<R>();
     assert!(odd.is_empty() && out.len() == R && panel.len() == layout.panel_bytes(x.len()));
-    let mut acc = [_mm512_setzero_ps(); R];
-    let (mut factor, mut min_factor) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-    let mut at = panel.as_ptr();
-    for (index, x) in x.iter().enumerate() {
-        // SAFETY: over the whole loop `at` advances by exactly `panel_bytes(x.len())`, the panel's length, and each
-        // pointer is read before `at` passes it.
-        let (block, scales) = unsafe {
+    // SAFETY: the instructions are enabled here. Over the whole loop `at` advances by exactly `panel_bytes(x.len())`,
+    // the panel's length, and what is read lies between it and its next value. Stores are to the 32 floats of `out[r]`.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); 2]; R];
+        let mut factors = [[_mm512_setzero_ps(); 2]; 2];
+        let ahead = panel.len().min(PREFETCH);
+        let mut at = panel.as_ptr();
+        for (index, x) in x.iter().enumerate() {
             if format.nested && index.is_multiple_of(SUPER) {
-                factor = halves(at);
+                factors[0] = halves(at);
                 if format.has_min {
-                    min_factor = halves(at.add(2 * PANEL));
+                    factors[1] = halves(at.add(2 * PANEL));
                 }
                 at = at.add(layout.header);
             }
             let scales = at;
-            let block = at.add(if format.has_min { 2 * layout.scales } else { layout.scales });
-            at = block.add(layout.codes);
-            (block, scales)
-        };
-        for g in 0..32 / format.group {
-            // SAFETY: within the scales and minimums of this block.
-            let (scale, min) = unsafe {
-                let at = scales.add(g * PANEL);
-                match (format.nested, format.has_min) {
-                    (false, false) => (halves(scales), _mm512_setzero_ps()),
-                    (false, true) => (halves(scales), halves(scales.add(layout.scales))),
-                    (true, false) => (_mm512_mul_ps(factor, small(at)), _mm512_setzero_ps()),
-                    (true, true) => {
-                        (_mm512_mul_ps(factor, small(at)), _mm512_mul_ps(min_factor, small(at.add(layout.scales))))
+            let codes = at.add(if format.has_min { 2 * layout.scales } else { layout.scales });
+            at = codes.add(layout.codes);
+            if R > 1 {
+                for line in (0..layout.block_bytes()).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T1>(scales.wrapping_add(ahead + line).cast());
+                }
+            }
+            for group in 0..BLOCK / format.group {
+                let dots = dots::<T, R>(codes, x, group);
+                let scale = group_scale::<T>(scales, group, factors[0]);
+                let min = match format.has_min {
+                    true => group_scale::<T>(scales.add(layout.scales), group, factors[1]),
+                    false => [_mm512_setzero_ps(); 2],
+                };
+                for ((acc, dots), x) in acc.iter_mut().zip(dots).zip(x) {
+                    let (x_scale, x_sum) = (_mm512_set1_ps(x.scale), _mm512_set1_ps(x.sums(format.group, group).1));
+                    for half in 0..2 {
+                        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[half]), x_scale);
+                        acc[half] = _mm512_fmadd_ps(scaled, scale[half], acc[half]);
+                        if format.has_min {
+                            acc[half] = _mm512_fmadd_ps(min[half], x_sum, acc[half]);
+                        }
                     }
-                }
-            };
-            let mut dot = [_mm512_setzero_si512(); R];
-            if format.offset != 0 {
-                for (dot, x) in dot.iter_mut().zip(x) {
-                    let neg_sum = _mm512_set1_epi32(x.sums(format.group, g).0);
-                    *dot = _mm512_mullo_epi32(neg_sum, _mm512_set1_epi32(format.offset));
-                }
-            }
-            for vector in g * format.group / 4..(g + 1) * format.group / 4 {
-                // SAFETY: vectors 0 .. 8 of 8 bits, or 0 .. 4 of 4 bits, are the codes of this block.
-                let w = unsafe { codes(format.bits, block, vector) };
-                for (dot, x) in dot.iter_mut().zip(x) {
-                    *dot = _mm512_dpbusd_epi32(*dot, w, _mm512_set1_epi32(four(x, vector)));
-                }
-            }
-            for ((acc, dot), x) in acc.iter_mut().zip(dot).zip(x) {
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(x.scale));
-                *acc = _mm512_fmadd_ps(scaled, scale, *acc);
-                if format.has_min {
-                    *acc = _mm512_fmadd_ps(min, _mm512_set1_ps(x.sums(format.group, g).1), *acc);
                 }
             }
         }
-    }
-    for (out, acc) in out.iter_mut().zip(acc) {
-        // SAFETY: `out` is 16 floats; the store needs no alignment.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), acc) };
+        for (out, acc) in out.iter_mut().zip(acc) {
+            _mm512_storeu_ps(out.as_mut_ptr(), acc[0]);
+            _mm512_storeu_ps(out.as_mut_ptr().add(16), acc[1]);
+        }
     }
 }
 
-/// Activations `4 vector .. 4 vector + 4`, as the four bytes of an integer.
+/// The sums of products of one group of columns, in integers.
+///
+/// # Safety
+/// The CPU must have the instructions of [`int8`]; `codes` must point to the codes of a block of type `ALL[T]`.
 #[inline(always)]
-fn four(x: &ActBlock, vector: usize) -> i32 {
-    let at = 4 * vector;
-    i32::from_le_bytes([x.codes[at] as u8, x.codes[at + 1] as u8, x.codes[at + 2] as u8, x.codes[at + 3] as u8])
-}
-
-/// 16 rows' codes for columns `4 vector .. 4 vector + 4`.
-///
-/// # Safety
-/// `block` must point to the codes of a block.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn codes(bits: usize, block: *const u8, vector: usize) -> __m512i {
-    let load = |index: usize| {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_loadu_si512(block.add(64 * index).cast()) }
-    };
-    if bits == 8 {
-        return load(vector);
+unsafe fn dots<const T: usize, const R: usize>(codes: *const u8, x: &[ActBlock; R], group: usize) -> [[__m512i; 2]; R] {
+    let format = const { PanelLayout::of(GgmlType::ALL[T]) }.format;
+    // SAFETY: the caller's promise. Stripes 0 .. 8 of 8 bits, or 0 .. 4 of 4 bits, are the codes of the block.
+    unsafe {
+        let mut dots = [[_mm512_setzero_si512(); 2]; R];
+        if format.offset != 0 {
+            for (dot, x) in dots.iter_mut().zip(x) {
+                let neg_sum = _mm512_set1_epi32(x.sums(format.group, group).0);
+                *dot = [_mm512_mullo_epi32(neg_sum, _mm512_set1_epi32(format.offset)); 2];
+            }
+        }
+        let stripes = format.group / 4;
+        for stripe in group * stripes..(group + 1) * stripes {
+            let w = [four_columns(format.bits, codes, stripe), four_columns(format.bits, codes.add(64), stripe)];
+            for (dot, x) in dots.iter_mut().zip(x) {
+                let x = _mm512_set1_epi32(x.four(stripe));
+                dot[0] = _mm512_dpbusd_epi32(dot[0], w[0], x);
+                dot[1] = _mm512_dpbusd_epi32(dot[1], w[1], x);
+            }
+        }
+        dots
     }
-    let nibbles = load(vector % 4);
-    _mm512_and_si512(if vector < 4 { nibbles } else { _mm512_srli_epi16::<4>(nibbles) }, _mm512_set1_epi8(15))
 }
 
-/// 16 halves as f32.
+/// 16 rows' codes for columns `4 index .. 4 index + 4`.
 ///
 /// # Safety
-/// `at` must point to 32 readable bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn halves(at: *const u8) -> __m512 {
+/// The CPU must have AVX-512; `codes` must point to the codes of a block, or 64 bytes into them.
+#[inline(always)]
+unsafe fn four_columns(bits: usize, codes: *const u8, index: usize) -> __m512i {
     // SAFETY: the caller's promise.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
+    unsafe {
+        if bits == 8 {
+            return _mm512_loadu_si512(codes.add(STRIPE * index).cast());
+        }
+        let nibbles = _mm512_loadu_si512(codes.add(STRIPE * (index % 4)).cast());
+        _mm512_and_si512(if index < 4 { nibbles } else { _mm512_srli_epi16::<4>(nibbles) }, _mm512_set1_epi8(15))
+    }
 }
 
-/// 16 signed bytes as f32.
+/// The scales, or the minimums, of the panel's rows for one group of columns; `factor` is the block's, if nested.
 ///
 /// # Safety
-/// `at` must point to 16 readable bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn small(at: *const u8) -> __m512 {
+/// The CPU must have AVX-512; `at` must point to the scales or minimums of a block of type `ALL[T]`.
+#[inline(always)]
+unsafe fn group_scale<const T: usize>(at: *const u8, group: usize, factor: [__m512; 2]) -> [__m512; 2] {
     // SAFETY: the caller's promise.
-    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
+    unsafe {
+        if !const { PanelLayout::of(GgmlType::ALL[T]) }.format.nested {
+            return halves(at);
+        }
+        let small = |at: *const u8| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())));
+        let at = at.add(group * PANEL);
+        [_mm512_mul_ps(factor[0], small(at)), _mm512_mul_ps(factor[1], small(at.add(16)))]
+    }
+}
+
+/// 32 halves as f32.
+///
+/// # Safety
+/// The CPU must have AVX-512; `at` must point to 64 readable bytes.
+#[inline(always)]
+unsafe fn halves(at: *const u8) -> [__m512; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [_mm512_cvtph_ps(_mm256_loadu_si256(at.cast())), _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32).cast()))] }
 }
 
 /// [`super::portable::dense`] for type `ALL[T]` and `R` rows.
@@ -148,27 +189,45 @@ fn dense<const T: usize, const R: usize>(panel: &[u8], x: &[f32], stride: usize,
     let column = PANEL * ty.block_bytes();
     let cols = panel.len() / column;
     assert!(out.len() == R && panel.len() == cols * column && x.len() >= (R - 1) * stride + cols);
-    // SAFETY: `out[r]` is 16 floats; the load needs no alignment.
-    let mut acc: [__m512; R] = std::array::from_fn(|r| unsafe { _mm512_loadu_ps(out[r].as_ptr()) });
-    for col in 0..cols {
-        // SAFETY: columns up to `cols` of `R` rows are within the panel and `x`, by the assertion above.
-        unsafe {
-            let at = panel.as_ptr().add(col * column);
-            let w = match ty {
-                GgmlType::F16 => halves(at),
-                GgmlType::BF16 => {
-                    let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
-                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-                }
-                _ => _mm512_loadu_ps(at.cast()),
-            };
+    // SAFETY: the instructions are enabled here; `out[r]` is 32 floats; columns up to `cols` of `R` rows are within the
+    // panel and `x`, as asserted.
+    unsafe {
+        let mut acc: [[__m512; 2]; R] = std::array::from_fn(|r| {
+            let at = out[r].as_ptr();
+            [_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16))]
+        });
+        for col in 0..cols {
+            let w = dense_column::<T>(panel.as_ptr().add(col * column));
             for (r, acc) in acc.iter_mut().enumerate() {
-                *acc = _mm512_fmadd_ps(_mm512_set1_ps(*x.as_ptr().add(r * stride + col)), w, *acc);
+                let x = _mm512_set1_ps(*x.as_ptr().add(r * stride + col));
+                *acc = [_mm512_fmadd_ps(x, w[0], acc[0]), _mm512_fmadd_ps(x, w[1], acc[1])];
             }
         }
+        for (out, acc) in out.iter_mut().zip(acc) {
+            _mm512_storeu_ps(out.as_mut_ptr(), acc[0]);
+            _mm512_storeu_ps(out.as_mut_ptr().add(16), acc[1]);
+        }
     }
-    for (out, acc) in out.iter_mut().zip(acc) {
-        // SAFETY: as for the load.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), acc) };
+}
+
+/// A panel's column of a dense type as f32.
+///
+/// # Safety
+/// The CPU must have AVX-512; `at` must point to [`PANEL`] readable elements.
+#[inline(always)]
+unsafe fn dense_column<const T: usize>(at: *const u8) -> [__m512; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match const { GgmlType::ALL[T] } {
+            GgmlType::F16 => halves(at),
+            GgmlType::BF16 => {
+                let widen = |at: *const u8| {
+                    let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+                };
+                [widen(at), widen(at.add(32))]
+            }
+            _ => [_mm512_loadu_ps(at.cast()), _mm512_loadu_ps(at.add(64).cast())],
+        }
     }
 }

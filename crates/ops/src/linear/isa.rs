@@ -68,7 +68,7 @@ impl Isa {
     /// See [`quantize::quantize_tile`].
     pub(super) fn quantize_tile(self, x: &[f32], cols: usize, out: &mut [MaybeUninit<ActBlock>]) {
         match self.0 {
-            Kind::Portable => quantize::quantize_tile(x, cols, out),
+            Kind::Portable => quantize::quantize_tile(x, cols, out, ActBlock::quantize),
             // SAFETY: this value exists, so the CPU has the instructions.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 | Kind::AvxVnni => unsafe { super::avx2::quantize_tile(x, cols, out) },

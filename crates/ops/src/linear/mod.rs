@@ -1,6 +1,6 @@
 //! Linear layers on the CPU: `y = x W^T (+ b)` for weights in any format of [`crate::quant`].
 //!
-//! Weights are repacked once, at load, into panels of 16 output rows (`panel`), so that one vector instruction does 16
+//! Weights are repacked once, at load, into panels of 32 output rows (`panel`), so that one vector instruction does 16
 //! outputs. A product runs a kernel per (panel, tile of rows of `x`), chosen by what the CPU has (`isa`): quantized
 //! weights against `x` quantized to int8 per block of 32 (`quantize`), or everything in f32.
 //!

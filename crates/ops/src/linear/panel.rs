@@ -1,12 +1,12 @@
-//! How weights lie in memory: panels of 16 rows, read front to back.
+//! How weights lie in memory: panels of 32 rows, read front to back.
 //!
-//! A dense panel is `[cols][16]` elements. A quantized panel is its blocks of 32 columns in order, each
+//! A dense panel is `[cols][32]` elements. A quantized panel is its blocks of 32 columns in order, each
 //!
-//! - the scales of the 16 rows, as f16, then, where the format has them, the minimums (Q4_0 to Q8_0); or, for formats
+//! - the scales of the 32 rows, as f16, then, where the format has them, the minimums (Q4_0 to Q8_0); or, for formats
 //!   with nested scales, an i8 scale a row for each group of the block, then the i8 minimums, with the f16 factors of
 //!   both in front of every eighth block;
-//! - the codes, in vectors of 64 bytes: bytes `4 r .. 4 r + 4` are four consecutive columns of row `r`. Codes of 8 bits
-//!   take 8 vectors; of 4 bits 4 vectors, with columns 0 to 15 in the low and columns 16 to 31 in the high nibbles.
+//! - the codes, in stripes of 128 bytes: bytes `4 r .. 4 r + 4` are four consecutive columns of row `r`. Codes of 8 bits
+//!   take 8 stripes; of 4 bits 4 stripes, with columns 0 to 15 in the low and columns 16 to 31 in the high nibbles.
 //!
 //! So nothing is lost or rounded: [`Section::read_row`] gives back what `dequantize_row` gave.
 
@@ -18,8 +18,10 @@ use super::RowSource;
 use crate::par::parallel_for;
 use crate::quant::{Block, BlockFormat, GgmlType, weight};
 
-/// Rows of a panel: the f32 lanes of a 512-bit vector.
-pub(super) const PANEL: usize = 16;
+/// Rows of a panel: the f32 lanes of two 512-bit vectors, so that every activation that is loaded is used twice.
+pub(super) const PANEL: usize = 32;
+/// Bytes of codes for four columns of 8 bits, or twice four columns of 4 bits.
+pub(super) const STRIPE: usize = 4 * PANEL;
 /// Columns of a block.
 pub(super) const BLOCK: usize = 32;
 /// Blocks under one pair of factors, where scales are nested.
@@ -50,7 +52,7 @@ impl PanelLayout {
         }
     }
 
-    const fn block_bytes(&self) -> usize {
+    pub(super) const fn block_bytes(&self) -> usize {
         (if self.format.has_min { 2 } else { 1 }) * self.scales + self.codes
     }
 
@@ -69,13 +71,13 @@ impl PanelLayout {
     /// Byte and shift of a code within the codes of a block.
     fn code_at(&self, row: usize, col: usize) -> (usize, usize) {
         match self.format.bits {
-            4 => (64 * (col % 16 / 4) + 4 * row + col % 4, col / 16 * 4),
-            _ => (64 * (col / 4) + 4 * row + col % 4, 0),
+            4 => (STRIPE * (col % 16 / 4) + 4 * row + col % 4, col / 16 * 4),
+            _ => (STRIPE * (col / 4) + 4 * row + col % 4, 0),
         }
     }
 }
 
-/// 16 rows of one block, for code that need not be fast.
+/// A panel's rows of one block.
 pub(super) struct BlockView<'a> {
     layout: &'a PanelLayout,
     header: &'a [u8],
@@ -95,13 +97,48 @@ impl BlockView<'_> {
         (half(self.header, row) * small(0), min)
     }
 
-    pub(super) fn code(&self, row: usize, col: usize) -> u8 {
+    /// All codes, by column and row.
+    pub(super) fn codes(&self) -> [[u8; PANEL]; BLOCK] {
+        let mut codes = [[0; PANEL]; BLOCK];
+        let bytes = &self.body[self.body.len() - self.layout.codes..];
+        let wide = self.layout.format.bits == 8;
+        for (stripe, bytes) in bytes.chunks_exact(STRIPE).enumerate() {
+            for (row, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                for (at, byte) in four.iter().enumerate() {
+                    codes[4 * stripe + at][row] = if wide { *byte } else { byte & 15 };
+                    if !wide {
+                        codes[16 + 4 * stripe + at][row] = byte >> 4;
+                    }
+                }
+            }
+        }
+        codes
+    }
+
+    fn code(&self, row: usize, col: usize) -> u8 {
         let (at, shift) = self.layout.code_at(row, col);
         let byte = self.body[self.body.len() - self.layout.codes + at] >> shift;
         if self.layout.format.bits == 4 { byte & 15 } else { byte }
     }
 
-    pub(super) fn weight(&self, row: usize, col: usize) -> f32 {
+    /// All weights, by column and row.
+    pub(super) fn weights(&self) -> [[f32; PANEL]; BLOCK] {
+        let format = &self.layout.format;
+        let codes = self.codes();
+        let mut weights = [[0f32; PANEL]; BLOCK];
+        let groups = weights.chunks_exact_mut(format.group).zip(codes.chunks_exact(format.group));
+        for (group, (weights, codes)) in groups.enumerate() {
+            let scales: [(f32, f32); PANEL] = std::array::from_fn(|row| self.scale(group, row));
+            for (out, codes) in weights.iter_mut().zip(codes) {
+                for ((out, &code), (scale, min)) in out.iter_mut().zip(codes).zip(scales) {
+                    *out = weight(format, code, scale, min);
+                }
+            }
+        }
+        weights
+    }
+
+    fn weight(&self, row: usize, col: usize) -> f32 {
         let (scale, min) = self.scale(col / self.layout.format.group, row);
         weight(&self.layout.format, self.code(row, col), scale, min)
     }

@@ -87,7 +87,7 @@ fn multiply_int8(ty: GgmlType, panel: &[u8], input: &Input<'_>, column: &Column<
     }
 }
 
-/// In f32: a panel is taken in slabs of columns, and the sums are kept in `acc` (`[m][16]`) between slabs.
+/// In f32: a panel is taken in slabs of columns, and the sums are kept in `acc` (`[m][32]`) between slabs.
 fn multiply_f32(ty: GgmlType, panel: &[u8], input: &Input<'_>, acc: &mut Vec<[f32; PANEL]>, column: &Column<'_>) {
     let Input { isa, x, cols, m, .. } = *input;
     acc.clear();
@@ -124,8 +124,8 @@ impl Slab {
         let blocks = self.bytes[..length].chunks_exact_mut(BLOCK * PANEL * 4);
         for (index, out) in (cols.start / BLOCK..).zip(blocks) {
             let block = layout.block(panel, index);
-            for (at, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                *out = block.weight(at % PANEL, at / PANEL).to_le_bytes();
+            for (value, out) in block.weights().as_flattened().iter().zip(out.as_chunks_mut::<4>().0) {
+                *out = value.to_le_bytes();
             }
         }
         (GgmlType::F32, &self.bytes[..length])
@@ -154,7 +154,7 @@ impl<'a> Output<'a> {
 /// The columns of the output that one panel gives.
 struct Column<'a> {
     target: usize,
-    /// Of the panel's 16, the rows that are not padding.
+    /// Of the panel's 32, the rows that are not padding.
     rows: usize,
     bias: Option<&'a [f32]>,
     output: &'a Output<'a>,
@@ -173,7 +173,11 @@ impl Column<'_> {
             // SAFETY: in bounds by the assertion; only the task of this panel touches these columns of any row.
             unsafe {
                 let at = start.add((first + row) * cols + self.target);
-                std::ptr::copy_nonoverlapping(values.as_ptr(), at, self.rows);
+                if self.rows == PANEL {
+                    at.cast::<[f32; PANEL]>().write(values);
+                } else {
+                    std::ptr::copy_nonoverlapping(values.as_ptr(), at, self.rows);
+                }
             }
         }
     }

@@ -1,3 +1,5 @@
+//! Every format, shape and instruction set against f64 products of the dequantized weights.
+
 use candle_core::{DType, Device};
 
 use super::panel::BLOCK;
