@@ -169,7 +169,7 @@ impl Server {
 /// The response to a connection beyond the limit, whose request nobody has read.
 const REFUSAL: &str = concat!(
     "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: application/json\r\n",
-    "content-length: 137\r\n\r\n",
+    "content-length: 146\r\n\r\n",
     r#"{"error":{"message":"the server has as many connections as it holds; retry later","type":"service_unavailable","#,
     r#""param":null,"code":"connections"}}"#,
 );

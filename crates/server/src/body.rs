@@ -69,8 +69,9 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        let message = without_position(error.inner());
+        // A key that is no key of its map is written as `?`.
+        let path = shortened(error.path().to_string().trim_end_matches(".?").to_owned());
+        let message = shortened(without_position(error.inner()));
         match path.as_str() {
             "." => ApiError::Invalid { message, param: None, code: None },
             path => ApiError::invalid(path, format!("cannot be read: {message}")),
@@ -88,8 +89,13 @@ fn without_position(error: &serde_json::Error) -> String {
     message.rsplit_once(" at line ").map_or(message.clone(), |(message, _)| message.to_owned())
 }
 
+/// What clients wrote is quoted to them; nobody needs megabytes of it.
+fn shortened(text: String) -> String {
+    const LONGEST: usize = 400;
+    if text.len() <= LONGEST { text } else { text.chars().take(LONGEST).chain("...".chars()).collect() }
+}
+
 fn unknown_field(name: &str, known: &[&str]) -> ApiError {
-    // A name is quoted in the response; nobody needs megabytes of it.
     let shown: String = name.chars().take(64).collect();
     let nearest = known.iter().map(|field| (edit_distance(&shown, field), field)).min();
     let hint = match nearest {
@@ -139,8 +145,8 @@ mod tests {
             (r#"{"max_tokens": -5}"#, Some("max_tokens"), "invalid value: integer `-5`, expected u32"),
             (r#"{"temperature": "hot"}"#, Some("temperature"), "invalid type: string \"hot\", expected f32"),
             (r#"{"messages": [{"role": "user", "content": 5}]}"#, Some("messages[0].content"), "must be a string"),
-            (r#"{"messages": [{"rôle": "user"}]}"#, Some("messages[0]"), "unknown field `rôle`"),
-            (r#"{"logit_bias": {"x": 1}}"#, Some("logit_bias.x"), "invalid"),
+            (r#"{"messages": [{"rôle": "user"}]}"#, Some("messages[0].rôle"), "unknown field `rôle`"),
+            (r#"{"logit_bias": {"x": 1}}"#, Some("logit_bias"), "expected key to be a number"),
             (r#"{"n": 1, "n": 2}"#, None, "duplicate field `n`"),
             (r#"{"temperature": NaN}"#, None, "not valid JSON"),
             (r#"{"temperature": 1e999}"#, Some("temperature"), "number out of range"),

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use plimsoll_core::{FinishReason, TokenEvent, TokenId, TokenLogprobs};
 use plimsoll_engine::{EventStream, TimedEvent};
-use plimsoll_text::Detokenizer;
+use plimsoll_text::{Detokenizer, StopStrings, Tokenizer};
 
 use crate::error::ApiError;
 use crate::logprobs::ScoredToken;
 use crate::metrics::Metrics;
+use crate::params::Params;
 
 /// One engine request and what has come of it.
 pub(crate) struct Choice {
@@ -18,12 +19,46 @@ pub(crate) struct Choice {
     pub(crate) prompt: usize,
     /// Prompt tokens that came from the prefix cache.
     pub(crate) cached_tokens: u32,
-    detokenizer: Detokenizer,
+    text: TextOut,
     /// Whether the text of a stop token is shown.
     include_stop: bool,
     /// Of tokens whose text is still held back.
     scored: Vec<ScoredToken>,
     times: Times,
+}
+
+/// From ids to text. Stop strings count from the first token after `min_tokens` on.
+pub(crate) struct TextOut {
+    detokenizer: Detokenizer,
+    /// What takes over after so many more tokens.
+    next: Option<(u32, Detokenizer)>,
+}
+
+impl TextOut {
+    /// For a choice as `params` has it, which goes on from a word of the prompt or else begins a reply.
+    pub(crate) fn new(tokenizer: &Tokenizer, params: &Params, continues_text: bool) -> Self {
+        let with = |stops: &StopStrings| Detokenizer::new(tokenizer, params.skip_special_tokens, stops);
+        let first = if params.min_tokens == 0 { with(&params.stops) } else { with(&StopStrings::default()) };
+        let next = (params.min_tokens > 0).then(|| (params.min_tokens, with(&params.stops).continuing()));
+        Self { detokenizer: if continues_text { first.continuing() } else { first }, next }
+    }
+
+    /// Whether a stop string was found.
+    fn push(&mut self, token: TokenId, text: &mut String) -> bool {
+        match &mut self.next {
+            // The one that takes over cannot know the beginning of a character.
+            Some((0, _)) if !self.detokenizer.holds_text() => {
+                self.detokenizer = self.next.take().expect("just seen").1;
+            }
+            Some((left, _)) => *left = left.saturating_sub(1),
+            None => {}
+        }
+        self.detokenizer.push(token, text).is_some()
+    }
+
+    fn finish(&mut self, text: &mut String) -> bool {
+        self.detokenizer.finish(text).is_some()
+    }
 }
 
 struct Times {
@@ -66,15 +101,9 @@ pub(crate) enum News {
 }
 
 impl Choice {
-    pub(crate) fn new(
-        events: EventStream,
-        prompt: usize,
-        detokenizer: Detokenizer,
-        include_stop: bool,
-        arrived: Instant,
-    ) -> Self {
+    pub(crate) fn new(events: EventStream, prompt: usize, text: TextOut, include_stop: bool, arrived: Instant) -> Self {
         let times = Times { arrived, begun: None, first_token: None, last_token: arrived };
-        Self { events: Some(events), prompt, cached_tokens: 0, detokenizer, include_stop, scored: Vec::new(), times }
+        Self { events: Some(events), prompt, cached_tokens: 0, text, include_stop, scored: Vec::new(), times }
     }
 
     /// Takes one event in.
@@ -114,11 +143,11 @@ impl Choice {
         let mut text = String::new();
         let mut found_stop = false;
         if finish != Some(FinishReason::Stop) || self.include_stop {
-            found_stop = self.detokenizer.push(token, &mut text).is_some();
+            found_stop = self.text.push(token, &mut text);
             self.scored.extend(logprobs.map(|logprobs| ScoredToken { token, logprobs }));
         }
         if finish.is_some() && !found_stop {
-            found_stop = self.detokenizer.finish(&mut text).is_some();
+            found_stop = self.text.finish(&mut text);
         }
         (text, if found_stop { Some(FinishReason::Stop) } else { finish })
     }

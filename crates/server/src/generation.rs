@@ -8,11 +8,10 @@ use std::time::Duration;
 use plimsoll_api::{PromptTokensDetails, Usage};
 use plimsoll_core::FinishReason;
 use plimsoll_engine::TimedEvent;
-use plimsoll_text::Detokenizer;
 
 use crate::ServedModel;
 use crate::call::Call;
-use crate::choice::{Choice, News, Piece};
+use crate::choice::{Choice, News, Piece, TextOut};
 use crate::error::{ApiError, of_stream_end, of_submission};
 use crate::params::Params;
 use crate::prompt::EncodedPrompt;
@@ -73,9 +72,8 @@ impl Generation {
                 let id = model.engine.next_request_id();
                 let submitted = model.engine.submit(params.request(id, prompt.ids.clone(), max_tokens, choice));
                 let events = submitted.map_err(|error| of_submission(error, call.permit.retry_after()))?;
-                let detokenizer = Detokenizer::new(&model.tokenizer, params.skip_special_tokens, &params.stops);
-                let detokenizer = if continues_text { detokenizer.continuing() } else { detokenizer };
-                choices.push(Choice::new(events, index, detokenizer, params.include_stop, call.arrived));
+                let text = TextOut::new(&model.tokenizer, &params, continues_text);
+                choices.push(Choice::new(events, index, text, params.include_stop, call.arrived));
             }
         }
         let (events, pieces) = (Vec::new(), Vec::new());

@@ -1,5 +1,7 @@
 //! Log probabilities in the two shapes that clients know.
 
+use std::collections::BTreeMap;
+
 use plimsoll_api::{ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob};
 use plimsoll_core::{TokenId, TokenLogprobs};
 use plimsoll_text::Tokenizer;
@@ -43,7 +45,10 @@ pub(crate) fn for_completion(scored: &[ScoredToken], tokenizer: &Tokenizer, offs
         lists.text_offset.push(*offset);
         *offset += text.chars().count();
         let top = logprobs.top.iter().map(|&(token, logprob)| (text_of(tokenizer, token), logprob.max(LEAST)));
-        lists.top_logprobs.push(Some(top.collect()));
+        let mut top: BTreeMap<_, _> = top.collect();
+        // The chosen one is there even where it is none of the likeliest.
+        top.insert(text.clone(), logprobs.logprob.max(LEAST));
+        lists.top_logprobs.push(Some(top));
         lists.token_logprobs.push(Some(logprobs.logprob.max(LEAST)));
         lists.tokens.push(text);
     }

@@ -47,11 +47,12 @@ pub(crate) struct Params {
     pub(crate) skip_special_tokens: bool,
     pub(crate) echo: bool,
     pub(crate) add_special_tokens: Option<bool>,
+    /// Generated tokens before anything may end a choice.
+    pub(crate) min_tokens: u32,
     /// The client's own name for the request.
     pub(crate) request_id: Option<String>,
     sampling: SamplingParams,
     asked: Asked,
-    min_tokens: u32,
     stop_token_ids: Vec<TokenId>,
     priority: i32,
     max_model_len: u32,

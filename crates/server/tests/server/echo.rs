@@ -9,26 +9,26 @@ use plimsoll_core::{
 };
 
 /// Repeating this token fails instead.
-pub const FAULTY_TOKEN: TokenId = 261;
+pub(crate) const FAULTY_TOKEN: TokenId = 261;
 
 /// Lets steps end: all of them, or as many as were allowed.
 #[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<Option<u64>>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<Option<u64>>, Condvar)>);
 
 impl Gate {
     /// From now on steps end only as they are allowed.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         *self.0.0.lock().unwrap() = Some(0);
     }
 
     /// Lets all steps end again.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         *self.0.0.lock().unwrap() = None;
         self.0.1.notify_all();
     }
 
     /// Lets `steps` more steps end.
-    pub fn allow(&self, steps: u64) {
+    pub(crate) fn allow(&self, steps: u64) {
         if let Some(allowed) = &mut *self.0.0.lock().unwrap() {
             *allowed += steps;
         }
@@ -45,14 +45,14 @@ impl Gate {
 
 /// Token `i` of a request's output is token `i` of its prompt; after the last comes its first stop token, or the
 /// prompt again where it has none.
-pub struct EchoExecutor {
+pub(crate) struct EchoExecutor {
     gate: Gate,
     bound: HashMap<SeqSlot, Arc<Request>>,
     plan: Option<StepPlan>,
 }
 
 impl EchoExecutor {
-    pub fn new(gate: Gate) -> Self {
+    pub(crate) fn new(gate: Gate) -> Self {
         Self { gate, bound: HashMap::new(), plan: None }
     }
 

@@ -23,21 +23,21 @@ use tokio::task::JoinHandle;
 use crate::echo::{EchoExecutor, Gate};
 
 /// Nothing that a test waits for takes longer, unless it never comes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Ids that the model's logits have; the tokenizer knows fewer, as with real models.
-pub const VOCAB_SIZE: u32 = 264;
-pub const END_TOKEN: u32 = 257;
-pub const MAX_MODEL_LEN: u32 = 64;
+pub(crate) const VOCAB_SIZE: u32 = 264;
+pub(crate) const END_TOKEN: u32 = 257;
+pub(crate) const MAX_MODEL_LEN: u32 = 64;
 
 /// What differs from test to test.
-pub struct Setup {
-    pub server: ServerConfig,
-    pub scheduler: SchedulerConfig,
+pub(crate) struct Setup {
+    pub(crate) server: ServerConfig,
+    pub(crate) scheduler: SchedulerConfig,
     /// `None`: an [`EchoExecutor`].
-    pub executor: Option<Box<dyn Executor>>,
+    pub(crate) executor: Option<Box<dyn Executor>>,
     /// Whether the model is loaded when the server starts.
-    pub is_loaded: bool,
+    pub(crate) is_loaded: bool,
 }
 
 impl Default for Setup {
@@ -59,22 +59,22 @@ impl Default for Setup {
     }
 }
 
-pub struct TestServer {
-    pub address: SocketAddr,
-    pub state: ServerState,
-    pub engine: EngineHandle,
-    pub gate: Gate,
-    pub model: ServedModel,
+pub(crate) struct TestServer {
+    pub(crate) address: SocketAddr,
+    pub(crate) state: ServerState,
+    pub(crate) engine: EngineHandle,
+    pub(crate) gate: Gate,
+    pub(crate) model: ServedModel,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<Result<(), ServeError>>,
 }
 
 impl TestServer {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(Setup::default()).await
     }
 
-    pub async fn with(setup: Setup) -> Self {
+    pub(crate) async fn with(setup: Setup) -> Self {
         let gate = Gate::default();
         let max_model_len = setup.scheduler.max_model_len;
         let scheduler = Scheduler::new(setup.scheduler).unwrap();
@@ -109,32 +109,32 @@ impl TestServer {
     }
 
     /// Tells the server to stop, as SIGTERM would.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.stop.take().expect("stopped once").send(()).unwrap();
     }
 
     /// Waits until the server has ended.
-    pub async fn ended(self) {
+    pub(crate) async fn ended(self) {
         tokio::time::timeout(PATIENCE, self.serving).await.expect("it ends").unwrap().unwrap();
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         self.send(Method::GET, path, &[], "").await
     }
 
-    pub async fn post(&self, path: &str, body: &str) -> Reply {
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Reply {
         self.send(Method::POST, path, &[(CONTENT_TYPE.as_str(), "application/json")], body).await
     }
 
-    pub async fn chat(&self, body: &str) -> Reply {
+    pub(crate) async fn chat(&self, body: &str) -> Reply {
         self.post("/v1/chat/completions", body).await
     }
 
-    pub async fn complete(&self, body: &str) -> Reply {
+    pub(crate) async fn complete(&self, body: &str) -> Reply {
         self.post("/v1/completions", body).await
     }
 
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let response = self.open(method, path, headers, body).await;
         let (head, body) = response.into_parts();
         let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("a whole body").unwrap().to_bytes();
@@ -142,7 +142,13 @@ impl TestServer {
     }
 
     /// Sends a request on a connection of its own; the body is still to be read. Dropping it closes the connection.
-    pub async fn open(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Response<Incoming> {
+    pub(crate) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Response<Incoming> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
@@ -158,13 +164,13 @@ impl TestServer {
     }
 
     /// A chat that streams, with its body still to be read.
-    pub async fn open_chat(&self, body: &str) -> Response<Incoming> {
+    pub(crate) async fn open_chat(&self, body: &str) -> Response<Incoming> {
         let json = [(CONTENT_TYPE.as_str(), "application/json")];
         self.open(Method::POST, "/v1/chat/completions", &json, body).await
     }
 
     /// Waits until every request has left the engine and its cache, or panics.
-    pub async fn until_empty(&self) {
+    pub(crate) async fn until_empty(&self) {
         let is_empty = || {
             let stats = self.engine.stats();
             let held: u32 = stats.scheduler.blocks.iter().map(|group| group.used).sum();
@@ -173,7 +179,7 @@ impl TestServer {
         self.until("the server is empty", is_empty).await;
     }
 
-    pub async fn until(&self, what: &str, condition: impl Fn() -> bool) {
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn() -> bool) {
         let waited = async {
             while !condition() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -184,7 +190,7 @@ impl TestServer {
     }
 
     /// The server still answers, and answers right.
-    pub async fn prove_alive(&self) {
+    pub(crate) async fn prove_alive(&self) {
         let reply = self.chat(r#"{"messages":[{"role":"user","content":"alive"}]}"#).await;
         assert_eq!(reply.status, 200, "{}", reply.body);
         assert_eq!(reply.json()["choices"][0]["message"]["content"], "alive");
@@ -192,47 +198,47 @@ impl TestServer {
 }
 
 /// The next bytes of a body.
-pub async fn next_frame(response: &mut Response<Incoming>) -> Option<String> {
+pub(crate) async fn next_frame(response: &mut Response<Incoming>) -> Option<String> {
     let frame = tokio::time::timeout(PATIENCE, response.body_mut().frame()).await.expect("a frame or the end")?;
     Some(String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap())
 }
 
-pub struct Reply {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: String,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Reply {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
     /// The body's text with what differs from run to run replaced.
-    pub fn redacted(&self) -> String {
+    pub(crate) fn redacted(&self) -> String {
         redacted(&self.body)
     }
 
     /// The objects of a stream, without its end.
-    pub fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         let data = self.body.lines().filter_map(|line| line.strip_prefix("data: "));
         data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
     }
 
     /// The text that a chat's stream makes for one choice.
-    pub fn streamed_text(&self, choice: u64) -> String {
+    pub(crate) fn streamed_text(&self, choice: u64) -> String {
         let chunks = self.events().into_iter().flat_map(|event| event["choices"].as_array().unwrap().clone());
         let own = chunks.filter(|chunk| chunk["index"] == choice);
         own.filter_map(|chunk| chunk["delta"]["content"].as_str().map(str::to_owned)).collect()
     }
 
-    pub fn retry_after(&self) -> Option<u64> {
+    pub(crate) fn retry_after(&self) -> Option<u64> {
         self.headers.get("retry-after").map(|seconds| seconds.to_str().unwrap().parse().unwrap())
     }
 }
 
 /// Ids and times, which differ from run to run, replaced.
-pub fn redacted(body: &str) -> String {
+pub(crate) fn redacted(body: &str) -> String {
     let id = replace_after(body, "\"id\":\"", |c| c != '"', "[id]");
     replace_after(&id, "\"created\":", |c| c.is_ascii_digit(), "0")
 }

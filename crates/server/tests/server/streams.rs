@@ -127,6 +127,8 @@ async fn a_stop_string_ends_the_text_across_tokens() {
     assert_eq!(included.streamed_text(0), "ab STOP");
     let held = server.chat(&chat(r#"["cd!"]"#, "")).await;
     assert_eq!(held.streamed_text(0), "ab STOP cd", "what was held back comes at the end");
+    let late = server.chat(&chat(r#"[" "]"#, r#","min_tokens":3"#)).await;
+    assert_eq!(late.streamed_text(0), "ab STOP", "a stop string before min_tokens is only text");
     server.until_empty().await;
 }
 
