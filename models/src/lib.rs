@@ -7,4 +7,4 @@ mod gemma3;
 mod llama;
 mod registry;
 
-pub use registry::{Architecture, find, load, registry};
+pub use registry::{Architecture, Load, find, load, registry};

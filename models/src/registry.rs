@@ -13,8 +13,11 @@ pub struct Architecture {
     /// What is known before the weights are read. Refuses configs that would not be computed faithfully.
     pub info: fn(&Value) -> Result<ModelInfo, CheckpointError>,
     /// Builds the model. Weights it did not ask for are the caller's to refuse ([`Weights::finish`]).
-    pub load: fn(&Value, &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError>,
+    pub load: Load,
 }
+
+/// Builds a model from its config and its weights.
+pub type Load = fn(&Value, &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError>;
 
 /// All architectures.
 pub fn registry() -> &'static [Architecture] {

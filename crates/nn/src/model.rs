@@ -10,8 +10,8 @@ pub trait Model: Send {
     /// `batch.logit_rows`: `[logit_rows, vocab]`, f32.
     ///
     /// # Errors
-    /// A device failure, or a batch that does not fit the model (a token id outside the vocabulary, a wrong group
-    /// count).
+    /// A device failure, or a batch that does not fit the model or the cache: a token id outside the vocabulary, a
+    /// position beyond the context, a block that does not exist.
     fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor>;
 }
 
@@ -57,5 +57,35 @@ impl ModelInfo {
     pub fn kv_bytes_per_token(&self, group: usize, element_bytes: usize) -> u64 {
         let layers = self.layers.iter().filter(|layer| layer.group == group);
         layers.map(|layer| (2 * layer.kv_heads * layer.head_dim * element_bytes) as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_with_equal_windows_share_a_group_and_full_attention_comes_first() {
+        let (groups, of_layer) = ModelInfo::group_by_window(&[Some(512), Some(512), None, Some(128), None]);
+        assert_eq!(groups, [None, Some(128), Some(512)]);
+        assert_eq!(of_layer, [2, 2, 0, 1, 0]);
+        assert_eq!(ModelInfo::group_by_window(&[Some(4)]), (vec![Some(4)], vec![0]));
+    }
+
+    #[test]
+    fn a_token_takes_keys_and_values_in_every_layer_of_its_group() {
+        let layer = |kv_heads, group| LayerInfo { kv_heads, head_dim: 64, group };
+        let info = ModelInfo {
+            architecture: String::new(),
+            layers: vec![layer(2, 0), layer(1, 1), layer(3, 0)],
+            groups: vec![None, Some(8)],
+            vocab_size: 1,
+            max_position_embeddings: 1,
+            hidden_size: 1,
+            intermediate_size: 1,
+            num_attention_heads: 6,
+        };
+        assert_eq!(info.kv_bytes_per_token(0, 2), 2 * (2 + 3) * 64 * 2);
+        assert_eq!(info.kv_bytes_per_token(1, 4), 2 * 64 * 4);
     }
 }

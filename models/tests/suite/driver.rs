@@ -69,11 +69,11 @@ impl Driver {
         self.step(&mut [(seq, tokens)]).remove(0)
     }
 
-    /// As [`Driver::feed`]; returns the last token's logits alone.
-    pub(crate) fn feed_for_last(&mut self, seq: &mut Seq, tokens: &[u32]) -> Vec<f32> {
+    /// As [`Driver::feed`]; returns the logits of the last `count` tokens alone.
+    pub(crate) fn feed_for_last(&mut self, seq: &mut Seq, tokens: &[u32], count: usize) -> Vec<Vec<f32>> {
         let mut batch = self.batch(&mut [(seq, tokens)]);
-        batch.logit_rows = vec![tokens.len() as u32 - 1];
-        self.model.forward(&batch, &self.cache).unwrap().to_vec2().unwrap().remove(0)
+        batch.logit_rows = (tokens.len() as u32 - count as u32..tokens.len() as u32).collect();
+        self.model.forward(&batch, &self.cache).unwrap().to_vec2().unwrap()
     }
 
     /// One forward pass over several sequences; returns each sequence's logits, token by token.

@@ -28,40 +28,66 @@ struct Agreement {
     disagreements: Vec<f32>,
 }
 
-/// Feeds a model the recorded continuations and compares its likeliest token at every step.
-fn compare(gguf: &Path, name: &str, activations: Activations, kv: KvDtype) -> Agreement {
-    let recorded = std::fs::read(golden_dir().join(format!("real/{name}.json"))).unwrap();
-    let golden: RealGolden = serde_json::from_slice(&recorded).unwrap();
-    let longest = golden.cases.iter().map(|case| case.prompt_ids.len() + case.ids.len()).max().unwrap();
-    let mut driver = Driver::open_with(gguf, activations, kv, |_| longest);
-    let mut agreement = Agreement { tokens: 0, disagreements: Vec::new() };
-    for case in &golden.cases {
-        let mut seq = driver.start();
-        let mut logits = driver.feed_for_last(&mut seq, &case.prompt_ids);
-        for (&id, &gap) in case.ids.iter().zip(&case.gaps) {
-            agreement.tokens += 1;
-            if argmax(&logits) != id {
-                agreement.disagreements.push(gap);
-            }
-            logits = driver.feed_for_last(&mut seq, &[id]);
+impl Agreement {
+    /// `likeliest` gives a model's likeliest token after the prompt and after each recorded id but the last.
+    fn count(name: &str, mut likeliest: impl FnMut(&Case) -> Vec<u32>) -> Self {
+        let mut agreement = Self { tokens: 0, disagreements: Vec::new() };
+        for case in &read_golden(name).cases {
+            let found = likeliest(case);
+            assert_eq!(found.len(), case.ids.len());
+            agreement.tokens += found.len();
+            let compared = found.iter().zip(&case.ids).zip(&case.gaps);
+            agreement.disagreements.extend(compared.filter(|((f, id), _)| f != id).map(|(_, gap)| gap));
         }
-        driver.end(seq);
+        let Self { tokens, disagreements } = &agreement;
+        println!("{name}: {} of {tokens} differ, by gaps of {disagreements:?}", disagreements.len());
+        assert!(*tokens > 100, "{name}: only {tokens} tokens are recorded");
+        agreement
     }
-    let Agreement { tokens, disagreements } = &agreement;
-    println!("{name}, {activations:?}: {} of {tokens} disagree, gaps {disagreements:?}", disagreements.len());
-    agreement
+
+    /// No recorded token that is better than the runner-up by `gap` or more was missed.
+    fn assert_close_calls(&self, gap: f32) {
+        assert!(self.disagreements.iter().all(|&g| g < gap), "gaps {:?}", self.disagreements);
+    }
 }
 
-/// In f32 the continuation is transformers', but where two tokens are as good as equal.
+fn read_golden(name: &str) -> RealGolden {
+    let recorded = std::fs::read(golden_dir().join(format!("real/{name}.json"))).unwrap();
+    serde_json::from_slice(&recorded).unwrap()
+}
+
+fn longest(name: &str) -> usize {
+    read_golden(name).cases.iter().map(|case| case.prompt_ids.len() + case.ids.len()).max().unwrap()
+}
+
+/// In f32 the continuation is transformers', but where two tokens are as good as equal. (All at once: that token by
+/// token is the same to the bit is tested with the tiny checkpoints.)
 fn check_f32(gguf: &Path, name: &str) {
-    let agreement = compare(gguf, name, Activations::F32, KvDtype::F32);
-    assert!(agreement.tokens > 100, "{name}: only {} tokens are recorded", agreement.tokens);
-    assert!(agreement.disagreements.iter().all(|&gap| gap < 1e-3), "{name}: {:?}", agreement.disagreements);
+    let mut driver = Driver::open(gguf, Activations::F32, longest(name));
+    let agreement = Agreement::count(name, |case| {
+        let known = [&case.prompt_ids[..], &case.ids[..case.ids.len() - 1]].concat();
+        let mut seq = driver.start();
+        let logits = driver.feed_for_last(&mut seq, &known, case.ids.len());
+        driver.end(seq);
+        logits.iter().map(|row| argmax(row)).collect()
+    });
+    agreement.assert_close_calls(1e-3);
 }
 
-/// As served: int8 activations and an f16 cache.
+/// As served: int8 activations, an f16 cache, token by token. Rounding activations to 1/127 of each block's largest
+/// moves the logits by a few hundredths, so that only close calls may fall otherwise. When this was written, 97.3 %
+/// (SmolLM2) and 98.6 % (Gemma 3) of the tokens agreed, and the widest gap that was overturned was 0.13.
 fn check_int8(gguf: &Path, name: &str) {
-    let agreement = compare(gguf, name, Activations::Int8, KvDtype::F16);
+    let mut driver = Driver::open_with(gguf, Activations::Int8, KvDtype::F16, |_| longest(name));
+    let agreement = Agreement::count(name, |case| {
+        let mut seq = driver.start();
+        let mut last = |tokens: &[u32]| argmax(&driver.feed_for_last(&mut seq, tokens, 1)[0]);
+        let mut found = vec![last(&case.prompt_ids)];
+        found.extend(case.ids[..case.ids.len() - 1].iter().map(|&id| last(&[id])));
+        driver.end(seq);
+        found
+    });
+    agreement.assert_close_calls(0.3);
     let share = 1.0 - agreement.disagreements.len() as f32 / agreement.tokens as f32;
     assert!(share >= 0.95, "{name}: agrees on {share}");
 }

@@ -138,17 +138,6 @@ impl GgufValue {
 }
 
 impl GgufArray {
-    pub fn len(&self) -> Option<usize> {
-        match self {
-            Self::U32(values) => Some(values.len()),
-            Self::I32(values) => Some(values.len()),
-            Self::F32(values) => Some(values.len()),
-            Self::Bool(values) => Some(values.len()),
-            Self::String(values) => Some(values.len()),
-            Self::Other => None,
-        }
-    }
-
     fn parse(cursor: &mut Cursor<'_>, what: &str) -> Result<Self, String> {
         let kind = cursor.u32(what)?;
         let count = cursor.u64(what)?;

@@ -49,7 +49,7 @@ impl GgufFile {
     }
 
     pub(super) fn weight_bytes(&self) -> u64 {
-        self.tensors.values().map(|t| t.bytes.len() as u64).sum()
+        self.model_tensors().map(|name| self.tensors[name].bytes.len() as u64).sum()
     }
 
     pub(super) fn model_tensors(&self) -> impl Iterator<Item = &str> {
