@@ -1,6 +1,7 @@
 //! The same requests, served in different ways, give the same tokens and the same log probabilities to the last bit:
 //! batched == single, chunked == whole, preempted == uninterrupted, cached prefix == cold. On both real models.
 
+#[allow(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use serde_json::{Value, json};

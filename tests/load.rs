@@ -1,5 +1,6 @@
 //! The load generator and the saturation walk against a server of their own, on loopback, bounded in count and time.
 
+#[allow(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! The binary as people meet it: started, asked, told to stop, and given what it cannot serve.
 
+#[allow(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 /// The binary under test, with no option taken from the tester's environment but the models' folder.
-pub fn plimsoll() -> Command {
+pub(crate) fn plimsoll() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLIMSOLL_") && name != "PLIMSOLL_MODELS_DIR")
     {
@@ -16,27 +16,27 @@ pub fn plimsoll() -> Command {
 }
 
 /// Path of a catalogue model's file, pulled if it is not here yet.
-pub fn pulled(name: &str) -> PathBuf {
+pub(crate) fn pulled(name: &str) -> PathBuf {
     let output = plimsoll().args(["pull", name]).stderr(Stdio::inherit()).output().expect("plimsoll starts");
     assert!(output.status.success(), "{name} could not be pulled");
     PathBuf::from(String::from_utf8(output.stdout).expect("a path in UTF-8").trim())
 }
 
 /// Runs `plimsoll` to its end.
-pub fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     plimsoll().args(arguments).output().expect("plimsoll starts")
 }
 
 /// A running server.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     /// `http://127.0.0.1:PORT`
-    pub url: String,
+    pub(crate) url: String,
 }
 
 impl Server {
     /// Starts `plimsoll serve ARGUMENTS` on a free port and waits until it is ready.
-    pub fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut child = plimsoll()
             .arg("serve")
             .args(arguments)
@@ -56,12 +56,12 @@ impl Server {
     }
 
     /// Status and body of a GET.
-    pub fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         exchange(&self.url, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"))
     }
 
     /// Status and body of a POST of JSON.
-    pub fn post(&self, path: &str, body: &serde_json::Value) -> (u16, String) {
+    pub(crate) fn post(&self, path: &str, body: &serde_json::Value) -> (u16, String) {
         let body = body.to_string();
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
@@ -72,26 +72,26 @@ impl Server {
     }
 
     /// Body of a POST that succeeds, as JSON.
-    pub fn ask(&self, path: &str, body: &serde_json::Value) -> serde_json::Value {
+    pub(crate) fn ask(&self, path: &str, body: &serde_json::Value) -> serde_json::Value {
         let (status, text) = self.post(path, body);
         assert_eq!(status, 200, "{body} -> {text}");
         serde_json::from_str(&text).expect("a body of JSON")
     }
 
     /// The value of a metric without labels' help: the first sample whose line starts with `name`.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics");
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no metric {name}"));
         line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
     }
 
     /// Asks the process to end, as a service manager does, and returns how it did.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub(crate) fn terminate(mut self) -> ExitStatus {
         self.signal_terminate();
         self.child.wait().expect("the server ends")
     }
 
-    pub fn signal_terminate(&self) {
+    pub(crate) fn signal_terminate(&self) {
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill runs");
         assert!(status.success());
     }
@@ -105,7 +105,7 @@ impl Drop for Server {
 }
 
 /// One plain HTTP/1.1 exchange; understands `Content-Length`, chunked bodies and bodies up to the connection's end.
-pub fn exchange(url: &str, request: &str) -> (u16, String) {
+pub(crate) fn exchange(url: &str, request: &str) -> (u16, String) {
     use std::io::Write;
     let address = url.trim_start_matches("http://");
     let mut stream = std::net::TcpStream::connect(address).expect("the server listens");

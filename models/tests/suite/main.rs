@@ -2,5 +2,4 @@
 
 mod driver;
 mod golden;
-mod real_models;
 mod refusals;

@@ -1,12 +1,19 @@
 //! Real models against transformers: greedy continuations recorded in tests/golden/real.
 
-use std::path::{Path, PathBuf};
+#[expect(dead_code, reason = "the models' own tests use the rest")]
+#[path = "../models/tests/suite/driver.rs"]
+mod driver;
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod support;
+
+use std::path::Path;
 
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::Activations;
 use serde::Deserialize;
 
 use crate::driver::{Driver, argmax, golden_dir};
+use crate::support::pulled;
 
 #[derive(Deserialize)]
 struct RealGolden {
@@ -92,29 +99,16 @@ fn check_int8(gguf: &Path, name: &str) {
     assert!(share >= 0.95, "{name}: agrees on {share}");
 }
 
-/// The catalogue's file of a model, where `plimsoll pull` puts it.
-fn find(name: &str, file: &str) -> PathBuf {
-    let folder = match std::env::var_os("PLIMSOLL_MODELS_DIR") {
-        Some(folder) => PathBuf::from(folder),
-        None => PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/plimsoll/models"),
-    };
-    let path = folder.join(name).join(file);
-    assert!(path.exists(), "{} is missing: run `plimsoll pull {name}`", path.display());
-    path
-}
-
 #[test]
-#[ignore = "needs `plimsoll pull smollm2-135m-instruct`"]
 fn smollm2_continues_as_transformers_does() {
-    let gguf = find("smollm2-135m-instruct", "SmolLM2-135M-Instruct.Q4_1.gguf");
+    let gguf = pulled("smollm2-135m-instruct");
     check_f32(&gguf, "smollm2-135m-instruct");
     check_int8(&gguf, "smollm2-135m-instruct");
 }
 
 #[test]
-#[ignore = "needs `plimsoll pull gemma-3-270m`"]
 fn gemma3_continues_as_transformers_does() {
-    let gguf = find("gemma-3-270m", "gemma-3-270m-q4_k_m.gguf");
+    let gguf = pulled("gemma-3-270m");
     check_f32(&gguf, "gemma-3-270m");
     check_int8(&gguf, "gemma-3-270m");
 }
