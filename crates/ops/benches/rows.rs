@@ -9,7 +9,8 @@ use plimsoll_ops::rope::{RopeTable, rope};
 use plimsoll_ops::sample::{SampleParams, sample};
 
 fn main() {
-    divan::main();
+    // Several calls a sample: reading the clock may take longer than the smallest of them.
+    divan::Divan::default().sample_size(20).sample_count(30).config_with_args().main();
 }
 
 fn random(shape: impl Into<candle_core::Shape>) -> Tensor {

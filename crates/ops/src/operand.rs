@@ -63,7 +63,6 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Panics
     /// If `range` is not inside the slice.
-    #[expect(clippy::mut_from_ref, reason = "that is its purpose: tasks share it and take disjoint parts")]
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {}", self.len);
         // SAFETY: inside the slice by the assertion; unaliased by the caller's word.

@@ -67,6 +67,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn store(v: Self::V, to: *mut f32);
     /// `a * b + c`
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// Each lane of `v` if it is no less than its lane of `least`, else 0.
+    unsafe fn at_least(v: Self::V, least: Self::V) -> Self::V;
 }
 
 /// Defines `fn name(level, args..)`, which runs `body::<S>(args..)` compiled for that level.
@@ -131,6 +134,14 @@ impl Simd for Portable {
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         [0, 1, 2, 3].map(|i| fma::<Self>(a[i], b[i], c[i]))
     }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        [0, 1, 2, 3].map(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn at_least(v: Self::V, least: Self::V) -> Self::V {
+        [0, 1, 2, 3].map(|i| if v[i] >= least[i] { v[i] } else { 0.0 })
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -174,6 +185,16 @@ mod x86 {
             // SAFETY: the trait's contract gives the instructions.
             unsafe { _mm256_fmadd_ps(a, b, c) }
         }
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: the trait's contract gives the instructions.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(v: Self::V, least: Self::V) -> Self::V {
+            // SAFETY: the trait's contract gives the instructions.
+            unsafe { _mm256_and_ps(v, _mm256_cmp_ps::<_CMP_GE_OQ>(v, least)) }
+        }
     }
 
     impl Simd for Avx512 {
@@ -202,6 +223,16 @@ mod x86 {
         unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
             // SAFETY: the trait's contract gives the instructions.
             unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: the trait's contract gives the instructions.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(v: Self::V, least: Self::V) -> Self::V {
+            // SAFETY: the trait's contract gives the instructions.
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(v, least), v) }
         }
     }
 }

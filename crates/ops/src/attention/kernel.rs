@@ -1,12 +1,13 @@
 //! The CPU computation of one piece of work: online softmax over tiles of keys and values.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use super::AttentionParams;
 use super::batch::{PagedBatch, first_visible};
 use super::plan::{Split, Work};
-use super::tile::{KvElement, TileRows, load_keys, load_values};
+use super::product::mul_acc;
+use super::scratch::{Scratch, TileScratch};
+use super::tile::{KvElement, TileRows, load_keys, load_values, prefetch};
 use crate::simd::{Level, SUM_LANES, Simd, dispatch, exp, fma, sum_lanes, tanh};
 
 /// Positions whose keys and values are converted together; tiles start at its multiples.
@@ -30,7 +31,7 @@ impl Heads {
 }
 
 /// A head's columns, filled up to whole vectors.
-fn padded(dim: usize) -> usize {
+pub(super) fn padded(dim: usize) -> usize {
     dim.next_multiple_of(SUM_LANES)
 }
 
@@ -161,7 +162,12 @@ impl<T: KvElement> Kernel<'_, T> {
     ) {
         let Heads { dim, .. } = self.heads;
         let (width, group) = (padded(dim), self.heads.group());
-        load_keys(self.level, &self.tile_rows(self.k, work, start), dim, tile.keys);
+        let (keys, value_rows) = (self.tile_rows(self.k, work, start), self.tile_rows(self.v, work, start));
+        prefetch(&value_rows);
+        if start + TILE < work.span.end {
+            prefetch(&self.tile_rows(self.k, work, start + TILE));
+        }
+        load_keys(self.level, &keys, dim, tile.keys);
         tile.scores.fill(0.0);
         mul_acc(self.level, queries, width, tile.keys, 0..dim, tile.scores, TILE);
         let first = self.batch.queries(work.seq).start + work.tokens.start;
@@ -174,7 +180,7 @@ impl<T: KvElement> Kernel<'_, T> {
                 softmax_row(self.level, scores, seen, self.params.softcap, &mut part.max[row], sums, values);
             }
         }
-        load_values(self.level, &self.tile_rows(self.v, work, start), width, tile.values);
+        load_values(self.level, &value_rows, width, tile.values);
         // Rows that see the same positions go together; positions that a row does not see are not touched for it,
         // since what lies there may be anything.
         let rows = part.sum.len();
@@ -339,141 +345,4 @@ fn largest(scores: &[f32; TILE]) -> f32 {
         width /= 2;
     }
     lanes[0]
-}
-
-dispatch! {
-    /// `out[r][c] += sum over k in steps of a[r][k] * b[k][c]`, `k` rising, one multiply-add each: an element's bits do
-    /// not depend on how many rows there are. `a` has rows of `stride`, `b` and `out` of `cols`, a multiple of 16.
-    fn mul_acc(a: &[f32], stride: usize, b: &[f32], steps: Range<usize>, out: &mut [f32], cols: usize) = mul_acc_body
-}
-
-#[inline(always)]
-fn mul_acc_body<S: Simd>(a: &[f32], stride: usize, b: &[f32], steps: Range<usize>, out: &mut [f32], cols: usize) {
-    let rows = out.len() / cols;
-    assert!(cols.is_multiple_of(SUM_LANES) && out.len() == rows * cols && b.len() >= steps.end * cols);
-    assert!(rows == 0 || (steps.end <= stride && a.len() >= (rows - 1) * stride + steps.end));
-    let mut row = 0;
-    while row < rows {
-        let height = (rows - row).min(4);
-        let mut col = 0;
-        while col < cols {
-            let wide = S::TILE_VECTORS * S::LANES;
-            // Each size is compiled for itself, with the tile of `out` in registers.
-            // SAFETY: the assertions bound every row, column and step; the level is the dispatcher's.
-            unsafe {
-                let (a, b) = (a.as_ptr().add(row * stride), b.as_ptr().add(col));
-                let out = out.as_mut_ptr().add(row * cols + col);
-                let args = (a, stride, b, steps.clone(), out, cols);
-                if S::TILE_VECTORS == 4 && col + wide <= cols {
-                    by_height::<S, 4>(height, args);
-                    col += wide;
-                } else if col + 2 * S::LANES <= cols {
-                    by_height::<S, 2>(height, args);
-                    col += 2 * S::LANES;
-                } else {
-                    by_height::<S, 1>(height, args);
-                    col += S::LANES;
-                }
-            }
-        }
-        row += height;
-    }
-}
-
-/// `a` and its stride, `b`, the steps, `out`, and the stride of `b` and `out`.
-type TileArgs = (*const f32, usize, *const f32, Range<usize>, *mut f32, usize);
-
-#[inline(always)]
-unsafe fn by_height<S: Simd, const C: usize>(height: usize, args: TileArgs) {
-    // SAFETY: the caller's word.
-    unsafe {
-        match height {
-            1 => register_tile::<S, 1, C>(args),
-            2 => register_tile::<S, 2, C>(args),
-            3 => register_tile::<S, 3, C>(args),
-            _ => register_tile::<S, 4, C>(args),
-        }
-    }
-}
-
-/// # Safety
-/// `R` rows of `a` with `steps.end` elements, `steps.end` rows of `b` and `R` of `out` with `C` vectors are in bounds.
-#[inline(always)]
-unsafe fn register_tile<S: Simd, const R: usize, const C: usize>((a, stride, b, steps, out, cols): TileArgs) {
-    // SAFETY: the caller's word.
-    unsafe {
-        let mut acc = [[S::splat(0.0); C]; R];
-        for r in 0..R {
-            for c in 0..C {
-                acc[r][c] = S::load(out.add(r * cols + c * S::LANES));
-            }
-        }
-        for k in steps {
-            let mut row = [S::splat(0.0); C];
-            for c in 0..C {
-                row[c] = S::load(b.add(k * cols + c * S::LANES));
-            }
-            for r in 0..R {
-                let x = S::splat(*a.add(r * stride + k));
-                for c in 0..C {
-                    acc[r][c] = S::mul_add(x, row[c], acc[r][c]);
-                }
-            }
-        }
-        for r in 0..R {
-            for c in 0..C {
-                S::store(acc[r][c], out.add(r * cols + c * S::LANES));
-            }
-        }
-    }
-}
-
-/// A thread's working memory, kept between calls; whatever was there before is still there.
-struct Scratch<'a> {
-    queries: &'a mut [f32],
-    part: &'a mut [f32],
-    total: &'a mut [f32],
-    tile: TileScratch<'a>,
-}
-
-struct TileScratch<'a> {
-    /// `[dim, TILE]`
-    keys: &'a mut [f32],
-    /// `[TILE, padded(dim)]`
-    values: &'a mut [f32],
-    /// `[rows, TILE]`: scores, and then weights.
-    scores: &'a mut [f32],
-    /// `[rows, TILE]`: the weights' sums of this segment, by lane.
-    sums: &'a mut [f32],
-}
-
-/// A cache line, so that vectors do not straddle two.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; SUM_LANES]);
-
-impl Scratch<'_> {
-    fn with(rows: usize, dim: usize, f: impl FnOnce(Scratch<'_>)) {
-        thread_local!(static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) });
-        let width = padded(dim);
-        let state = rows * partial_row_len(dim);
-        let lens = [rows * width, state, state, dim * TILE, TILE * width, rows * TILE, rows * TILE];
-        LINES.with_borrow_mut(|lines| {
-            let needed: usize = lens.iter().map(|len| len.div_ceil(SUM_LANES)).sum();
-            if lines.len() < needed {
-                lines.resize(needed, Line([0.0; SUM_LANES]));
-            }
-            let mut rest = &mut lines[..];
-            let [queries, part, total, keys, values, scores, sums] = lens.map(|len| {
-                let (taken, left) = std::mem::take(&mut rest).split_at_mut(len.div_ceil(SUM_LANES));
-                rest = left;
-                // SAFETY: a Line is its 16 floats and nothing else.
-                let floats = unsafe {
-                    std::slice::from_raw_parts_mut(taken.as_mut_ptr().cast::<f32>(), taken.len() * SUM_LANES)
-                };
-                &mut floats[..len]
-            });
-            f(Scratch { queries, part, total, tile: TileScratch { keys, values, scores, sums } });
-        });
-    }
 }

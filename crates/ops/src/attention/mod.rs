@@ -11,6 +11,8 @@
 mod batch;
 mod kernel;
 mod plan;
+mod product;
+mod scratch;
 #[cfg(test)]
 mod tests;
 mod tile;

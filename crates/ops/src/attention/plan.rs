@@ -180,11 +180,11 @@ mod tests {
 
     #[test]
     fn no_work_is_much_larger_than_a_threads_share() {
+        let mut mixed = vec![(500, 1); 32];
+        mixed[0] = (0, 2000);
         for threads in [2, 8] {
-            for seqs in
-                [vec![(0, 2000)], vec![(7999, 1)], [(0, 2000)].repeat(1).into_iter().chain([(500, 1); 31]).collect()]
-            {
-                let batch = batch(&seqs);
+            for seqs in [&[(0, 2000)][..], &[(7999, 1)], &mixed] {
+                let batch = batch(seqs);
                 let plan = Plan::new(&batch, HEADS, None, threads);
                 let largest = plan.work.iter().map(|w| w.cost(HEADS)).max().unwrap();
                 let one_segment = 2 * SEGMENT * HEADS.dim * (TILE_ROWS + READ_COST);

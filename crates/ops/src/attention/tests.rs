@@ -1,6 +1,8 @@
 //! The op against a naive attention in f64, and against itself: batched and single, chunked and whole, in one thread
 //! and many.
 
+use std::slice::from_ref;
+
 use candle_core::{DType, Device};
 
 use super::batch::first_visible;
@@ -231,13 +233,16 @@ fn batched_is_single_and_chunked_is_whole_to_the_bit() {
         let row = query * dim;
         for level in Level::available() {
             let one = Setup { level, threads: 1 };
-            let whole = bits(&shape.attend(&[&seq], &[0..600], one));
-            assert!(whole == bits(&shape.attend(&[&seq], &[0..600], Setup { threads: 16, ..one })), "threads");
+            let whole = bits(&shape.attend(&[&seq], from_ref(&(0..600)), one));
+            assert!(
+                whole == bits(&shape.attend(&[&seq], from_ref(&(0..600)), Setup { threads: 16, ..one })),
+                "threads"
+            );
             let mut from = 0;
             while from < 600 {
                 let to = (from + 1 + random.below(150)).min(600);
                 let threads = [1, 2, 64][random.below(3)];
-                let chunk = bits(&shape.attend(&[&seq], &[from..to], Setup { level, threads }));
+                let chunk = bits(&shape.attend(&[&seq], from_ref(&(from..to)), Setup { level, threads }));
                 assert!(chunk == whole[from * row..to * row], "{level:?}, positions {from}..{to}");
                 from = to;
             }
@@ -257,7 +262,7 @@ fn no_tokens_and_empty_sequences_are_fine() {
     let shape = Shape::new(2, 1, 16, 8, KvDtype::F32);
     let seq = shape.sequence(20, &mut random);
     assert!(shape.attend(&[], &[], Setup::many_threads()).is_empty());
-    let alone = shape.attend(&[&seq], &[5..20], Setup::many_threads());
+    let alone = shape.attend(&[&seq], from_ref(&(5..20)), Setup::many_threads());
     assert!(bits(&alone) == bits(&shape.attend(&[&seq, &seq], &[3..3, 5..20], Setup::one_thread())));
 }
 
@@ -266,13 +271,13 @@ fn what_is_not_finite_stays_with_the_queries_that_see_it() {
     let mut random = Random::new(76);
     let shape = Shape::new(2, 1, 16, 8, KvDtype::F16);
     let clean = shape.sequence(40, &mut random);
-    let expected = shape.attend(&[&clean], &[0..40], Setup::one_thread());
+    let expected = shape.attend(&[&clean], from_ref(&(0..40)), Setup::one_thread());
     for poison in [f32::NAN, f32::INFINITY] {
         for in_keys in [false, true] {
             let mut seq = clean.clone();
             let data = if in_keys { &mut seq.k } else { &mut seq.v };
             data[20 * 16..21 * 16].fill(poison);
-            let out = shape.attend(&[&seq], &[0..40], Setup::many_threads());
+            let out = shape.attend(&[&seq], from_ref(&(0..40)), Setup::many_threads());
             assert!(bits(&out[..20 * 32]) == bits(&expected[..20 * 32]), "{poison} in keys: {in_keys}");
             if poison.is_nan() || !in_keys {
                 assert!(out[20 * 32..].iter().all(|x| !x.is_finite()), "{poison} in keys: {in_keys}");
@@ -325,7 +330,7 @@ fn wrong_operands_are_refused_by_name() {
     let mut random = Random::new(78);
     let shape = Shape::new(2, 1, 16, 8, KvDtype::BF16);
     let seq = shape.sequence(4, &mut random);
-    let (q, cache, batch) = shape.layout(&[&seq], &[0..4]);
+    let (q, cache, batch) = shape.layout(&[&seq], from_ref(&(0..4)));
     let refused = |what: &str, q: &Tensor, cache: &LayerCache, params: AttentionParams| {
         let error = paged_attention(q, cache, &batch, &params).unwrap_err().to_string();
         assert!(error.starts_with("paged_attention: ") && error.contains(what), "{error}, expected {what}");

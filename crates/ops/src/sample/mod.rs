@@ -10,6 +10,7 @@ mod draw;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::sync::OnceLock;
 
@@ -130,18 +131,30 @@ fn sample_row(level: Level, raw: &[f32], params: &SampleParams<'_>) -> Option<Sa
 }
 
 fn choose(level: Level, logits: &[f32], max: f32, params: &SampleParams<'_>) -> u32 {
-    // Also true of NaN: what cannot be divided by is greedy.
-    if !(params.temperature > 0.0) {
+    // What cannot be divided by is greedy.
+    if params.temperature <= 0.0 || params.temperature.is_nan() {
         return scan::position(level, logits, max);
     }
-    let vocab = logits.len();
-    let top_k = if params.top_k == 0 { vocab } else { vocab.min(params.top_k as usize) };
-    let weigh = draw::Weigh { max, temperature: params.temperature, min: params.min_p.min(1.0) };
     let uniform = draw::uniform(params.seed, params.index);
-    if top_k == vocab && !(params.top_p < 1.0) {
-        return draw::from_all(level, logits, &weigh, uniform);
+    if params.top_k == 0 || params.top_k as usize >= logits.len() {
+        return draw_weighted(level, logits.to_vec(), max, params, uniform) as u32;
     }
-    draw::from_likeliest(level, logits, &weigh, top_k, params.top_p, uniform)
+    let (logits, ids): (Vec<f32>, Vec<u32>) = scan::largest(level, logits, params.top_k as usize).into_iter().unzip();
+    ids[draw_weighted(level, logits, max, params, uniform)]
+}
+
+/// The index of the chosen logit.
+fn draw_weighted(level: Level, logits: Vec<f32>, max: f32, params: &SampleParams<'_>, uniform: f64) -> usize {
+    let mut weights = logits;
+    weights::weigh(level, &mut weights, max, params.temperature);
+    if params.top_p < 1.0 {
+        weights::keep_nucleus(level, &mut weights, params.top_p);
+    }
+    if params.min_p > 0.0 {
+        // The largest weight is 1.
+        weights::drop_below(&mut weights, params.min_p.min(1.0));
+    }
+    draw::draw(level, &weights, uniform)
 }
 
 fn log_probabilities(
@@ -152,7 +165,7 @@ fn log_probabilities(
     token: u32,
 ) -> (Option<f32>, Vec<(u32, f32)>) {
     let Some(wanted) = wanted else { return (None, Vec::new()) };
-    let log_sum = f64::from(max) + draw::Weigh::plain(max).total(level, logits).ln();
+    let log_sum = f64::from(max) + weights::exp_sum(level, logits, max).ln();
     let logprob = |logit: f32| (f64::from(logit) - log_sum) as f32;
     let top = scan::largest(level, logits, logits.len().min(wanted as usize));
     let top = top.into_iter().map(|(logit, id)| (id, logprob(logit))).collect();

@@ -20,14 +20,19 @@ fn max_and_finite_body<S: Simd>(values: &[f32]) -> (f32, bool) {
     for chunk in chunks {
         for i in 0..SUM_LANES {
             max[i] = if chunk[i] > max[i] { chunk[i] } else { max[i] };
-            bad[i] |= u32::from(!(chunk[i] < f32::INFINITY));
+            bad[i] |= u32::from(is_bad(chunk[i]));
         }
     }
     for (i, x) in tail.iter().enumerate() {
         max[i] = if *x > max[i] { *x } else { max[i] };
-        bad[i] |= u32::from(!(*x < f32::INFINITY));
+        bad[i] |= u32::from(is_bad(*x));
     }
     (max.into_iter().fold(f32::NEG_INFINITY, f32::max), bad.into_iter().all(|b| b == 0))
+}
+
+#[inline(always)]
+fn is_bad(x: f32) -> bool {
+    x.is_nan() | (x == f32::INFINITY)
 }
 
 /// The first index of `value`, which is among the values.
