@@ -8,8 +8,10 @@ use super::quantize::{self, ActBlock};
 use crate::quant::GgmlType;
 
 /// See [`portable::int8`]. Unsafe only in that the CPU must have the instructions.
+#[cfg(target_arch = "x86_64")]
 pub(super) type Int8Kernel = unsafe fn(&[u8], &[ActBlock], &mut [[f32; PANEL]]);
 /// See [`portable::dense`]. Unsafe only in that the CPU must have the instructions.
+#[cfg(target_arch = "x86_64")]
 pub(super) type DenseKernel = unsafe fn(&[u8], &[f32], usize, &mut [[f32; PANEL]]);
 
 /// A set of kernels. A value exists only on a CPU that can run them, which is what makes calling them sound.

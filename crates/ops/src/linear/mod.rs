@@ -8,6 +8,19 @@
 //! a row's outputs do not depend, to the bit, on the other rows of the batch or on the machine.
 //!
 //! It must never know what the rows mean: merging q, k and v is the caller's business.
+//!
+//! Measured on one core of a Zen 5 AMD EPYC (AVX-512 VNNI at 3.7 GHz, 2026-11-21, CPU time, best of 25) for all linear
+//! layers of SmolLM2-135M in Q4_1 with the Q8_0 head, 134.5 M weights in 96.5 MB, read from memory:
+//!
+//! | rows | ms | of the machine's ceiling |
+//! |---|---|---|
+//! | 1 | 3.1 | 31 GB/s: all that both cores together read |
+//! | 8 | 4.6 | 21 GB/s, 470 GOP/s |
+//! | 32 | 15.9 | 540 GOP/s of 967 in registers |
+//! | 128 | 61 | 560 GOP/s |
+//!
+//! One matrix in the cache reaches 580 to 665 GOP/s from 8 rows on; the scales, in f32, take about a third of the
+//! multipliers' time. On two cores, `gate_up` at 32 rows did 1,090 GOP/s.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -138,9 +138,15 @@ impl BlockView<'_> {
         weights
     }
 
-    fn weight(&self, row: usize, col: usize) -> f32 {
-        let (scale, min) = self.scale(col / self.layout.format.group, row);
-        weight(&self.layout.format, self.code(row, col), scale, min)
+    /// One row's weights.
+    fn read_row(&self, row: usize, out: &mut [f32]) {
+        let format = &self.layout.format;
+        for (group, out) in out.chunks_exact_mut(format.group).enumerate() {
+            let (scale, min) = self.scale(group, row);
+            for (at, out) in out.iter_mut().enumerate() {
+                *out = weight(format, self.code(row, group * format.group + at), scale, min);
+            }
+        }
     }
 }
 
@@ -224,10 +230,7 @@ impl Section {
         }
         let layout = PanelLayout::of(self.ty);
         for (index, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-            let block = layout.block(panel, index);
-            for (col, value) in out.iter_mut().enumerate() {
-                *value = block.weight(row, col);
-            }
+            layout.block(panel, index).read_row(row, out);
         }
     }
 

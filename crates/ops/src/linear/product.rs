@@ -25,8 +25,8 @@ pub(super) fn forward(weights: &Weights, isa: Isa, x: &[f32]) -> Vec<f32> {
     let input = Input { isa, x, cols: weights.in_features, m, quantized: &quantized };
     let output = Output::new(&mut y, m, weights.out_features);
     let panels = weights.sections.iter().map(Section::panels).sum::<usize>();
-    // Several tasks a thread, so that one that is held up does not hold up the others.
-    let at_once = panels.div_ceil(8 * num_threads());
+    // Many tasks a thread, so that one that is held up does not hold up the others.
+    let at_once = (panels / (16 * num_threads())).max(1);
     parallel_for(panels.div_ceil(at_once), |task| {
         let range = task * at_once..panels.min((task + 1) * at_once);
         multiply_panels(weights, range, &input, &output);

@@ -25,6 +25,9 @@ pub(super) struct ActBlock {
 /// Smaller blocks than this are taken for zero: 127 / it must not overflow.
 const SMALLEST: f32 = 1e-30;
 
+/// Elements that take some 2 us to quantize: with fewer it would cost as much to hand them to another thread.
+const SMALLEST_TASK: usize = 16 << 10;
+
 /// All bits of an f32 but the sign.
 pub(super) const MAGNITUDE: u32 = 0x7fff_ffff;
 
@@ -73,6 +76,7 @@ impl ActBlock {
     }
 
     /// Codes `4 index .. 4 index + 4`, as the bytes of an integer.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn four(&self, index: usize) -> i32 {
         let (fours, _) = self.codes.as_chunks::<4>();
@@ -97,8 +101,7 @@ pub(super) fn quantize(isa: Isa, x: &[f32], cols: usize, tile_rows: usize) -> Ve
     let per_tile = tile_rows * cols;
     let tiles: Vec<_> =
         x.chunks(per_tile).zip(spare.chunks_mut(per_tile / BLOCK)).map(|(x, out)| Mutex::new((x, out))).collect();
-    // One tile takes about a microsecond, which is what it would cost to hand it to another thread.
-    let at_once = tiles.len().div_ceil(2 * num_threads()).max(4);
+    let at_once = tiles.len().div_ceil(4 * num_threads()).max(SMALLEST_TASK / per_tile);
     parallel_for(tiles.len().div_ceil(at_once), |task| {
         for tile in tiles.iter().skip(task * at_once).take(at_once) {
             let mut tile = tile.lock().unwrap_or_else(PoisonError::into_inner);
