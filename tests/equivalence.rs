@@ -64,7 +64,7 @@ fn check(model: &str, tiny_cache: &str) {
 
     let server = Server::start(&[model, "--max-model-len", "128", "--kv-cache-memory", tiny_cache]);
     assert_eq!(all_at_once(&server, model), single, "preempted == uninterrupted");
-    assert!(server.metric("plimsoll:preemptions_total") > 0.0, "the cache was small enough to preempt");
+    assert!(server.metric("plimsoll:num_preemptions_total") > 0.0, "the cache was small enough to preempt");
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn the_default_model_answers() {
     assert!(text.contains("Paris"), "{text}");
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
     assert_eq!(server.get("/health").0, 200);
-    assert_eq!(server.metric("vllm:request_success_total"), 1.0);
+    assert_eq!(server.metric(r#"vllm:request_success_total{finished_reason="stop""#), 1.0);
 
     let ids = server.ask("/tokenize", &json!({"model": MODEL, "prompt": "Grüße, 世界! 🚢"}));
     let back = server.ask("/detokenize", &json!({"model": MODEL, "tokens": ids["tokens"]}));
@@ -81,7 +81,7 @@ fn what_cannot_start_says_what_to_change() {
         (&["missing.gguf"], "missing.gguf"),
         (&[&garbage], "garbage.gguf"),
         (&[&cut], "cut.gguf"),
-        (&[&empty], "config.json"),
+        (&[&empty], "model.safetensors"),
         (&[MODEL, "--kv-cache-memory", "64KiB"], "--kv-cache-memory"),
         (&[MODEL, "--max-model-len", "1000000"], "--max-model-len"),
         (&[MODEL, "--max-num-seqs", "0"], "--max-num-seqs"),

@@ -85,7 +85,10 @@ mod tests {
                 assert_eq!(as_text, case.as_text, "{}: {text:?} as text", entry.name);
                 let parsed = tokenizer.encode(text, SpecialTokens::Parse, true).unwrap();
                 assert_eq!(parsed, case.parsed, "{}: {text:?} parsed", entry.name);
-                assert_eq!(tokenizer.decode(&as_text, false).trim_start(), text.trim_start(), "{}", entry.name);
+                // SentencePiece writes spaces as this character, so one in a text comes back as a space.
+                if !text.contains('\u{2581}') {
+                    assert_eq!(tokenizer.decode(&as_text, false), *text, "{}", entry.name);
+                }
             }
         }
     }
