@@ -1,3 +1,5 @@
+//! Block formats against values that the reference implementation's Python package gave.
+
 use super::*;
 
 /// Blocks of random bytes and what the GGML project's own Python package (`gguf` 0.19, `dequantize`) makes of them, a
