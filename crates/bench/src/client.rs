@@ -2,7 +2,13 @@
 //!
 //! Works against any OpenAI-compatible server, over http and https, with kept-alive connections. A proxy set in the
 //! environment is not used: its time would be measured as the server's.
+//!
+//! Some servers (llama.cpp's among them) close a connection after a streamed reply without having said so. A client
+//! that sends its next request at once then loses it through no fault that a user would see. Such a request is sent
+//! again, once, on a new connection, its clock running on; the record says so, and so does the report.
 
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,6 +26,8 @@ use crate::timeline::Timeline;
 const MAX_ERROR_BODY: usize = 64 << 10;
 /// How long the end of the HTTP body may lag behind `[DONE]` before the connection is given up.
 const DRAIN: Duration = Duration::from_millis(250);
+/// After so many requests lost on closed connections, no connection of this server is used twice.
+const MAX_LOST: u32 = 3;
 
 /// Measures offsets from the start of a run.
 #[derive(Clone, Copy, Debug)]
@@ -46,14 +54,16 @@ pub(crate) struct Job {
 /// Sends requests to one URL. Shared by all workers of a run.
 #[derive(Debug)]
 pub(crate) struct Client {
-    http: reqwest::Client,
+    http: HttpClients,
     url: Url,
     request_timeout: Duration,
+    /// Requests lost so far because the server had closed a kept-alive connection.
+    lost: AtomicU32,
 }
 
 impl Client {
-    pub(crate) fn new(http: reqwest::Client, url: Url, request_timeout: Duration) -> Self {
-        Self { http, url, request_timeout }
+    pub(crate) fn new(http: HttpClients, url: Url, request_timeout: Duration) -> Self {
+        Self { http, url, request_timeout, lost: AtomicU32::new(0) }
     }
 
     /// Sends `job` and reads the reply to its end, its failure or the timeout. Output chunks are counted into
@@ -74,7 +84,7 @@ impl Client {
     }
 
     async fn exchange(&self, body: Bytes, reply: &mut Reply, clock: Clock, timeline: &Timeline) {
-        let mut response = match self.http.post(self.url.clone()).body(body).send().await {
+        let mut response = match self.send(body, &mut reply.record).await {
             Ok(response) => response,
             Err(error) => return reply.fail(Outcome::Connection, with_causes(&error)),
         };
@@ -102,8 +112,61 @@ impl Client {
     }
 }
 
-/// Builds the HTTP client for `url`: one a run, shared by everything that talks to that server.
-pub(crate) fn http_client(url: &Url, api_key: Option<&str>, connect_timeout: Duration) -> Result<reqwest::Client> {
+impl Client {
+    /// Sends a request and waits for the head of the reply.
+    async fn send(&self, body: Bytes, record: &mut RequestRecord) -> reqwest::Result<Response> {
+        if self.lost.load(Ordering::Relaxed) < MAX_LOST {
+            match self.http.kept.post(self.url.clone()).body(body.clone()).send().await {
+                Err(error) if closed_before_reply(&error) => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    record.resent = true;
+                }
+                result => return result,
+            }
+        }
+        self.http.fresh.post(self.url.clone()).body(body).send().await
+    }
+}
+
+/// Whether the connection went away before the reply began.
+fn closed_before_reply(error: &reqwest::Error) -> bool {
+    if error.is_connect() {
+        return false;
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(error) = inner.downcast_ref::<hyper::Error>()
+            && error.is_incomplete_message()
+        {
+            return true;
+        }
+        if let Some(error) = inner.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+            return matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset);
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+/// Two clients for one server.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpClients {
+    /// Keeps connections and uses them again.
+    pub(crate) kept: reqwest::Client,
+    /// Opens a connection for every request.
+    pub(crate) fresh: reqwest::Client,
+}
+
+impl HttpClients {
+    /// Clients for the server at `url`: one pair a run.
+    pub(crate) fn new(url: &Url, api_key: Option<&str>, connect_timeout: Duration) -> Result<Self> {
+        let build = |idle| build_client(url, api_key, connect_timeout, idle);
+        Ok(Self { kept: build(usize::MAX)?, fresh: build(0)? })
+    }
+}
+
+fn build_client(url: &Url, api_key: Option<&str>, connect_timeout: Duration, idle: usize) -> Result<reqwest::Client> {
     // An error means that the program has chosen a provider before us, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut headers = HeaderMap::new();
@@ -118,7 +181,7 @@ pub(crate) fn http_client(url: &Url, api_key: Option<&str>, connect_timeout: Dur
     let mut builder = reqwest::Client::builder()
         .default_headers(headers)
         .connect_timeout(connect_timeout)
-        .pool_max_idle_per_host(usize::MAX)
+        .pool_max_idle_per_host(idle)
         .redirect(reqwest::redirect::Policy::none())
         .http1_only()
         .no_proxy();
@@ -187,6 +250,7 @@ impl Reply {
             finish: None,
             usage: None,
             outcome: Outcome::Success,
+            resent: false,
             detail: None,
         };
         Self { parser: SseParser::default(), record, done_at: None, failed: false }

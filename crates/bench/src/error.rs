@@ -19,7 +19,7 @@ pub enum BenchError {
     NoPromptFits { source_name: String, loaded: usize, min: u32, max: u32 },
     #[error("{0}")]
     Config(String),
-    #[error("no request succeeded at concurrency 1: {0}")]
+    #[error("too many requests fail at concurrency 1 already: {0}")]
     NothingWorks(String),
     #[error("cannot write {}: {source}", path.display())]
     Write {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Client, http_client};
+use crate::client::{Client, HttpClients};
 use crate::config::{EndpointKind, Generation, Workload};
 use crate::endpoint::Base;
 use crate::error::Result;
@@ -49,7 +49,7 @@ pub async fn measure_client_ceiling(url: Option<&str>) -> Result<ClientCeiling> 
     };
     let address = url.map(str::to_owned).or_else(|| own.as_ref().map(NullServer::url)).expect("one of the two");
     let base = Base::parse(&address)?;
-    let http = http_client(base.root(), None, REQUEST_TIMEOUT)?;
+    let http = HttpClients::new(base.root(), None, REQUEST_TIMEOUT)?;
     let client = Arc::new(Client::new(http, base.generate(EndpointKind::Chat), REQUEST_TIMEOUT));
     let prompts = vec![Prompt { text: "How fast is the client?".to_owned(), tokens: 6 }];
     let source = RequestSource::new(EndpointKind::Chat, "null", &Generation::default(), &Workload::default(), prompts)?;

@@ -128,6 +128,8 @@ pub(crate) struct RequestRecord {
     pub(crate) finish: Option<Finish>,
     pub(crate) usage: Option<Usage>,
     pub(crate) outcome: Outcome,
+    /// The server had closed the connection that it was to keep, and the request was sent again on a new one.
+    pub(crate) resent: bool,
     /// What went wrong, in the server's or the system's words.
     pub(crate) detail: Option<String>,
 }
@@ -227,6 +229,7 @@ pub(crate) mod fixture {
             finish: Some(Finish::Length),
             usage: Some(Usage { prompt_tokens: 20, completion_tokens: tokens.into(), ..Usage::default() }),
             outcome: Outcome::Success,
+            resent: false,
             detail: None,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Clock, http_client};
+use crate::client::{Client, Clock, HttpClients};
 use crate::config::{BenchConfig, Endpoint, Generation, Workload};
 use crate::endpoint::{Asking, Base, RemoteTokenizer, find_model};
 use crate::error::Result;
@@ -57,8 +57,8 @@ pub(crate) struct TargetConfig<'a> {
 impl Target {
     pub(crate) async fn prepare(config: TargetConfig<'_>) -> Result<Self> {
         let base = Base::parse(&config.endpoint.url)?;
-        let http = http_client(base.root(), config.endpoint.api_key.as_deref(), config.connect_timeout)?;
-        let asking = Asking { http: &http, base: &base, patience: config.connect_timeout };
+        let http = HttpClients::new(base.root(), config.endpoint.api_key.as_deref(), config.connect_timeout)?;
+        let asking = Asking { http: &http.kept, base: &base, patience: config.connect_timeout };
         let model = find_model(asking, config.endpoint).await?;
         let tokenizer = RemoteTokenizer::probe(asking, &model).await;
         let set = PromptSet::load(&config.workload.prompts)?;

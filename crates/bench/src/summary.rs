@@ -110,6 +110,8 @@ pub struct RungSummary {
     pub outcomes: OutcomeCounts,
     /// 0 to 1, over every request of the run.
     pub success_rate: f64,
+    /// Requests, whatever their outcome, that were sent again because the server had closed a kept-alive connection.
+    pub resent: u64,
     pub duration_s: f64,
     pub window: WindowFacts,
     pub rates: Rates,
@@ -158,6 +160,7 @@ pub(crate) fn summarize(log: &RunLog) -> RungSummary {
         concurrency: log.concurrency,
         outcomes,
         success_rate: outcomes.success_rate(),
+        resent: log.records.iter().filter(|record| record.resent).count() as u64,
         duration_s: log.ended.as_secs_f64(),
         window: WindowFacts {
             start_s: window.start.as_secs_f64(),

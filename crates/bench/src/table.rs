@@ -155,6 +155,13 @@ fn notes(out: &mut fmt::Formatter<'_>, workload: &WorkloadFacts, rungs: &[RungRe
     if summaries().any(|summary| summary.tokens.source == TokenSource::Chunks) {
         writeln!(out, "The server sent no usage: output tokens are chunks, input tokens are the prompts' own.")?;
     }
+    let resent: u64 = summaries().map(|summary| summary.resent).sum();
+    if resent > 0 {
+        writeln!(
+            out,
+            "The server closed kept-alive connections without saying so: {resent} requests were sent again."
+        )?;
+    }
     let with_itl: u64 = summaries().map(|summary| summary.itl_requests).sum();
     let with_tpot: u64 = summaries().filter_map(|summary| summary.e2e_ms.as_ref()).map(|d| d.count).sum();
     if with_itl < with_tpot {

@@ -150,6 +150,17 @@ async fn a_connection_left_open_after_the_end_is_still_a_success() {
 }
 
 #[tokio::test]
+async fn a_server_that_closes_kept_connections_loses_no_request() {
+    let text: String = [ROLE, TEXT, END, DONE].iter().map(|event| format!("data: {event}\n\n")).collect();
+    let length = text.len();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {length}\r\n\r\n");
+    // The client takes the reply for complete and the connection for usable, and sends; then the server closes.
+    let rung = measure(vec![Act::Say(head + &text), Act::Wait(Duration::from_millis(100))]).await;
+    assert_eq!((rung.summary.outcomes.success, rung.summary.outcomes.total()), (6, 6), "{:?}", rung.failure_samples);
+    assert!((1..=4).contains(&rung.summary.resent), "{}", rung.summary.resent);
+}
+
+#[tokio::test]
 async fn tokens_are_what_the_server_says_and_not_the_chunks() {
     let pause = || Act::Wait(Duration::from_millis(20));
     let event = |json: &str| Act::Say(format!("data: {json}\n\n"));
