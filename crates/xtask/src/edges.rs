@@ -20,9 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crates/bench", &["api"]),
     (
         "crates/cli",
-        &[
-            "api", "bench", "core", "engine", "models", "nn", "ops", "runner", "sched", "server", "sim", "text",
-        ],
+        &["api", "bench", "core", "engine", "models", "nn", "ops", "runner", "sched", "server", "sim", "text"],
     ),
     ("crates/xtask", &[]),
 ];
