@@ -95,5 +95,9 @@ fn run(Cli { command, shared }: Cli) -> Result<()> {
 }
 
 fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    // A model that is still being fetched or loaded must not keep a process that was told to end.
+    runtime.shutdown_background();
+    outcome
 }
