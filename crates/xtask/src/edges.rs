@@ -46,10 +46,11 @@ fn check_one(folder: &str, dependency: &str, allowed: &[&str], complaints: &mut 
         if !allowed.contains(&name) {
             complaints.push(format!("{folder}: may not depend on {dependency} (see ARCHITECTURE.md)"));
         }
-    } else if let Some((_, outside)) = PURE.iter().find(|(name, _)| *name == folder) {
-        if !outside.contains(&dependency) {
-            complaints.push(format!("{folder}: is pure and may not depend on {dependency}"));
-        }
+        return;
+    }
+    let pure = PURE.iter().find(|(name, _)| *name == folder);
+    if pure.is_some_and(|(_, outside)| !outside.contains(&dependency)) {
+        complaints.push(format!("{folder}: is pure and may not depend on {dependency}"));
     }
 }
 
