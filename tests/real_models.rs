@@ -12,7 +12,7 @@ use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::Activations;
 use serde::Deserialize;
 
-use crate::driver::{Driver, argmax, golden_dir};
+use crate::driver::{Driver, golden_dir};
 use crate::support::pulled;
 
 #[derive(Deserialize)]
@@ -61,6 +61,11 @@ impl Agreement {
 fn read_golden(name: &str) -> RealGolden {
     let recorded = std::fs::read(golden_dir().join(format!("real/{name}.json"))).unwrap();
     serde_json::from_slice(&recorded).unwrap()
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    best.expect("a vocabulary").0 as u32
 }
 
 fn longest(name: &str) -> usize {

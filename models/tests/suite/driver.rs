@@ -67,7 +67,7 @@ impl Driver {
 
     /// Feeds tokens to one sequence; returns the logits of every one of them.
     pub(crate) fn feed(&mut self, seq: &mut Seq, tokens: &[u32]) -> Vec<Vec<f32>> {
-        self.step(&mut [(seq, tokens)]).remove(0)
+        self.feed_for_last(seq, tokens, tokens.len())
     }
 
     /// As [`Driver::feed`]; returns the logits of the last `count` tokens alone.
@@ -211,9 +211,4 @@ pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
         let error = (f - e).abs() / e.abs().max(rms);
         if error.is_nan() { f32::INFINITY } else { worst.max(error) }
     })
-}
-
-pub(crate) fn argmax(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-    best.expect("a vocabulary").0 as u32
 }
