@@ -49,6 +49,18 @@ fn the_official_client_is_content() {
 }
 
 #[test]
+fn a_template_of_ones_own_makes_a_base_model_chat() {
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plain.jinja");
+    std::fs::write(&file, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
+        .expect("writable");
+    let server = Server::start(&["gemma-3-270m", "--chat-template", &file.to_string_lossy()]);
+    let ask = json!({"model": "gemma-3-270m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4});
+    let answer = server.ask("/v1/chat/completions", &ask);
+    assert_eq!(answer["choices"][0]["message"]["role"], "assistant");
+    assert!(answer["usage"]["completion_tokens"].as_u64().is_some_and(|n| n > 0), "{answer}");
+}
+
+#[test]
 fn sigterm_lets_requests_in_flight_finish() {
     let server = Server::start(&[MODEL]);
     let ask = json!({"model": MODEL, "prompt": "Once upon a time", "max_tokens": 200, "ignore_eos": true});
@@ -76,7 +88,7 @@ fn what_cannot_start_says_what_to_change() {
     std::fs::create_dir_all(&empty).expect("writable");
     let (garbage, cut, empty) = (garbage.to_string_lossy(), cut.to_string_lossy(), empty.to_string_lossy());
 
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["no-such-model"], "smollm2-135m-instruct"),
         (&["missing.gguf"], "missing.gguf"),
         (&[&garbage], "garbage.gguf"),
@@ -87,6 +99,7 @@ fn what_cannot_start_says_what_to_change() {
         (&[MODEL, "--max-num-seqs", "0"], "--max-num-seqs"),
         (&[MODEL, "--host", "not a host"], "--host"),
         (&[MODEL, "--config", "missing.toml"], "missing.toml"),
+        (&[MODEL, "--chat-template", "missing.jinja"], "missing.jinja"),
     ];
     for (arguments, named) in cases {
         let mut command = vec!["serve", "--port", "0"];

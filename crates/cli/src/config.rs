@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -20,6 +20,8 @@ pub(crate) struct Config {
     /// A path or a catalogue name; `None` is the default model.
     pub(crate) model: Option<String>,
     pub(crate) served_model_name: Option<String>,
+    /// Instead of the model's own.
+    pub(crate) chat_template: Option<PathBuf>,
     pub(crate) engine: Engine,
     pub(crate) admission: Admission,
 }
@@ -77,6 +79,7 @@ impl Config {
             shared: Shared::resolve(shared)?,
             model: serve.model.clone(),
             served_model_name: serve.served_model_name.clone(),
+            chat_template: serve.chat_template.clone(),
             engine: Engine::resolve(&serve)?,
             admission: Admission::resolve(serve)?,
         })

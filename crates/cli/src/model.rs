@@ -86,7 +86,7 @@ impl Found {
             Where::Catalogue(name) => pull::ensure(Catalogue::load()?.find(name)?)?,
         };
         let checkpoint = Checkpoint::open(&path)?;
-        let tokenizer = vocab::tokenizer(&checkpoint)?;
+        let tokenizer = with_template(vocab::tokenizer(&checkpoint)?, config.chat_template.as_deref())?;
         let info = (plimsoll_models::find(checkpoint.config())?.info)(checkpoint.config())?;
         let null = config.shared.device == Device::Null;
         let weight_bytes = if null { 0 } else { checkpoint.weight_bytes() };
@@ -106,6 +106,13 @@ impl Found {
             defaults: sampling_defaults(&path)?,
         })
     }
+}
+
+fn with_template(tokenizer: Tokenizer, file: Option<&Path>) -> Result<Tokenizer> {
+    let Some(file) = file else { return Ok(tokenizer) };
+    let source =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read --chat-template {}", file.display()))?;
+    tokenizer.with_chat_template(&source).with_context(|| format!("--chat-template {} cannot be used", file.display()))
 }
 
 /// What the model's makers recommend: `generation_config.json`, in a folder that has one.

@@ -58,6 +58,11 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) served_model_name: Option<String>,
 
+    /// Jinja file to render chats with, instead of the model's own template
+    #[arg(long, env = "PLIMSOLL_CHAT_TEMPLATE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) chat_template: Option<PathBuf>,
+
     /// Longest prompt plus completion, in tokens [default: the model's context, or what the memory holds]
     #[arg(long, env = "PLIMSOLL_MAX_MODEL_LEN", value_name = "TOKENS", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,7 +18,9 @@ pub enum TextError {
     UnknownPreTokenizer(String),
     #[error("the text cannot be encoded: {0}")]
     Encode(String),
-    #[error("the model has no chat template: send a prompt to /v1/completions, or start with a template file")]
+    #[error(
+        "the model has no chat template: send a prompt to /v1/completions, or start the server with --chat-template FILE"
+    )]
     NoChatTemplate,
     #[error("the chat template cannot be compiled: {0}")]
     TemplateSyntax(String),
