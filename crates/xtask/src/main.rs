@@ -1,10 +1,11 @@
 //! Chores of the project: `cargo xtask tidy` checks the house rules, `cargo xtask ci` runs what CI runs,
-//! `cargo xtask golden` makes the golden data anew.
+//! `cargo xtask golden` makes the golden data anew, `cargo xtask cuda-toolkit` finds nvcc or fetches it.
 //!
 //! It must never be needed to build or run Plimsoll.
 
 mod edges;
 mod tidy;
+mod toolkit;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -14,7 +15,8 @@ use anyhow::{Context, Result, bail};
 const HELP: &str = "\
 cargo xtask tidy     check the house rules: dependency edges, file lengths, module docs
 cargo xtask ci       fmt, clippy, tidy and tests, as CI runs them
-cargo xtask golden   make tests/golden anew (python3; installs torch and transformers into target/golden-venv)";
+cargo xtask golden   make tests/golden anew (python3; installs torch and transformers into target/golden-venv)
+cargo xtask cuda-toolkit [--env]   find nvcc, or assemble it from PyPI in target/cuda-toolkit; print where it is";
 
 fn main() -> ExitCode {
     match chore(&root()) {
@@ -27,10 +29,12 @@ fn main() -> ExitCode {
 }
 
 fn chore(root: &Path) -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(2).collect();
     match std::env::args().nth(1).as_deref() {
         Some("tidy") => tidy::run(root),
         Some("ci") => run("bash", &[".ci/run"], root),
         Some("golden") => golden(root),
+        Some("cuda-toolkit") => toolkit::run(root, &arguments),
         Some("help" | "--help" | "-h") | None => {
             println!("{HELP}");
             Ok(())
