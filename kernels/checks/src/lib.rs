@@ -1,0 +1,44 @@
+//! Every kernel against its oracle: the CPU op where there is one, else a plain loop in f64. A case knows neither which
+//! device it runs on nor who asks: `cargo test` runs all of them in the emulator, `gpu-check` on a GPU.
+
+mod device;
+mod random;
+
+pub use device::{TestDevice, poisoned};
+pub use random::Random;
+
+use plimsoll_kernels::{LaunchError, Queue};
+
+/// One check, with inputs of its own drawn from `Random`.
+pub struct Case {
+    /// `kernel/what`, as a filter finds it.
+    pub name: String,
+    /// # Errors
+    /// What differs, where, and by how much.
+    pub run: Box<dyn Fn(&dyn TestDevice, &mut Random) -> Result<(), String>>,
+}
+
+/// A kernel at a shape that real models give it, to be timed on a GPU.
+pub struct Timing {
+    /// `kernel/shape`.
+    pub name: String,
+    /// Bytes of device memory that must be read and written.
+    pub bytes: u64,
+    /// Multiply-adds times two, on the tensor cores.
+    pub flops: u64,
+    /// Uploads inputs and gives the launch to repeat.
+    pub prepare: Box<dyn Fn(&dyn TestDevice) -> Run>,
+}
+
+/// A prepared launch.
+pub type Run = Box<dyn Fn(&dyn Queue) -> Result<(), LaunchError>>;
+
+/// All checks.
+pub fn cases() -> Vec<Case> {
+    Vec::new()
+}
+
+/// All timings.
+pub fn timings() -> Vec<Timing> {
+    Vec::new()
+}

@@ -1,0 +1,11 @@
+//! Plimsoll's CUDA kernels and their host side: `<op>.cu` is the kernel, `<op>.rs` beside it plans and launches it over
+//! raw addresses. The same sources and the same host code run on a CPU in `emu`, which is how they are tested where
+//! there is no GPU.
+//!
+//! This crate knows addresses, shapes and dtypes. It must never know tensors, models or requests.
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod launch;
+
+pub use launch::{Arg, DevicePtr, Launch, LaunchError, Queue};
