@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_core::Device as TensorDevice;
-use indicatif::{ProgressBar, ProgressStyle};
 use plimsoll_core::{CacheConfig, Executor};
 use plimsoll_nn::{Checkpoint, KvCache, ModelInfo};
 use plimsoll_ops::kv_write::KvDtype;
@@ -15,7 +14,7 @@ use plimsoll_sim::{NullConfig, NullExecutor};
 use plimsoll_text::Tokenizer;
 
 use crate::bytes::ByteSize;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Entry};
 use crate::config::{Config, Engine};
 use crate::options::{ActivationsKind, CacheDtype, Device};
 use crate::{machine, pull, vocab};
@@ -45,7 +44,7 @@ pub(crate) struct Found {
 
 enum Where {
     Here(PathBuf),
-    Catalogue(String),
+    Catalogue(Entry),
 }
 
 /// Finds out what `model` means without fetching anything yet.
@@ -55,18 +54,18 @@ enum Where {
 pub(crate) fn find(config: &Config) -> Result<Found> {
     let catalogue = Catalogue::load()?;
     let found = match &config.model {
-        None => named(&catalogue.default_model().name),
+        None => named(catalogue.default_model()),
         Some(model) if Path::new(model).exists() => {
             let path = PathBuf::from(model);
             Found { name: name_of(&path), source: Where::Here(path) }
         }
-        Some(model) => named(&catalogue.find(model)?.name),
+        Some(model) => named(catalogue.find(model)?),
     };
     Ok(Found { name: config.served_model_name.clone().unwrap_or(found.name), source: found.source })
 }
 
-fn named(name: &str) -> Found {
-    Found { name: name.to_owned(), source: Where::Catalogue(name.to_owned()) }
+fn named(entry: &Entry) -> Found {
+    Found { name: entry.name.clone(), source: Where::Catalogue(entry.clone()) }
 }
 
 fn name_of(path: &Path) -> String {
@@ -83,7 +82,7 @@ impl Found {
     pub(crate) fn load(&self, config: &Config) -> Result<Loaded> {
         let path = match &self.source {
             Where::Here(path) => path.clone(),
-            Where::Catalogue(name) => pull::ensure(Catalogue::load()?.find(name)?)?,
+            Where::Catalogue(entry) => pull::ensure(entry)?,
         };
         let checkpoint = Checkpoint::open(&path)?;
         let tokenizer = with_template(vocab::tokenizer(&checkpoint)?, config.chat_template.as_deref())?;
@@ -175,7 +174,7 @@ fn plan(info: &ModelInfo, weight_bytes: u64, engine: &Engine) -> Result<MemoryPl
 }
 
 fn runner(checkpoint: &Checkpoint, info: &ModelInfo, plan: &MemoryPlan, engine: &Engine) -> Result<Runner> {
-    let bar = progress_bar(checkpoint.weight_bytes());
+    let bar = pull::progress_bar(checkpoint.weight_bytes(), "loading");
     let model =
         plimsoll_models::load(checkpoint, activations(engine.activations), |loaded, _| bar.set_position(loaded))?;
     bar.finish_and_clear();
@@ -190,14 +189,6 @@ fn runner(checkpoint: &Checkpoint, info: &ModelInfo, plan: &MemoryPlan, engine: 
         cache: plan.cache_config(),
     };
     Ok(Runner::new(model, cache, config))
-}
-
-fn progress_bar(bytes: u64) -> ProgressBar {
-    let bar = ProgressBar::new(bytes).with_message("loading");
-    match ProgressStyle::with_template("  {msg} {wide_bar} {bytes}/{total_bytes}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 fn kv_dtype(dtype: CacheDtype) -> KvDtype {

@@ -153,7 +153,7 @@ fn sha256(path: &Path) -> Result<String> {
 }
 
 /// A bar over `bytes` bytes, drawn on standard error where that is a terminal.
-fn progress_bar(bytes: u64, what: &str) -> ProgressBar {
+pub(crate) fn progress_bar(bytes: u64, what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("  {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     let bar = ProgressBar::new(bytes).with_message(what.to_owned());
     match style {
