@@ -3,12 +3,11 @@
 
 use candle_core::Tensor;
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model, ModelInfo,
-    RmsNorm, Rope, Weights,
+    Attention, AttentionShape, CheckpointError, Embedding, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model,
+    ModelInfo, Residual, RmsNorm, Rope, Weights,
 };
-use plimsoll_ops::activation::gelu_tanh_mul;
+use plimsoll_ops::activation::{gelu_tanh_mul, softcap};
 use plimsoll_ops::attention::AttentionParams;
-use plimsoll_ops::linear::Linear;
 use plimsoll_ops::rope::RopeTable;
 use serde_json::Value;
 
@@ -32,12 +31,11 @@ struct Config {
 }
 
 struct Gemma3 {
-    embed_tokens: Linear,
-    /// sqrt(hidden).
-    embed_scale: f64,
+    /// Scaled by sqrt(hidden).
+    embed_tokens: Embedding,
     layers: Vec<Layer>,
     head: Head,
-    final_logit_softcapping: Option<f64>,
+    final_logit_softcapping: Option<f32>,
 }
 
 struct Layer {
@@ -51,24 +49,25 @@ struct Layer {
 
 impl Model for Gemma3 {
     fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
-        let mut x = (self.embed_tokens.gather_rows(&batch.input_ids)? * self.embed_scale)?;
+        let mut x = self.embed_tokens.forward(batch)?;
         for layer in &self.layers {
-            x = layer.forward(&x, batch, cache)?;
+            layer.forward(&mut x, batch, cache)?;
         }
-        let logits = self.head.forward(&x, &batch.logit_rows)?;
+        let logits = self.head.forward(x, batch)?;
         match self.final_logit_softcapping {
-            Some(cap) => (logits / cap)?.tanh()? * cap,
+            Some(cap) => softcap(&logits, cap),
             None => Ok(logits),
         }
     }
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
-        let attended = self.attention.forward(&self.input_norm.forward(x)?, batch, cache)?;
-        let attended = self.post_attention_norm.forward(&attended)?;
-        let (normed, x) = self.pre_feedforward_norm.add_forward(&attended, x)?;
-        x + self.post_feedforward_norm.forward(&self.mlp.forward(&normed)?)?
+    fn forward(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<()> {
+        let normed = x.norm(&self.input_norm)?;
+        x.add_normed(self.attention.forward(&normed, batch, cache)?, &self.post_attention_norm);
+        let normed = x.norm(&self.pre_feedforward_norm)?;
+        x.add_normed(self.mlp.forward(&normed)?, &self.post_feedforward_norm);
+        Ok(())
     }
 
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
@@ -110,11 +109,10 @@ impl Gemma3 {
             weights.linear(&[("lm_head", config.vocab_size)], config.hidden_size)?
         };
         Ok(Self {
-            embed_tokens,
-            embed_scale: (config.hidden_size as f64).sqrt(),
+            embed_tokens: Embedding::scaled(embed_tokens, (config.hidden_size as f32).sqrt()),
             layers,
             head: Head::new(norm, projection),
-            final_logit_softcapping: config.final_logit_softcapping,
+            final_logit_softcapping: config.final_logit_softcapping.map(|cap| cap as f32),
         })
     }
 }

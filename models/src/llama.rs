@@ -3,12 +3,11 @@
 
 use candle_core::Tensor;
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model, ModelInfo,
-    RmsNorm, Rope, Weights,
+    Attention, AttentionShape, CheckpointError, Embedding, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model,
+    ModelInfo, Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::activation::silu_mul;
 use plimsoll_ops::attention::AttentionParams;
-use plimsoll_ops::linear::Linear;
 use plimsoll_ops::rope::RopeTable;
 use serde_json::Value;
 
@@ -30,7 +29,7 @@ struct Config {
 }
 
 struct Llama {
-    embed_tokens: Linear,
+    embed_tokens: Embedding,
     layers: Vec<Layer>,
     head: Head,
 }
@@ -44,19 +43,21 @@ struct Layer {
 
 impl Model for Llama {
     fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
-        let mut x = self.embed_tokens.gather_rows(&batch.input_ids)?;
+        let mut x = self.embed_tokens.forward(batch)?;
         for layer in &self.layers {
-            x = layer.forward(&x, batch, cache)?;
+            layer.forward(&mut x, batch, cache)?;
         }
-        self.head.forward(&x, &batch.logit_rows)
+        self.head.forward(x, batch)
     }
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
-        let attended = self.attention.forward(&self.input_norm.forward(x)?, batch, cache)?;
-        let (normed, x) = self.post_attention_norm.add_forward(&attended, x)?;
-        x + self.mlp.forward(&normed)?
+    fn forward(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<()> {
+        let normed = x.norm(&self.input_norm)?;
+        x.add(self.attention.forward(&normed, batch, cache)?);
+        let normed = x.norm(&self.post_attention_norm)?;
+        x.add(self.mlp.forward(&normed)?);
+        Ok(())
     }
 
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
@@ -88,7 +89,7 @@ impl Llama {
         } else {
             weights.linear(&[("lm_head", config.vocab_size)], config.hidden_size)?
         };
-        Ok(Self { embed_tokens, layers, head: Head::new(norm, projection) })
+        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head: Head::new(norm, projection) })
     }
 }
 

@@ -24,6 +24,15 @@ pub fn gelu_tanh_mul(gate_up: &Tensor) -> Result<Tensor> {
     gate_up.apply_op1_no_bwd(&GatedMul { name: "gelu_tanh_mul", kind: Kind::GeluTanh, level: Level::detect() })
 }
 
+/// `cap * tanh(x / cap)`, element by element: what keeps some models' logits within `-cap..cap`. Any shape, f32.
+///
+/// # Errors
+/// A device failure.
+pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    let cap = f64::from(cap);
+    (x / cap)?.tanh()? * cap
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     Silu,

@@ -8,6 +8,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod indices;
 pub mod kv_write;
 pub mod linear;
 pub mod norm;
@@ -15,6 +16,8 @@ mod operand;
 pub mod par;
 pub mod quant;
 pub mod rope;
+pub mod rope_kv_write;
+pub mod rows;
 pub mod sample;
 mod simd;
 #[cfg(test)]

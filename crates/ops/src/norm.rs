@@ -27,6 +27,23 @@ pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f32) ->
     Ok((both.get(0)?, both.get(1)?))
 }
 
+/// `sum = rms_norm(x, inner) + residual` and `rms_norm(sum, weight)`: where a block's output is normed before it is added,
+/// and the sum for the next block. Returns `(normed, sum)`.
+///
+/// `x`, `residual`: f32 `[rows, h]`, `inner`, `weight`: f32 `[h]`, both with the one `eps`.
+///
+/// # Errors
+/// As [`add_rms_norm`].
+pub fn sandwich_norm(
+    x: &Tensor,
+    inner: &Tensor,
+    residual: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+) -> Result<(Tensor, Tensor)> {
+    add_rms_norm(&rms_norm(x, inner, eps)?, residual, weight, eps)
+}
+
 struct RmsNorm {
     eps: f32,
     level: Level,

@@ -61,7 +61,7 @@ pub(crate) fn build(plan: &StepPlan, slots: &mut Slots, limits: &BatchLimits) ->
     let groups = (0..plan.tables.len())
         .map(|group| paged_batch(plan, group, &layout, &limits.cache))
         .collect::<Result<_, _>>()?;
-    Ok(ForwardBatch { input_ids, positions, groups, logit_rows })
+    Ok(ForwardBatch { input_ids, positions, groups, logit_rows, on_device: None })
 }
 
 /// Lengths of a step's sequences, the same in every group.

@@ -164,7 +164,8 @@ fn a_step_may_ask_for_no_logits() {
         first_block: vec![0],
         slot_mapping: vec![0, 1],
     };
-    let batch = ForwardBatch { input_ids: vec![1, 2], positions: vec![0, 1], groups: vec![group], logit_rows: vec![] };
+    let (input_ids, positions) = (vec![1, 2], vec![0, 1]);
+    let batch = ForwardBatch { input_ids, positions, groups: vec![group], ..ForwardBatch::default() };
     assert_eq!(model.forward(&batch, &cache).unwrap().dims(), [0, 512]);
     let outside = ForwardBatch { input_ids: vec![1, 512], ..batch };
     assert!(model.forward(&outside, &cache).is_err(), "a token outside the vocabulary");

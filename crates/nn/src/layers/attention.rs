@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor};
 use plimsoll_ops::attention::{AttentionParams, paged_attention};
-use plimsoll_ops::kv_write::kv_write;
 use plimsoll_ops::linear::Linear;
-use plimsoll_ops::rope::{RopeTable, rope};
+use plimsoll_ops::rope::RopeTable;
+use plimsoll_ops::rope_kv_write::{QkNorm, RopeKvWrite, rope_kv_write};
 
 use super::RmsNorm;
 use crate::{CheckpointError, ForwardBatch, KvCache, Weights};
@@ -83,28 +83,24 @@ impl Attention {
     /// # Errors
     /// A batch that does not fit the cache, or a device failure.
     pub fn forward(&self, x: &Tensor, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
-        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         let (layer_cache, group) = cache.layer(self.layer);
         let paged = &batch.groups[group];
-        let qkv = self.qkv.forward(x)?;
-        let tokens = qkv.dim(0)?;
-        let part = |first: usize, count: usize| {
-            qkv.narrow(1, first * head_dim, count * head_dim)?.contiguous()?.reshape((tokens, count, head_dim))
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
+        let op = RopeKvWrite {
+            heads,
+            kv_heads,
+            head_dim,
+            qk_norm: self.qk_norm.as_ref().map(|(q, k)| QkNorm {
+                q_weight: q.weight(),
+                k_weight: k.weight(),
+                eps: q.eps(),
+            }),
+            table: &self.rope,
+            positions: batch.positions(),
+            cache: layer_cache,
+            batch: paged,
         };
-        let (mut q, mut k) = (part(0, heads)?, part(heads, kv_heads)?);
-        let v = part(heads + kv_heads, kv_heads)?;
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
-            q = per_head(q_norm, &q)?;
-            k = per_head(k_norm, &k)?;
-        }
-        let q = rope(&q, &batch.positions, &self.rope)?;
-        let k = rope(&k, &batch.positions, &self.rope)?;
-        kv_write(&k, &v, layer_cache, paged)?;
+        let q = rope_kv_write(&self.qkv.forward(x)?, &op)?;
         self.output.forward(&paged_attention(&q, layer_cache, paged, &self.params)?)
     }
-}
-
-/// Normalizes the last dimension of `[tokens, heads, head_dim]`.
-fn per_head(norm: &RmsNorm, x: &Tensor) -> Result<Tensor> {
-    norm.forward(&x.flatten_to(1)?)?.reshape(x.shape())
 }

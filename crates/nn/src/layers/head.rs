@@ -2,10 +2,12 @@
 
 use candle_core::{Result, Tensor};
 use plimsoll_ops::linear::Linear;
+use plimsoll_ops::rows::select_rows;
 
-use super::RmsNorm;
+use super::{Residual, RmsNorm};
+use crate::ForwardBatch;
 
-/// The final norm and the projection to the vocabulary, of the wanted rows alone.
+/// The final norm and the projection to the vocabulary, of the wanted tokens alone.
 pub struct Head {
     norm: RmsNorm,
     projection: Linear,
@@ -16,15 +18,12 @@ impl Head {
         Self { norm, projection }
     }
 
-    /// Logits `[rows, vocab]` of the tokens `rows` of `x`, `[tokens, hidden]`.
+    /// Logits of the tokens `batch.logit_rows` of `x`: f32 `[logit_rows, vocab]`.
     ///
     /// # Errors
     /// A row that `x` does not have, or a device failure.
-    pub fn forward(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-        if rows.is_empty() {
-            return Tensor::zeros((0, self.projection.out_features()), x.dtype(), x.device());
-        }
-        let rows = Tensor::new(rows, x.device())?;
-        self.projection.forward(&self.norm.forward(&x.index_select(&rows, 0)?)?)
+    pub fn forward(&self, x: Residual, batch: &ForwardBatch) -> Result<Tensor> {
+        let mut wanted = x.select(|rows| select_rows(rows, batch.logit_rows()))?;
+        self.projection.logits(&wanted.norm(&self.norm)?)
     }
 }

@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
+use crate::indices::TokenIds;
 use crate::quant::GgmlType;
 use isa::Isa;
 use panel::Section;
@@ -140,18 +141,29 @@ impl Linear {
         x.apply_op1_no_bwd(&Product { weights: &self.weights })
     }
 
-    /// The rows `ids` of the matrix, dequantized exactly: `[ids.len(), in_features]` f32. The bias is not added. This
-    /// is the token embedding, whether its table is tied to the output layer or not.
+    /// As [`Linear::forward`], in f32 on every device: logits are compared closely.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward(x)
+    }
+
+    /// The rows `ids` of the matrix, dequantized exactly, times `scale`: `[ids, in_features]` f32. The bias is not added.
+    /// This is the token embedding, whether its table is tied to the output layer or not.
     ///
     /// # Errors
     /// If an id is not below `out_features`.
-    pub fn gather_rows(&self, ids: &[u32]) -> Result<Tensor> {
+    pub fn embed(&self, ids: TokenIds<'_>, scale: f32) -> Result<Tensor> {
         let weights = &self.weights;
-        let mut rows = vec![0f32; ids.len() * weights.in_features];
-        for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(weights.in_features)) {
+        let mut rows = vec![0f32; ids.host.len() * weights.in_features];
+        for (&id, row) in ids.host.iter().zip(rows.chunks_exact_mut(weights.in_features)) {
             weights.read_row(id as usize, row)?;
         }
-        Tensor::from_vec(rows, (ids.len(), weights.in_features), &candle_core::Device::Cpu)
+        if scale != 1.0 {
+            rows.iter_mut().for_each(|x| *x *= scale);
+        }
+        Tensor::from_vec(rows, (ids.host.len(), weights.in_features), &candle_core::Device::Cpu)
     }
 }
 

@@ -268,7 +268,7 @@ fn merged_sources_with_bias_equal_separate_layers() {
             }
             first += matrix.rows;
         }
-        let rows = merged.gather_rows(&[76, 0, 33, 49, 50]).unwrap().to_vec2::<f32>().unwrap();
+        let rows = merged.embed((&[76, 0, 33, 49, 50][..]).into(), 1.0).unwrap().to_vec2::<f32>().unwrap();
         for (row, (matrix, at)) in rows.iter().zip([(4, 19), (0, 0), (1, 0), (2, 0), (3, 0)]) {
             assert_eq!(bits(row), bits(&matrices[matrix].values[at * cols..][..cols]));
         }
@@ -283,15 +283,15 @@ fn gathered_rows_are_the_dequantized_ones_to_the_bit() {
         let matrix = Matrix::random(ty, rows, cols, &mut random);
         let linear = matrix.pack(Activations::Int8);
         let ids: Vec<u32> = (0..rows as u32).rev().collect();
-        let got = linear.gather_rows(&ids).unwrap();
+        let got = linear.embed(ids[..].into(), 1.0).unwrap();
         assert_eq!(got.dims(), [rows, cols]);
         for (got, want) in got.to_vec2::<f32>().unwrap().iter().zip(matrix.values.chunks_exact(cols).rev()) {
             assert_eq!(bits(got), bits(want), "{ty:?}");
         }
-        let error = linear.gather_rows(&[0, rows as u32]).unwrap_err().to_string();
+        let error = linear.embed((&[0, rows as u32][..]).into(), 1.0).unwrap_err().to_string();
         assert!(error.contains(&format!("row {rows} of a matrix of {rows}")), "{error}");
-        assert!(linear.gather_rows(&[u32::MAX]).is_err());
-        assert_eq!(linear.gather_rows(&[]).unwrap().dims(), [0, cols]);
+        assert!(linear.embed((&[u32::MAX][..]).into(), 1.0).is_err());
+        assert_eq!(linear.embed((&[][..]).into(), 1.0).unwrap().dims(), [0, cols]);
     }
 }
 
