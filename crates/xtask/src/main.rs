@@ -3,7 +3,11 @@
 //!
 //! It must never be needed to build or run Plimsoll.
 
+mod candle;
 mod edges;
+mod kernels;
+mod portable;
+mod ptxas;
 mod tidy;
 mod toolkit;
 
@@ -16,7 +20,9 @@ const HELP: &str = "\
 cargo xtask tidy     check the house rules: dependency edges, file lengths, module docs
 cargo xtask ci       fmt, clippy, tidy and tests, as CI runs them
 cargo xtask golden   make tests/golden anew (python3; installs torch and transformers into target/golden-venv)
-cargo xtask cuda-toolkit [--env]   find nvcc, or assemble it from PyPI in target/cuda-toolkit; print where it is";
+cargo xtask cuda-toolkit [--env]   find nvcc, or assemble it from PyPI in target/cuda-toolkit; print where it is
+cargo xtask kernels                    compile every CUDA kernel for each architecture; fail on register spills
+cargo xtask cuda-build [--release]     build plimsoll with CUDA, without a GPU, as target/cuda-portable/*/plimsoll";
 
 fn main() -> ExitCode {
     match chore(&root()) {
@@ -34,6 +40,8 @@ fn chore(root: &Path) -> Result<()> {
         Some("tidy") => tidy::run(root),
         Some("ci") => run("bash", &[".ci/run"], root),
         Some("golden") => golden(root),
+        Some("kernels") => kernels::run(root, &arguments),
+        Some("cuda-build") => portable::run(root, &arguments),
         Some("cuda-toolkit") => toolkit::run(root, &arguments),
         Some("help" | "--help" | "-h") | None => {
             println!("{HELP}");

@@ -133,7 +133,7 @@ fn check(home: &Path) -> Result<()> {
     Ok(())
 }
 
-fn nvcc_version(home: &Path) -> Result<String> {
+pub(crate) fn nvcc_version(home: &Path) -> Result<String> {
     let nvcc = home.join("bin/nvcc");
     let output = Command::new(&nvcc).arg("--version").output();
     let output = output.with_context(|| format!("cannot run {}", nvcc.display()))?;

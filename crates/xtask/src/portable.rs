@@ -1,0 +1,153 @@
+//! `cargo xtask cuda-build`: a binary with CUDA that is built without a GPU and starts on any machine.
+//!
+//! candle-core as published links libcuda and its like, so that a binary with it does not even start where they are
+//! absent, and candle-kernels compiles matrix kernels for 20 minutes that Plimsoll's own replace. This build uses
+//! copies of the two crates with just that changed, under `target/cuda-portable`. It never edits the tree: see
+//! [`lay_out_workspace`].
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::candle;
+use crate::toolkit::{self, Toolkit};
+
+/// All that a portable binary may ask the dynamic loader for.
+const NEEDED: &[&str] = &["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
+
+/// `cargo xtask cuda-build [--release]`.
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    let release = match arguments {
+        [] => false,
+        [flag] if flag == "--release" => true,
+        _ => bail!("cuda-build takes --release or nothing"),
+    };
+    let started = Instant::now();
+    let folder = build(root, release, &["plimsoll-cli"])?;
+    let binary = folder.join("plimsoll");
+    check_starts(&binary)?;
+    let mib = fs::metadata(&binary)?.len() >> 20;
+    println!("{} ({mib} MiB with symbols, {} s)", binary.display(), started.elapsed().as_secs());
+    Ok(())
+}
+
+/// Builds the packages with their feature `cuda`; returns the folder with their binaries.
+pub(crate) fn build(root: &Path, release: bool, packages: &[&str]) -> Result<PathBuf> {
+    let root = root.canonicalize().context("the project's folder is gone")?;
+    let toolkit = toolkit::ensure(&root)?;
+    let target = root.join("target/cuda-portable");
+    let workspace = target.join("workspace");
+    let published = published_crates(&root)?;
+    candle::patch_core(&published["candle-core"], &target.join("candle-core"))?;
+    candle::patch_kernels(&published["candle-kernels"], &target.join("candle-kernels"))?;
+    lay_out_workspace(&root, &workspace)?;
+    compile(&workspace, &target, &toolkit, release, packages)?;
+    Ok(target.join(if release { "release" } else { "debug" }))
+}
+
+fn compile(workspace: &Path, target: &Path, toolkit: &Toolkit, release: bool, packages: &[&str]) -> Result<()> {
+    let mut cargo = Command::new(cargo());
+    cargo.current_dir(workspace).arg("build").arg("--target-dir").arg(target).envs(toolkit.environment());
+    for name in ["candle-core", "candle-kernels"] {
+        let path = target.join(name);
+        cargo.arg("--config").arg(format!("patch.crates-io.{name}.path={:?}", path.display().to_string()));
+    }
+    for package in packages {
+        cargo.args(["--package", package, "--features", &format!("{package}/cuda")]);
+    }
+    if release {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().context("cannot start cargo")?;
+    ensure!(status.success(), "the CUDA build ended with {status}");
+    Ok(())
+}
+
+fn cargo() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+}
+
+/// Where cargo unpacked the two crates that are changed.
+fn published_crates(root: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
+    let mut metadata = Command::new(cargo());
+    metadata.args(["metadata", "--format-version=1", "--locked", "--all-features"]).current_dir(root);
+    let output = metadata.output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("cargo metadata ended with {}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata is no JSON")?;
+    let mut found = BTreeMap::new();
+    for name in ["candle-core", "candle-kernels"] {
+        let of_name = |package: &&serde_json::Value| package["name"] == name && package["source"].is_string();
+        let package = metadata["packages"].as_array().and_then(|all| all.iter().find(of_name));
+        let manifest = package.and_then(|package| package["manifest_path"].as_str());
+        let manifest = manifest.with_context(|| format!("the workspace with all features uses no {name}"))?;
+        found.insert(name, Path::new(manifest).parent().unwrap_or(Path::new("")).to_owned());
+    }
+    Ok(found)
+}
+
+/// A second workspace of symbolic links to this one's folders, with a `Cargo.lock` of its own.
+///
+/// Cargo writes patched packages into the lock file of the workspace it builds, and has no stable option for another
+/// file; with this the tree's `Cargo.lock` stays as it is, whatever happens to the build, and builds of the tree go on
+/// beside it. The lock starts as the tree's and is made anew when that changes, so all versions are the tree's but
+/// that of `libloading`, which only this build has.
+fn lay_out_workspace(root: &Path, workspace: &Path) -> Result<()> {
+    fs::create_dir_all(workspace).with_context(|| format!("cannot make {}", workspace.display()))?;
+    for entry in fs::read_dir(workspace)? {
+        let path = entry?.path();
+        if path.is_symlink() {
+            fs::remove_file(path)?;
+        }
+    }
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name();
+        let text = name.to_string_lossy();
+        if !text.starts_with('.') && text != "target" && text != "Cargo.lock" {
+            symlink(root.join(&name), workspace.join(&name))?;
+        }
+    }
+    let lock = fs::read(root.join("Cargo.lock")).context("the project has no Cargo.lock")?;
+    if write_if_new(&workspace.join(".tree.lock"), &lock)? || !workspace.join("Cargo.lock").exists() {
+        fs::write(workspace.join("Cargo.lock"), lock)?;
+    }
+    Ok(())
+}
+
+/// Whether there was something to write.
+pub(crate) fn write_if_new(path: &Path, content: &[u8]) -> Result<bool> {
+    if fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(false);
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(true)
+}
+
+/// The binary asks the loader for nothing of CUDA's, and runs on this machine.
+pub(crate) fn check_starts(binary: &Path) -> Result<()> {
+    let output = Command::new("readelf").arg("-d").arg(binary).output().context("cannot start readelf (binutils)")?;
+    let needed = needed_libraries(&String::from_utf8_lossy(&output.stdout));
+    ensure!(!needed.is_empty(), "readelf names no library that {} needs", binary.display());
+    if let Some(other) = needed.iter().find(|name| !NEEDED.contains(&name.as_str())) {
+        bail!("{} needs {other}, so it does not start on every machine", binary.display());
+    }
+    let output = Command::new(binary).arg("--version").output();
+    let output = output.with_context(|| format!("cannot start {}", binary.display()))?;
+    ensure!(output.status.success(), "{} --version ended with {}", binary.display(), output.status);
+    Ok(())
+}
+
+/// The names in readelf's lines "0x... (NEEDED)  Shared library: [libm.so.6]".
+fn needed_libraries(readelf: &str) -> Vec<String> {
+    let of_line = |line: &str| Some(line.split_once('[')?.1.split_once(']')?.0.to_owned());
+    readelf.lines().filter(|line| line.contains("(NEEDED)")).filter_map(of_line).collect()
+}
