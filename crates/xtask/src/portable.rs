@@ -5,7 +5,6 @@
 //! copies of the two crates with just that changed, under `target/cuda-portable`. It never edits the tree: see
 //! [`lay_out_workspace`].
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,12 +12,16 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::candle;
 use crate::toolkit::{self, Toolkit};
 
 /// All that a portable binary may ask the dynamic loader for.
 const NEEDED: &[&str] = &["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
+
+/// Where cargo keeps what is not a finished binary.
+const BUILD_DIR: &str = "CARGO_BUILD_BUILD_DIR";
 
 /// `cargo xtask cuda-build [--release]`.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
@@ -38,19 +41,24 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
 
 /// Builds the packages with their feature `cuda`; returns the folder with their binaries.
 pub(crate) fn build(root: &Path, release: bool, packages: &[&str]) -> Result<PathBuf> {
-    let root = root.canonicalize().context("the project's folder is gone")?;
-    let toolkit = toolkit::ensure(&root)?;
+    let toolkit = toolkit::ensure(root)?;
     let target = root.join("target/cuda-portable");
     let workspace = target.join("workspace");
-    let published = published_crates(&root)?;
-    candle::patch_core(&published["candle-core"], &target.join("candle-core"))?;
-    candle::patch_kernels(&published["candle-kernels"], &target.join("candle-kernels"))?;
-    lay_out_workspace(&root, &workspace)?;
-    compile(&workspace, &target, &toolkit, release, packages)?;
+    let metadata = metadata(root)?;
+    candle::patch_core(&published(&metadata, "candle-core")?, &target.join("candle-core"))?;
+    candle::patch_kernels(&published(&metadata, "candle-kernels")?, &target.join("candle-kernels"))?;
+    lay_out_workspace(root, &workspace)?;
+    let mut cargo = command(&workspace, &target, &toolkit, packages);
+    if release {
+        cargo.arg("--release");
+    }
+    share_what_is_built(&mut cargo, &metadata);
+    let status = cargo.status().context("cannot start cargo")?;
+    ensure!(status.success(), "the CUDA build ended with {status}");
     Ok(target.join(if release { "release" } else { "debug" }))
 }
 
-fn compile(workspace: &Path, target: &Path, toolkit: &Toolkit, release: bool, packages: &[&str]) -> Result<()> {
+fn command(workspace: &Path, target: &Path, toolkit: &Toolkit, packages: &[&str]) -> Command {
     let mut cargo = Command::new(cargo());
     cargo.current_dir(workspace).arg("build").arg("--target-dir").arg(target).envs(toolkit.environment());
     for name in ["candle-core", "candle-kernels"] {
@@ -60,44 +68,46 @@ fn compile(workspace: &Path, target: &Path, toolkit: &Toolkit, release: bool, pa
     for package in packages {
         cargo.args(["--package", package, "--features", &format!("{package}/cuda")]);
     }
-    if release {
-        cargo.arg("--release");
+    cargo
+}
+
+/// Crates that do not differ between this build and the tree's, most of them, are then compiled once for both. Cargo
+/// keeps apart what differs, and finished binaries still go to this build's own folder. Cargo before 1.91 has no such
+/// folder, and compiles all.
+fn share_what_is_built(cargo: &mut Command, metadata: &Value) {
+    if let (Some(folder), None) = (metadata["build_directory"].as_str(), std::env::var_os(BUILD_DIR)) {
+        cargo.env(BUILD_DIR, folder);
     }
-    let status = cargo.status().context("cannot start cargo")?;
-    ensure!(status.success(), "the CUDA build ended with {status}");
-    Ok(())
 }
 
 fn cargo() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }
 
-/// Where cargo unpacked the two crates that are changed.
-fn published_crates(root: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
+fn metadata(root: &Path) -> Result<Value> {
     let mut metadata = Command::new(cargo());
     metadata.args(["metadata", "--format-version=1", "--locked", "--all-features"]).current_dir(root);
     let output = metadata.output().context("cannot start cargo")?;
     if !output.status.success() {
         bail!("cargo metadata ended with {}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata is no JSON")?;
-    let mut found = BTreeMap::new();
-    for name in ["candle-core", "candle-kernels"] {
-        let of_name = |package: &&serde_json::Value| package["name"] == name && package["source"].is_string();
-        let package = metadata["packages"].as_array().and_then(|all| all.iter().find(of_name));
-        let manifest = package.and_then(|package| package["manifest_path"].as_str());
-        let manifest = manifest.with_context(|| format!("the workspace with all features uses no {name}"))?;
-        found.insert(name, Path::new(manifest).parent().unwrap_or(Path::new("")).to_owned());
-    }
-    Ok(found)
+    serde_json::from_slice(&output.stdout).context("cargo metadata is no JSON")
+}
+
+/// Where cargo unpacked a crate of the registry.
+fn published(metadata: &Value, name: &str) -> Result<PathBuf> {
+    let of_name = |package: &&Value| package["name"] == name && package["source"].is_string();
+    let package = metadata["packages"].as_array().and_then(|all| all.iter().find(of_name));
+    let manifest = package.and_then(|package| package["manifest_path"].as_str()).map(Path::new);
+    let folder = manifest.and_then(Path::parent).map(Path::to_owned);
+    folder.with_context(|| format!("the workspace with all features uses no {name}"))
 }
 
 /// A second workspace of symbolic links to this one's folders, with a `Cargo.lock` of its own.
 ///
 /// Cargo writes patched packages into the lock file of the workspace it builds, and has no stable option for another
 /// file; with this the tree's `Cargo.lock` stays as it is, whatever happens to the build, and builds of the tree go on
-/// beside it. The lock starts as the tree's and is made anew when that changes, so all versions are the tree's but
-/// that of `libloading`, which only this build has.
+/// beside it. The lock starts as the tree's and is made anew when that changes, so all versions are the tree's.
 fn lay_out_workspace(root: &Path, workspace: &Path) -> Result<()> {
     fs::create_dir_all(workspace).with_context(|| format!("cannot make {}", workspace.display()))?;
     for entry in fs::read_dir(workspace)? {
@@ -150,4 +160,40 @@ pub(crate) fn check_starts(binary: &Path) -> Result<()> {
 fn needed_libraries(readelf: &str) -> Vec<String> {
     let of_line = |line: &str| Some(line.split_once('[')?.1.split_once(']')?.0.to_owned());
     readelf.lines().filter(|line| line.contains("(NEEDED)")).filter_map(of_line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readelfs_lines_give_the_libraries() {
+        let said = "Dynamic section at offset 0x1 contains 30 entries:\n\
+                    \x20 Tag        Type                         Name/Value\n\
+                    \x200x0000000000000001 (NEEDED)             Shared library: [libgcc_s.so.1]\n\
+                    \x200x0000000000000001 (NEEDED)             Shared library: [libcuda.so.1]\n\
+                    \x200x000000000000000c (INIT)               0x4000\n";
+        assert_eq!(needed_libraries(said), ["libgcc_s.so.1", "libcuda.so.1"]);
+    }
+
+    #[test]
+    fn only_a_registrys_crate_is_a_published_one() {
+        let metadata = serde_json::json!({"packages": [
+            {"name": "candle-core", "source": null, "manifest_path": "/patched/Cargo.toml"},
+            {"name": "candle-core", "source": "registry+https://x", "manifest_path": "/registry/candle-core/Cargo.toml"},
+        ]});
+        assert_eq!(published(&metadata, "candle-core").unwrap(), Path::new("/registry/candle-core"));
+        let error = published(&metadata, "candle-kernels").unwrap_err().to_string();
+        assert!(error.contains("candle-kernels"), "{error}");
+    }
+
+    #[test]
+    fn what_did_not_change_is_not_written() {
+        let path = std::env::temp_dir().join(format!("plimsoll-new-{}/a/b", std::process::id()));
+        assert!(write_if_new(&path, b"one").unwrap());
+        assert!(!write_if_new(&path, b"one").unwrap());
+        assert!(write_if_new(&path, b"two").unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        fs::remove_dir_all(path.ancestors().nth(2).unwrap()).unwrap();
+    }
 }

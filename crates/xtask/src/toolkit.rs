@@ -90,7 +90,7 @@ pub(crate) fn ensure(root: &Path) -> Result<Toolkit> {
     if let Some(home) = machines_own() {
         return Ok(Toolkit { home });
     }
-    let target = root.canonicalize().context("the project's folder is gone")?.join("target");
+    let target = root.join("target");
     let home = target.join("cuda-toolkit");
     if !is_current(&home) {
         assemble(&target, &home)?;
