@@ -8,6 +8,9 @@
 
 pub mod activation;
 pub mod attention;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod gpu;
 pub mod indices;
 pub mod kv_write;
 pub mod linear;

@@ -1,0 +1,180 @@
+//! What the ops share on a GPU: the opened devices with their kernels and matrix products, and the addresses of tensors.
+
+mod matmul;
+mod preflight;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, sys};
+use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
+use candle_core::{CudaDevice, DType, Device, Result, Shape, Storage, Tensor, bail};
+use plimsoll_kernels::cuda::CudaQueue;
+use plimsoll_kernels::{DevicePtr, LaunchError};
+
+use crate::gpu::{GpuInfo, Unavailable};
+use matmul::Matmul;
+
+/// An opened GPU.
+pub(crate) struct Cuda {
+    device: CudaDevice,
+    queue: CudaQueue,
+    matmul: Mutex<Matmul>,
+}
+
+/// All of them; a handful at most.
+static OPENED: Mutex<Vec<(DeviceId, Arc<Cuda>)>> = Mutex::new(Vec::new());
+
+/// See [`crate::gpu::open`].
+///
+/// # Errors
+/// As said there.
+pub fn open(ordinal: usize) -> std::result::Result<Device, Unavailable> {
+    preflight::check(ordinal)?;
+    let opened = Device::new_cuda_with_stream(ordinal).and_then(|device| {
+        let cuda = Cuda::new(device.as_cuda_device()?.clone())?;
+        OPENED.lock().unwrap_or_else(PoisonError::into_inner).push((cuda.device.id(), Arc::new(cuda)));
+        Ok(device)
+    });
+    opened.map_err(|error| Unavailable(format!("GPU {ordinal} cannot be used: {error}")))
+}
+
+/// See [`crate::gpu::info`].
+///
+/// # Errors
+/// As said there.
+pub fn info(device: &Device) -> Result<GpuInfo> {
+    use plimsoll_kernels::Queue;
+    let cuda = Cuda::of(device)?;
+    let context = cuda.stream().context().clone();
+    let (major, minor) = context.compute_capability().map_err(driver_error)?;
+    let (free, total) = context.mem_get_info().map_err(driver_error)?;
+    Ok(GpuInfo {
+        name: context.name().map_err(driver_error)?,
+        compute_capability: (major as u32, minor as u32),
+        multiprocessors: cuda.queue.multiprocessors(),
+        total_memory: total as u64,
+        free_memory: free as u64,
+    })
+}
+
+impl Cuda {
+    fn new(device: CudaDevice) -> Result<Self> {
+        // SAFETY: all work on this device goes through its one stream, so nothing needs the events. Captured launches
+        // must not wait for events from before the capture.
+        unsafe { device.disable_event_tracking() };
+        let stream = device.cuda_stream();
+        keep_freed_memory(&stream).map_err(driver_error)?;
+        let queue = CudaQueue::new(stream.clone()).map_err(driver_error)?;
+        let matmul = Mutex::new(Matmul::new(stream)?);
+        Ok(Self { device, queue, matmul })
+    }
+
+    /// The opened GPU that a tensor's device is.
+    ///
+    /// # Errors
+    /// It was not opened by [`open`].
+    pub(crate) fn of(device: &Device) -> Result<Arc<Self>> {
+        let id = device.as_cuda_device()?.id();
+        let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        match opened.iter().find(|(known, _)| *known == id) {
+            Some((_, cuda)) => Ok(cuda.clone()),
+            None => bail!("this GPU was not opened by gpu::open, so its kernels are not loaded"),
+        }
+    }
+
+    /// Where kernels are launched.
+    pub(crate) fn queue(&self) -> &CudaQueue {
+        &self.queue
+    }
+
+    pub(crate) fn stream(&self) -> &Arc<CudaStream> {
+        self.queue.stream()
+    }
+
+    /// `y = x W^T`: `x` bf16 `[m, k]`, `weight` bf16 `[n, k]`, both contiguous; `y` is `[m, n]`, bf16 or f32.
+    ///
+    /// # Errors
+    /// Other shapes or layouts, or a device failure.
+    pub(crate) fn matmul(&self, x: &Tensor, weight: &Tensor, out: DType) -> Result<Tensor> {
+        let ((m, k), (n, columns)) = (x.dims2()?, weight.dims2()?);
+        if k != columns {
+            bail!("linear: x is {:?}, the layer has {columns} input features", x.shape());
+        }
+        let y = self.empty((m, n), out)?;
+        if m > 0 {
+            let mut matmul = self.matmul.lock().unwrap_or_else(PoisonError::into_inner);
+            let operands = matmul::Operands {
+                x: address("linear", "x", x, DType::BF16)?,
+                weight: address("linear", "weight", weight, DType::BF16)?,
+                y: address("linear", "y", &y, out)?,
+            };
+            matmul.run(&self.queue, operands, matmul::Product { m, n, k, out })?;
+        }
+        Ok(y)
+    }
+
+    /// A new tensor whose elements are whatever the memory held: every one must be written.
+    ///
+    /// # Errors
+    /// The GPU is out of memory.
+    pub(crate) fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        // SAFETY: each op that asks for one writes all of it, which the kernels' checks look at.
+        unsafe { Tensor::empty(shape, dtype, &Device::Cuda(self.device.clone())) }
+    }
+}
+
+/// Memory that is freed stays with the process's pool instead of going back to the system at each synchronization.
+fn keep_freed_memory(stream: &Arc<CudaStream>) -> std::result::Result<(), sys::CUresult> {
+    let check = |status: sys::CUresult| if status == sys::CUresult::CUDA_SUCCESS { Ok(()) } else { Err(status) };
+    let mut pool = std::ptr::null_mut();
+    let mut everything = u64::MAX;
+    // SAFETY: the device is open; the attribute is a u64, as the driver's documentation says.
+    unsafe {
+        check(sys::cuDeviceGetDefaultMemPool(&mut pool, stream.context().cu_device()))?;
+        check(sys::cuMemPoolSetAttribute(
+            pool,
+            sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+            (&raw mut everything).cast(),
+        ))
+    }
+}
+
+/// The address of a contiguous tensor's first element.
+///
+/// # Errors
+/// It is elsewhere, of another dtype, or has strides: the message names `op` and `operand`.
+pub(crate) fn address(op: &str, operand: &str, tensor: &Tensor, dtype: DType) -> Result<DevicePtr> {
+    if tensor.dtype() != dtype {
+        bail!("{op}: {operand} is {:?}, convert it to {dtype:?}", tensor.dtype());
+    }
+    if !tensor.is_contiguous() {
+        bail!("{op}: {operand} {:?} is not contiguous, call contiguous() first", tensor.shape());
+    }
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("{op}: {operand} is not on the GPU") };
+    let stream = storage.device.cuda_stream();
+    let start = match &storage.slice {
+        CudaStorageSlice::BF16(slice) => start(slice, &stream),
+        CudaStorageSlice::F16(slice) => start(slice, &stream),
+        CudaStorageSlice::F32(slice) => start(slice, &stream),
+        CudaStorageSlice::U32(slice) => start(slice, &stream),
+        CudaStorageSlice::U8(slice) => start(slice, &stream),
+        CudaStorageSlice::F8E4M3(slice) => start(slice, &stream),
+        _ => bail!("{op}: {operand} is {dtype:?}, which no kernel takes"),
+    };
+    Ok(DevicePtr(start).byte_add(layout.start_offset() * dtype.size_in_bytes()))
+}
+
+fn start<T: DeviceRepr>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {
+    slice.device_ptr(stream).0
+}
+
+/// A driver's failure as the tensor library's error.
+pub(crate) fn driver_error(error: impl std::fmt::Debug) -> candle_core::Error {
+    candle_core::Error::Msg(format!("the CUDA driver failed: {error:?}"))
+}
+
+/// A refused launch likewise.
+pub(crate) fn launch_error(error: LaunchError) -> candle_core::Error {
+    candle_core::Error::Msg(error.to_string())
+}

@@ -1,0 +1,49 @@
+//! Whether a GPU can be used at all, asked before anything would panic for want of a library.
+
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, result};
+use libloading::Library;
+
+use crate::gpu::Unavailable;
+
+/// The oldest GPUs that the kernels are compiled for: Ampere.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// What is loaded when a GPU is opened, and the package that brings it.
+const LIBRARIES: [(&str, &str, &str); 4] = [
+    ("cuda", "1", "NVIDIA's driver"),
+    ("cublas", "13", "CUDA 13's runtime libraries"),
+    ("cublasLt", "13", "CUDA 13's runtime libraries"),
+    ("curand", "10", "CUDA 13's runtime libraries"),
+];
+
+/// # Errors
+/// What is missing, in one line.
+pub(super) fn check(ordinal: usize) -> Result<(), Unavailable> {
+    for (name, version, package) in LIBRARIES {
+        if !loads(name, version) {
+            return Err(Unavailable(format!(
+                "lib{name}.so.{version} was not found: install {package}, or name its folder in LD_LIBRARY_PATH"
+            )));
+        }
+    }
+    let failed = |what: &str, error: &dyn std::fmt::Debug| Unavailable(format!("{what}: {error:?}"));
+    result::init().map_err(|error| failed("the CUDA driver did not start", &error))?;
+    let count = CudaContext::device_count().map_err(|error| failed("the CUDA driver names no GPU", &error))?;
+    if ordinal >= count.max(0) as usize {
+        return Err(Unavailable(format!("there is no GPU {ordinal}: the CUDA driver has {count} (see nvidia-smi)")));
+    }
+    let context = CudaContext::new(ordinal).map_err(|error| failed("the GPU cannot be used", &error))?;
+    let capability = context.compute_capability().map_err(|error| failed("the GPU does not answer", &error))?;
+    if capability < OLDEST {
+        let ((major, minor), (oldest, _)) = (capability, OLDEST);
+        return Err(Unavailable(format!(
+            "GPU {ordinal} has compute capability {major}.{minor}; {oldest}.0 (A100) or later is needed"
+        )));
+    }
+    Ok(())
+}
+
+fn loads(name: &str, version: &str) -> bool {
+    // SAFETY: these are NVIDIA's libraries, or stand-ins for them; loading them runs nothing but their set-up.
+    [format!("lib{name}.so"), format!("lib{name}.so.{version}")].iter().any(|file| unsafe { Library::new(file) }.is_ok())
+}

@@ -1,0 +1,41 @@
+//! Opening a GPU, and asking it what it has. In a build without CUDA there is none, and each answer says so.
+
+/// Why there is no GPU to use: one line that says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// What a GPU is and has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuInfo {
+    /// As the driver names it.
+    pub name: String,
+    pub compute_capability: (u32, u32),
+    pub multiprocessors: u32,
+    /// Bytes of memory in all.
+    pub total_memory: u64,
+    /// Bytes free now, this process's own allocations taken.
+    pub free_memory: u64,
+}
+
+/// Opens GPU number `ordinal` and loads all kernels for it. All work on it goes through one stream, in order; use it
+/// from one thread at a time.
+///
+/// # Errors
+/// This build has no CUDA, the machine has no driver, library or such GPU, or the GPU is too old.
+#[cfg(not(feature = "cuda"))]
+pub fn open(_ordinal: usize) -> Result<candle_core::Device, Unavailable> {
+    Err(Unavailable("this program was built without CUDA; build it with --features cuda".to_owned()))
+}
+
+/// What an opened GPU is and has.
+///
+/// # Errors
+/// `device` is not one that [`open`] gave, or the driver fails.
+#[cfg(not(feature = "cuda"))]
+pub fn info(_device: &candle_core::Device) -> candle_core::Result<GpuInfo> {
+    candle_core::bail!("this program was built without CUDA")
+}
+
+#[cfg(feature = "cuda")]
+pub use crate::cuda::{info, open};
