@@ -4,8 +4,15 @@
 //!
 //! This crate knows addresses, shapes and dtypes. It must never know tensors, models or requests.
 
+pub mod activation;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod embedding;
+pub mod fill;
+pub mod gather_rows;
 mod launch;
+pub mod logits;
+mod operands;
+pub mod rms_norm;
 
 pub use launch::{Arg, DevicePtr, Launch, LaunchError, Queue};

@@ -1,8 +1,15 @@
 //! Every kernel against its oracle: the CPU op where there is one, else a plain loop in f64. A case knows neither which
 //! device it runs on nor who asks: `cargo test` runs all of them in the emulator, `gpu-check` on a GPU.
 
+mod activation;
+mod arrays;
 mod device;
+mod embedding;
+mod fill;
+mod gather_rows;
+mod logits;
 mod random;
+mod rms_norm;
 
 pub use device::{TestDevice, poisoned};
 pub use random::Random;
@@ -35,10 +42,23 @@ pub type Run = Box<dyn Fn(&dyn Queue) -> Result<(), LaunchError>>;
 
 /// All checks.
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    let mut cases = Vec::new();
+    cases.extend(activation::cases());
+    cases.extend(embedding::cases());
+    cases.extend(fill::cases());
+    cases.extend(gather_rows::cases());
+    cases.extend(logits::cases());
+    cases.extend(rms_norm::cases());
+    cases
 }
 
 /// All timings.
 pub fn timings() -> Vec<Timing> {
-    Vec::new()
+    let mut timings = Vec::new();
+    timings.extend(activation::timings());
+    timings.extend(embedding::timings());
+    timings.extend(fill::timings());
+    timings.extend(logits::timings());
+    timings.extend(rms_norm::timings());
+    timings
 }
