@@ -1,21 +1,25 @@
-//! A model's view of a checkpoint while it loads: tensors by name under a prefix, checked against the shapes that the
-//! config implies, merged and packed for the ops.
+//! A model's view of its weights while it loads: tensors by name under a prefix, of the shapes that the config implies,
+//! merged and packed for the ops.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+mod dummy;
+mod source;
+
+use std::cell::Cell;
 use std::fmt::Display;
 use std::rc::Rc;
 
 use candle_core::{Device, Tensor};
 use plimsoll_ops::linear::{Activations, Linear, RowSource};
-use plimsoll_ops::quant::dequantize_row;
+use plimsoll_ops::quant::{GgmlType, dequantize_row};
+use serde_json::Value;
 
+use self::dummy::Dummy;
+use self::source::{Role, Source, Stored};
 use crate::CheckpointError;
 use crate::checkpoint::{Checkpoint, StoredTensor};
-use crate::error::quote;
 
-/// The tensors under one name prefix. Cloning and descending ([`Weights::pp`]) are cheap; all views of a checkpoint
-/// share the account of what was used.
+/// The tensors under one name prefix. Cloning and descending ([`Weights::pp`]) are cheap; all views share the account of
+/// what was used.
 #[derive(Clone)]
 pub struct Weights<'a> {
     loader: Rc<Loader<'a>>,
@@ -24,22 +28,54 @@ pub struct Weights<'a> {
 }
 
 struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
+    source: Source<'a>,
     activations: Activations,
-    /// Called with the bytes loaded so far and the bytes of the whole checkpoint.
-    progress: Box<dyn Fn(u64, u64) + 'a>,
+    /// Called with the bytes loaded so far.
+    progress: Box<dyn Fn(u64) + 'a>,
     loaded: Cell<u64>,
-    /// Stored names of the tensors that were asked for, or set aside.
-    used: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Weights<'a> {
     /// All of a checkpoint. `activations` is how the products with its matrices will be computed; `progress` is
     /// called after each tensor with the bytes loaded so far and in all.
     pub fn new(checkpoint: &'a Checkpoint, activations: Activations, progress: impl Fn(u64, u64) + 'a) -> Self {
-        let progress = Box::new(progress);
-        let loader = Loader { checkpoint, activations, progress, loaded: Cell::default(), used: RefCell::default() };
+        let total = checkpoint.weight_bytes();
+        let source = Source::Checkpoint(Stored::new(checkpoint));
+        Self::of(source, activations, Box::new(move |loaded| progress(loaded, total)))
+    }
+
+    /// Random numbers in place of a checkpoint, of whatever shapes are asked for and of the type that `config` names
+    /// (`dtype`, else bf16): matrices nearly normal with a deviation of 0.02 or, where that is less, one over the
+    /// square root of their inputs; norms that only normalize. A tensor's bits follow from `seed` and its name alone.
+    ///
+    /// # Errors
+    /// `config` names a type that is not implemented.
+    pub fn dummy(
+        config: &Value,
+        seed: u64,
+        activations: Activations,
+        progress: impl Fn(u64) + 'a,
+    ) -> Result<Self, CheckpointError> {
+        Ok(Self::of(Source::Dummy(Dummy::new(config, seed)?), activations, Box::new(progress)))
+    }
+
+    /// For a dry run: nothing is loaded, what is asked for is counted ([`Weights::loaded_bytes`]) as
+    /// [`Weights::dummy`] would make it. A model that is built of this cannot compute.
+    ///
+    /// # Errors
+    /// As [`Weights::dummy`].
+    pub fn sizes(config: &Value) -> Result<Self, CheckpointError> {
+        Ok(Self::of(Source::Sizes(Dummy::new(config, 0)?), Activations::F32, Box::new(|_| ())))
+    }
+
+    fn of(source: Source<'a>, activations: Activations, progress: Box<dyn Fn(u64) + 'a>) -> Self {
+        let loader = Loader { source, activations, progress, loaded: Cell::default() };
         Self { loader: Rc::new(loader), prefix: String::new() }
+    }
+
+    /// Bytes of all the tensors that were asked for so far, as stored.
+    pub fn loaded_bytes(&self) -> u64 {
+        self.loader.loaded.get()
     }
 
     /// The view one name deeper: `weights.pp("layers").pp(3)`.
@@ -53,7 +89,11 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// A tensor is missing or not `[out_features, in_features]`.
     pub fn linear(&self, parts: &[(&str, usize)], in_features: usize) -> Result<Linear, CheckpointError> {
-        let fetch = |&(name, rows): &(&str, usize)| self.fetch(name, &[rows, in_features]);
+        if let Source::Sizes(dummy) = &self.loader.source {
+            parts.iter().for_each(|&(_, rows)| self.report(dummy.bytes(&[rows, in_features])));
+            return self.stand_in();
+        }
+        let fetch = |&(name, rows): &(&str, usize)| self.fetch(name, &[rows, in_features], Role::Matrix);
         let stored = parts.iter().map(fetch).collect::<Result<Vec<_>, _>>()?;
         let sources: Vec<_> = stored
             .iter()
@@ -78,8 +118,7 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// The tensor is missing or not of that length.
     pub fn norm(&self, name: &str, len: usize) -> Result<Tensor, CheckpointError> {
-        let stored = self.fetch(name, &[len])?;
-        self.vector(name, &stored, 0.0)
+        self.vector(name, len, Role::Norm, 0.0)
     }
 
     /// As [`Weights::norm`], of a norm whose published weights are stored around zero, to be used as `1 + w`: gives
@@ -88,15 +127,15 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// As [`Weights::norm`].
     pub fn zero_centred_norm(&self, name: &str, len: usize) -> Result<Tensor, CheckpointError> {
-        let stored = self.fetch(name, &[len])?;
-        let offset = if self.loader.checkpoint.has_folded_norms() { 0.0 } else { 1.0 };
-        self.vector(name, &stored, offset)
+        let offset = if self.loader.source.has_folded_norms() { 0.0 } else { 1.0 };
+        self.vector(name, len, Role::ZeroCentredNorm, offset)
     }
 
     /// Sets a tensor aside: the checkpoint may have it, the model does not need it.
     pub fn ignore(&self, name: &str) {
-        let stored_name = self.loader.checkpoint.stored_name(&self.full_name(name));
-        self.loader.used.borrow_mut().insert(stored_name);
+        if let Source::Checkpoint(stored) = &self.loader.source {
+            stored.ignore(&self.full_name(name));
+        }
     }
 
     /// To be called when the model is complete: tensors that nothing asked for would silently change the model.
@@ -104,54 +143,39 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// There are such tensors.
     pub fn finish(&self) -> Result<(), CheckpointError> {
-        let used = self.loader.used.borrow();
-        let unused = |name: &&str| !used.contains(*name) && !is_derived(name);
-        let unused: Vec<&str> = self.loader.checkpoint.stored_names().filter(unused).collect();
-        if unused.is_empty() {
-            return Ok(());
+        match &self.loader.source {
+            Source::Checkpoint(stored) => stored.finish(),
+            Source::Dummy(_) | Source::Sizes(_) => Ok(()),
         }
-        let examples: Vec<String> = unused.iter().take(3).map(|name| quote(name)).collect();
-        Err(CheckpointError::Unused { count: unused.len(), examples: examples.join(", ") })
     }
 
     fn full_name(&self, name: &str) -> String {
         format!("{}{name}.weight", self.prefix)
     }
 
-    /// Finds a tensor and checks its shape.
-    fn fetch(&self, name: &str, expected: &[usize]) -> Result<StoredTensor<'a>, CheckpointError> {
-        let checkpoint = self.loader.checkpoint;
-        let name = self.full_name(name);
-        let stored_name = checkpoint.stored_name(&name);
-        let Some(tensor) = checkpoint.tensor(&name)? else {
-            return Err(CheckpointError::MissingTensor { name: stored_name });
-        };
-        if *tensor.shape != *expected {
-            let (expected, found) = (expected.to_vec(), tensor.shape.to_vec());
-            return Err(CheckpointError::Shape { name: stored_name, expected, found });
-        }
-        self.loader.used.borrow_mut().insert(stored_name);
-        Ok(tensor)
+    fn fetch(&self, name: &str, shape: &[usize], role: Role) -> Result<StoredTensor<'a>, CheckpointError> {
+        self.loader.source.tensor(&self.full_name(name), shape, role)
     }
 
-    fn vector(&self, name: &str, stored: &StoredTensor<'_>, offset: f32) -> Result<Tensor, CheckpointError> {
-        let mut values = vec![0.0; stored.shape[0]];
+    fn vector(&self, name: &str, len: usize, role: Role, offset: f32) -> Result<Tensor, CheckpointError> {
+        let stored = self.fetch(name, &[len], role)?;
+        let mut values = vec![0.0; len];
         let error = |e| CheckpointError::tensor(&self.full_name(name), e);
         dequantize_row(stored.ty, &stored.bytes, &mut values).map_err(error)?;
         values.iter_mut().for_each(|value| *value += offset);
         self.report(stored.bytes.len() as u64);
-        let len = values.len();
         Tensor::from_vec(values, len, &Device::Cpu).map_err(error)
+    }
+
+    /// A matrix of one number, in place of one that a dry run only counts.
+    fn stand_in(&self) -> Result<Linear, CheckpointError> {
+        let source = RowSource { ty: GgmlType::F32, rows: 1, cols: 1, bytes: &[0; 4] };
+        Linear::pack(&[source], None, self.loader.activations).map_err(|e| CheckpointError::tensor("(none)", e))
     }
 
     fn report(&self, bytes: u64) {
         let loader = &self.loader;
         loader.loaded.set(loader.loaded.get() + bytes);
-        (loader.progress)(loader.loaded.get(), loader.checkpoint.weight_bytes());
+        (loader.progress)(loader.loaded.get());
     }
-}
-
-/// Buffers that old checkpoints carry although the config determines them.
-fn is_derived(name: &str) -> bool {
-    name.ends_with(".rotary_emb.inv_freq")
 }

@@ -1,0 +1,115 @@
+//! Where a model's tensors come from: the one place that tells a checkpoint from made-up weights. What becomes of a
+//! tensor then (packing, a device) is not known here.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::dummy::{Dummy, Fill};
+use crate::CheckpointError;
+use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::error::quote;
+
+/// A model's tensors, by the names that Hugging Face gives them.
+pub(super) enum Source<'a> {
+    Checkpoint(Stored<'a>),
+    /// Seeded random numbers at whatever shapes are asked for.
+    Dummy(Dummy),
+    /// For a dry run of the loading, which asks for the sizes of matrices, and for no matrix.
+    Sizes(Dummy),
+}
+
+/// What a tensor is to its model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// `[out_features, in_features]`.
+    Matrix,
+    Norm,
+    /// A norm whose weights are stored around zero.
+    ZeroCentredNorm,
+}
+
+impl<'a> Source<'a> {
+    /// The tensor `name`, of exactly the shape `expected`.
+    pub(super) fn tensor(
+        &self,
+        name: &str,
+        expected: &[usize],
+        role: Role,
+    ) -> Result<StoredTensor<'a>, CheckpointError> {
+        match self {
+            Source::Checkpoint(stored) => stored.tensor(name, expected),
+            Source::Dummy(dummy) | Source::Sizes(dummy) => {
+                let bytes = Cow::Owned(dummy.make(name, expected, fill(role, expected)));
+                Ok(StoredTensor { ty: dummy.ty(), shape: Cow::Owned(expected.to_vec()), bytes })
+            }
+        }
+    }
+
+    /// As [`Checkpoint::has_folded_norms`].
+    pub(super) fn has_folded_norms(&self) -> bool {
+        matches!(self, Source::Checkpoint(stored) if stored.checkpoint.has_folded_norms())
+    }
+}
+
+/// Matrices keep what passes through them at its size or below it, and norms do nothing but normalize.
+fn fill(role: Role, shape: &[usize]) -> Fill {
+    /// Of a matrix as it is commonly initialized.
+    const DEVIATION: f32 = 0.02;
+    match role {
+        Role::Matrix => {
+            let in_features = *shape.last().expect("a matrix has two dimensions") as f32;
+            Fill::Normal(DEVIATION.min(in_features.powf(-0.5)))
+        }
+        Role::Norm => Fill::Constant(1.0),
+        Role::ZeroCentredNorm => Fill::Constant(0.0),
+    }
+}
+
+/// A checkpoint, and the account of what was used of it.
+pub(super) struct Stored<'a> {
+    checkpoint: &'a Checkpoint,
+    /// Stored names of the tensors that were asked for, or set aside.
+    used: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Stored<'a> {
+    pub(super) fn new(checkpoint: &'a Checkpoint) -> Self {
+        Self { checkpoint, used: RefCell::default() }
+    }
+
+    /// Finds a tensor and checks its shape.
+    fn tensor(&self, name: &str, expected: &[usize]) -> Result<StoredTensor<'a>, CheckpointError> {
+        let stored_name = self.checkpoint.stored_name(name);
+        let Some(tensor) = self.checkpoint.tensor(name)? else {
+            return Err(CheckpointError::MissingTensor { name: stored_name });
+        };
+        if *tensor.shape != *expected {
+            let (expected, found) = (expected.to_vec(), tensor.shape.to_vec());
+            return Err(CheckpointError::Shape { name: stored_name, expected, found });
+        }
+        self.used.borrow_mut().insert(stored_name);
+        Ok(tensor)
+    }
+
+    pub(super) fn ignore(&self, name: &str) {
+        self.used.borrow_mut().insert(self.checkpoint.stored_name(name));
+    }
+
+    /// Refuses tensors that nothing asked for.
+    pub(super) fn finish(&self) -> Result<(), CheckpointError> {
+        let used = self.used.borrow();
+        let unused = |name: &&str| !used.contains(*name) && !is_derived(name);
+        let unused: Vec<&str> = self.checkpoint.stored_names().filter(unused).collect();
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let examples: Vec<String> = unused.iter().take(3).map(|name| quote(name)).collect();
+        Err(CheckpointError::Unused { count: unused.len(), examples: examples.join(", ") })
+    }
+}
+
+/// Buffers that old checkpoints carry although the config determines them.
+fn is_derived(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq")
+}
