@@ -2,18 +2,21 @@
 """Makes the golden data of this folder. Needed only to change it: the tests read what is committed.
 
     pip install torch transformers safetensors gguf
-    python tests/golden/make_golden.py tiny
+    python tests/golden/make_golden.py tiny [CASE ...]
+    python tests/golden/make_golden.py yarn
     python tests/golden/make_golden.py real smollm2-135m-instruct /path/to/SmolLM2-135M-Instruct.Q4_1.gguf
     python tests/golden/make_golden.py real gemma-3-270m /path/to/gemma-3-270m-q4_k_m.gguf
 
-`tiny` writes one folder a case: a small random checkpoint (config.json and safetensors), GGUF files of the same
-weights, and `golden.safetensors` with transformers' float32 logits. The references of quantized files are computed
+`tiny` writes one folder a case (all, or those named after it): a small random checkpoint (config.json and safetensors),
+GGUF files of the same weights, and `golden.safetensors` with transformers' float32 logits. The references of quantized files are computed
 from the dequantized weights. Names inside golden.safetensors, for prompt number P:
 
     ids.P            int32 [tokens]
     positions.P      int32 [rows]           the positions whose logits are kept
     logits.P         float32 [rows, vocab]  of the safetensors checkpoint
     FILE.logits.P    the same of FILE.gguf
+
+`yarn` writes yarn.json: YaRN's frequencies and attention factor for some RoPE parameters.
 
 `real` dequantizes a published GGUF file into a transformers model and writes greedy continuations, with the gap
 between the two likeliest logits of every step, to real/NAME.json.
@@ -36,7 +39,10 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 HERE = Path(__file__).parent
 PROMPT_LENGTHS = [45, 9]
@@ -80,12 +86,32 @@ def tiny_gemma3():
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}})
 
 
+def tiny_qwen3():
+    # Heads wider together than the hidden size, as in the published small ones.
+    return Qwen3Config(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, rms_norm_eps=1e-6, max_position_embeddings=128,
+        tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0})
+
+
+def tiny_qwen3_yarn():
+    # The first prompt is longer than the original context.
+    return Qwen3Config(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=32, rms_norm_eps=1e-6, max_position_embeddings=128,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+                         "original_max_position_embeddings": 32})
+
+
 # case, config, model class, dtype of the safetensors, GGUF files as {stem: quantization of the matrices}
 TINY = [
     ("llama", tiny_llama, LlamaForCausalLM, torch.float32, {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}),
     ("llama3", tiny_llama3, LlamaForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
     ("mistral", tiny_mistral, MistralForCausalLM, torch.float16, {}),
     ("gemma3", tiny_gemma3, Gemma3ForCausalLM, torch.bfloat16, {"q8_0": "Q8_0", "q4_0": "Q4_0"}),
+    ("qwen3", tiny_qwen3, Qwen3ForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
+    ("qwen3-yarn", tiny_qwen3_yarn, Qwen3ForCausalLM, torch.float32, {"q8_0": "Q8_0"}),
 ]
 
 
@@ -170,7 +196,10 @@ NORM_NAMES = {
     "gemma3": {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
                "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
                "post_feedforward_layernorm": "post_ffw_norm"},
+    "qwen3": {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+              "post_attention_layernorm": "ffn_norm"},
 }
+ARCHES = {Gemma3ForCausalLM: "gemma3", Qwen3ForCausalLM: "qwen3", LlamaForCausalLM: "llama"}
 TOP_NAMES = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
              "lm_head.weight": "output.weight"}
 
@@ -215,7 +244,7 @@ def llama3_factors(config):
 
 def write_gguf(model, path, quantization):
     config = model.config
-    arch = "gemma3" if isinstance(model, Gemma3ForCausalLM) else "llama"
+    arch = ARCHES[type(model)]
     writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -237,6 +266,10 @@ def write_gguf(model, path, quantization):
         writer.add_rope_dimension_count(config.head_dim)
         if rope["rope_type"] == "llama3":
             writer.add_tensor("rope_freqs.weight", llama3_factors(config))
+        if rope["rope_type"] == "yarn":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(rope["factor"])
+            writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(VOCAB)])
     kind = gguf.GGMLQuantizationType[quantization]
@@ -259,7 +292,7 @@ def write_gguf(model, path, quantization):
 
 def load_gguf(path, config, model_class):
     """A float32 transformers model of a GGUF file's dequantized weights."""
-    arch = "gemma3" if model_class is Gemma3ForCausalLM else "llama"
+    arch = ARCHES[model_class]
     stored = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
     config._attn_implementation = "eager"
     model = model_class(config).eval().float()
@@ -272,6 +305,32 @@ def load_gguf(path, config, model_class):
                 data = data - 1.0
             parameter.copy_(data.reshape(parameter.shape))
     return model
+
+
+# ---------------------------------------------------------------- YaRN
+
+# theta, head dimension, parameters beside the factor and the original context
+YARN = [
+    (1000000.0, 128, {"factor": 4.0, "original_max_position_embeddings": 32768}),
+    (150000.0, 64, {"factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}),
+    (10000.0, 64, {"factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 1.0, "mscale_all_dim": 0.7}),
+    (10000.0, 128, {"factor": 8.0, "original_max_position_embeddings": 2048, "attention_factor": 1.5}),
+    (500000.0, 96, {"factor": 16.0, "original_max_position_embeddings": 8192, "beta_fast": 16.0, "beta_slow": 2.0}),
+    (10000.0, 32, {"factor": 2.0, "original_max_position_embeddings": 6}),
+    (10000.0, 16, {"factor": 0.5, "original_max_position_embeddings": 100000}),
+]
+
+
+def make_yarn():
+    cases = []
+    for theta, head_dim, parameters in YARN:
+        parameters = {"rope_type": "yarn", "rope_theta": theta} | parameters
+        config = LlamaConfig(head_dim=head_dim, hidden_size=4 * head_dim, num_attention_heads=4,
+                             max_position_embeddings=1 << 18, rope_parameters=dict(parameters))
+        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS["yarn"](config)
+        cases.append({"rope_parameters": parameters, "attention_factor": attention_factor,
+                      "inv_freq": inv_freq.tolist()})
+    (HERE / "yarn.json").write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
 
 
 # ---------------------------------------------------------------- real models
@@ -373,9 +432,12 @@ def make_real(name, path):
 if __name__ == "__main__":
     torch.set_num_threads(2)
     match sys.argv[1:]:
-        case ["tiny"]:
+        case ["tiny", *cases]:
             for entry in TINY:
-                make_tiny(*entry)
+                if not cases or entry[0] in cases:
+                    make_tiny(*entry)
+        case ["yarn"]:
+            make_yarn()
         case ["real", name, path]:
             make_real(name, path)
         case _:

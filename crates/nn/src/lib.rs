@@ -21,5 +21,5 @@ pub use forward_batch::{ForwardBatch, StepTensors};
 pub use kv_cache::KvCache;
 pub use layers::{Attention, AttentionShape, Embedding, Head, Mlp, Residual, RmsNorm};
 pub use model::{LayerInfo, Model, ModelInfo};
-pub use rope::{Rope, RopeScaling};
+pub use rope::{Rope, RopeScaling, Yarn};
 pub use weights::Weights;

@@ -1,9 +1,13 @@
-//! Rotary position embedding: which frequencies a config asks for (RoFormer, arXiv:2104.09864; Llama 3.1's scaling).
+//! Rotary position embedding: which frequencies a config asks for (RoFormer, arXiv:2104.09864; Llama 3.1's scaling;
+//! YaRN, arXiv:2309.00071).
+
+mod yarn;
 
 use std::f64::consts::TAU;
 
 use plimsoll_ops::rope::RopeTable;
 
+pub use self::yarn::Yarn;
 use crate::{CheckpointError, Fields};
 
 /// The rotation a config describes.
@@ -32,6 +36,7 @@ pub enum RopeScaling {
     /// Each frequency has its own divisor, `[head_dim / 2]`: how GGUF files store the Llama 3 scaling. Stands in a
     /// synthesized config as `"rope_type": "freq_factors"`.
     FreqFactors(Vec<f64>),
+    Yarn(Yarn),
 }
 
 impl Rope {
@@ -68,6 +73,8 @@ impl Rope {
             "linear" => RopeScaling::Linear { factor: fields.required_positive("factor")? },
             "llama3" => Self::parse_llama3(fields)?,
             "freq_factors" => Self::parse_factors(fields)?,
+            "yarn" if theta <= 1.0 => return Err(fields.wrong("rope_theta", "must be above 1 for YaRN")),
+            "yarn" => RopeScaling::Yarn(Yarn::parse(fields)?),
             other => return Err(fields.wrong("rope_type", format!("{other:?} is not implemented"))),
         };
         Ok(Self { theta, scaling })
@@ -104,8 +111,7 @@ impl Rope {
             let problem = format!("{} factors, the head dimension asks for {half}", factors.len());
             return Err(CheckpointError::config("rope_parameters.factors", problem));
         }
-        let plain = |pair: usize| self.theta.powf(-((2 * pair) as f64) / head_dim as f64);
-        Ok((0..half).map(|pair| self.scaling.apply(pair, plain(pair)) as f32).collect())
+        Ok((0..half).map(|pair| self.frequency(pair, head_dim) as f32).collect())
     }
 
     /// The table that [`plimsoll_ops::rope::rope`] rotates by.
@@ -113,20 +119,28 @@ impl Rope {
     /// # Errors
     /// As [`Rope::inv_freq`].
     pub fn table(&self, head_dim: usize, max_positions: usize) -> Result<RopeTable, CheckpointError> {
-        Ok(RopeTable::new(&self.inv_freq(head_dim)?, 1.0, max_positions))
+        let attention_factor = match &self.scaling {
+            RopeScaling::Yarn(yarn) => yarn.attention_factor as f32,
+            _ => 1.0,
+        };
+        Ok(RopeTable::new(&self.inv_freq(head_dim)?, attention_factor, max_positions))
     }
-}
 
-impl RopeScaling {
-    fn apply(&self, pair: usize, inv_freq: f64) -> f64 {
-        match self {
-            RopeScaling::None => inv_freq,
-            RopeScaling::Linear { factor } => inv_freq / factor,
-            RopeScaling::FreqFactors(factors) => inv_freq / factors[pair],
+    /// Radians a position of one pair.
+    fn frequency(&self, pair: usize, head_dim: usize) -> f64 {
+        let plain = self.theta.powf(-((2 * pair) as f64) / head_dim as f64);
+        match &self.scaling {
+            RopeScaling::None => plain,
+            RopeScaling::Linear { factor } => plain / factor,
+            RopeScaling::FreqFactors(factors) => plain / factors[pair],
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                let turns = original_context * inv_freq / TAU; // of the circle, over the original context
+                let turns = original_context * plain / TAU; // of the circle, over the original context
                 let blend = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
-                (1.0 - blend) * inv_freq / factor + blend * inv_freq
+                (1.0 - blend) * plain / factor + blend * plain
+            }
+            RopeScaling::Yarn(yarn) => {
+                let stretched = yarn.stretched(pair, self.theta, head_dim);
+                stretched * plain / yarn.factor + (1.0 - stretched) * plain
             }
         }
     }
@@ -154,8 +168,8 @@ mod tests {
 
     #[test]
     fn what_is_not_implemented_is_named() {
-        let yarn = parsed(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}})).unwrap_err();
-        assert!(yarn.contains("rope_scaling.rope_type") && yarn.contains("yarn"), "{yarn}");
+        let kind = parsed(json!({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}})).unwrap_err();
+        assert!(kind.contains("rope_scaling.rope_type") && kind.contains("longrope"), "{kind}");
         let partial = parsed(json!({"rope_parameters": {"partial_rotary_factor": 0.5}})).unwrap_err();
         assert!(partial.contains("rope_parameters.partial_rotary_factor"), "{partial}");
     }
@@ -170,6 +184,47 @@ mod tests {
         assert_eq!(scaled[0], plain[0]);
         assert_eq!(scaled[63], plain[63] / 8.0);
         assert!(scaled.iter().zip(&plain).any(|(s, p)| s < p && *s > p / 8.0), "some lie between");
+    }
+
+    /// transformers' frequencies and factors for many parameters of YaRN.
+    #[test]
+    fn yarn_is_as_its_reference_computes_it() {
+        let golden = include_str!("../../../tests/golden/yarn.json");
+        let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
+        let cases = golden.as_array().unwrap();
+        assert!(cases.len() >= 6);
+        for case in cases {
+            let rope = parsed(json!({"rope_parameters": case["rope_parameters"]})).unwrap();
+            let RopeScaling::Yarn(yarn) = &rope.scaling else { panic!("{rope:?}") };
+            let close = |found: f64, expected: &serde_json::Value| {
+                let expected = expected.as_f64().unwrap();
+                assert!((found - expected).abs() <= 2e-6 * expected, "{case}: {found}, expected {expected}");
+            };
+            close(yarn.attention_factor, &case["attention_factor"]);
+            let expected = case["inv_freq"].as_array().unwrap();
+            let found = rope.inv_freq(2 * expected.len()).unwrap();
+            found.iter().zip(expected).for_each(|(&found, expected)| close(f64::from(found), expected));
+        }
+    }
+
+    #[test]
+    fn yarn_s_parameters_must_be_there_and_sane() {
+        let yarn = |extra: serde_json::Value| {
+            let mut scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+            scaling.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            parsed(json!({"rope_theta": 1e6, "rope_scaling": scaling}))
+        };
+        assert!(yarn(json!({})).is_ok());
+        for (extra, named) in [
+            (json!({"factor": null}), "factor"),
+            (json!({"original_max_position_embeddings": null}), "original_max_position_embeddings"),
+            (json!({"beta_fast": 0}), "beta_fast"),
+            (json!({"truncate": "no"}), "truncate"),
+            (json!({"rope_theta": 1}), "rope_theta"),
+        ] {
+            let error = yarn(extra).unwrap_err();
+            assert!(error.contains(&format!("rope_scaling.{named}")), "{error}");
+        }
     }
 
     #[test]

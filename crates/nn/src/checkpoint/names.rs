@@ -46,13 +46,31 @@ const GEMMA3: GgufArch = GgufArch {
     interleaved_rope: false,
 };
 
+const QWEN3: GgufArch = GgufArch {
+    name: "qwen3",
+    layer: &[
+        ("input_layernorm", "attn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("self_attn.o_proj", "attn_output"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+    ],
+    interleaved_rope: false,
+};
+
 /// Modules outside the layers.
 const TOP: &[(&str, &str)] =
     &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
 impl GgufArch {
     pub(super) fn find(name: &str) -> Option<&'static GgufArch> {
-        [&LLAMA, &GEMMA3].into_iter().find(|arch| arch.name == name)
+        [&LLAMA, &GEMMA3, &QWEN3].into_iter().find(|arch| arch.name == name)
     }
 
     /// GGUF's name of the tensor that Hugging Face calls `name`.

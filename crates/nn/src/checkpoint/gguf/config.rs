@@ -24,6 +24,7 @@ pub(super) fn synthesize(metadata: &GgufMetadata, tensors: &TensorTable, file: &
     match arch {
         "llama" => llama(&keys, &mut config, rope_freqs(tensors, file)?)?,
         "gemma3" => gemma3(&keys, &mut config)?,
+        "qwen3" => qwen3(&keys, &mut config)?,
         _ => unreachable!("an architecture with a table of names"),
     }
     keys.finish()?;
@@ -117,17 +118,30 @@ fn gemma3(keys: &ArchKeys<'_>, config: &mut Map<String, Value>) -> Result<(), St
     Ok(())
 }
 
+fn qwen3(keys: &ArchKeys<'_>, config: &mut Map<String, Value>) -> Result<(), String> {
+    config.insert("architectures".into(), json!(["Qwen3ForCausalLM"]));
+    config.insert("model_type".into(), "qwen3".into());
+    config.insert("hidden_act".into(), "silu".into());
+    config.insert("rope_parameters".into(), rope_parameters(keys, 10000.0)?);
+    Ok(())
+}
+
 fn rope_parameters(keys: &ArchKeys<'_>, default_theta: f64) -> Result<Value, String> {
     let theta = keys.float("rope.freq_base")?.unwrap_or(default_theta);
     let kind = keys.get("rope.scaling.type").map(|kind| kind.as_str().unwrap_or("(not a string)"));
     let factor = keys.float("rope.scaling.factor")?;
-    for informative in ["rope.scaling.finetuned", "rope.scaling.original_context_length"] {
-        keys.get(informative);
-    }
+    let original = keys.float("rope.scaling.original_context_length")?; // of the other kinds for information only
+    keys.get("rope.scaling.finetuned");
     match (kind, factor) {
         (None | Some("none"), None) => Ok(json!({"rope_type": "default", "rope_theta": theta})),
         (Some("linear"), Some(factor)) => Ok(json!({"rope_type": "linear", "rope_theta": theta, "factor": factor})),
-        (Some("linear"), None) => Err(format!("lacks {}", keys.full("rope.scaling.factor"))),
+        (Some("yarn"), Some(factor)) => {
+            let original =
+                original.ok_or_else(|| format!("lacks {}", keys.full("rope.scaling.original_context_length")))?;
+            Ok(json!({"rope_type": "yarn", "rope_theta": theta, "factor": factor,
+                "original_max_position_embeddings": original}))
+        }
+        (Some("linear" | "yarn"), None) => Err(format!("lacks {}", keys.full("rope.scaling.factor"))),
         (None | Some("none"), Some(_)) => {
             Err(format!("has {} without a scaling type", keys.full("rope.scaling.factor")))
         }

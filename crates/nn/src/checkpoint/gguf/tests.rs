@@ -205,7 +205,16 @@ fn metadata_that_would_change_the_result_is_refused() {
         (uint(llama.clone(), "llama.attention.sliding_window", 8), "llama.attention.sliding_window"),
         (uint(llama.clone(), "llama.expert_count", 8), "llama.expert_count"),
         (uint(llama.clone(), "llama.rope.dimension_count", 2), "llama.rope.dimension_count"),
-        (llama.clone().with_pair("llama.rope.scaling.type", 8, &string(b"yarn")), "yarn"),
+        (llama.clone().with_pair("llama.rope.scaling.type", 8, &string(b"longrope")), "longrope"),
+        (llama.clone().with_pair("llama.rope.scaling.type", 8, &string(b"yarn")), "llama.rope.scaling.factor"),
+        (
+            llama.clone().with_pair("llama.rope.scaling.type", 8, &string(b"yarn")).with_pair(
+                "llama.rope.scaling.factor",
+                6,
+                &4f32.to_le_bytes(),
+            ),
+            "llama.rope.scaling.original_context_length",
+        ),
         (llama.clone().with_pair("llama.rope.freq_base", 6, &f32::NAN.to_le_bytes()), "llama.rope.freq_base"),
         (llama.clone().with_pair("general.type", 8, &string(b"adapter")), "general.type"),
     ];
