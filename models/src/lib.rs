@@ -5,6 +5,7 @@
 
 mod gemma3;
 mod llama;
+mod qwen3;
 mod registry;
 
-pub use registry::{Architecture, Load, find, load, registry};
+pub use registry::{Architecture, Load, dummy_bytes, find, load, load_dummy, registry};

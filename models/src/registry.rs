@@ -1,10 +1,10 @@
-//! Which architectures there are, by the name that config.json's `architectures` gives.
+//! Which architectures there are, by the name that config.json's `architectures` gives, and how a model of one is built.
 
 use plimsoll_nn::{Checkpoint, CheckpointError, Model, ModelInfo, Weights};
 use plimsoll_ops::linear::Activations;
 use serde_json::Value;
 
-use crate::{gemma3, llama};
+use crate::{gemma3, llama, qwen3};
 
 /// One architecture, as functions of a config.
 pub struct Architecture {
@@ -25,6 +25,7 @@ pub fn registry() -> &'static [Architecture] {
         Architecture { name: "LlamaForCausalLM", info: llama::info, load: llama::load },
         Architecture { name: "MistralForCausalLM", info: llama::info, load: llama::load },
         Architecture { name: "Gemma3ForCausalLM", info: gemma3::info, load: gemma3::load },
+        Architecture { name: "Qwen3ForCausalLM", info: qwen3::info, load: qwen3::load },
     ]
 }
 
@@ -57,4 +58,28 @@ pub fn load(
     let model = (architecture.load)(checkpoint.config(), &weights)?;
     weights.finish()?;
     Ok(model)
+}
+
+/// Builds a model of made-up weights ([`Weights::dummy`]) at the shapes that `config` asks for, without a checkpoint;
+/// `progress` is called with the bytes made so far.
+///
+/// # Errors
+/// An architecture or config that is not implemented.
+pub fn load_dummy(
+    config: &Value,
+    seed: u64,
+    activations: Activations,
+    progress: impl Fn(u64),
+) -> Result<Box<dyn Model>, CheckpointError> {
+    (find(config)?.load)(config, &Weights::dummy(config, seed, activations, progress)?)
+}
+
+/// Bytes of the weights that [`load_dummy`] makes, found by a dry run of it.
+///
+/// # Errors
+/// As [`load_dummy`].
+pub fn dummy_bytes(config: &Value) -> Result<u64, CheckpointError> {
+    let weights = Weights::sizes(config)?;
+    (find(config)?.load)(config, &weights)?;
+    Ok(weights.loaded_bytes())
 }

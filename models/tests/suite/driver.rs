@@ -49,6 +49,16 @@ impl Driver {
         let checkpoint = Checkpoint::open(path).unwrap_or_else(|e| panic!("{e}"));
         let info = (find(checkpoint.config()).unwrap().info)(checkpoint.config()).unwrap();
         let model = load(&checkpoint, activations, |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
+        Self::over(info, model, kv, context)
+    }
+
+    /// Over a model that is loaded already.
+    pub(crate) fn over(
+        info: ModelInfo,
+        model: Box<dyn Model>,
+        kv: KvDtype,
+        context: impl Fn(Option<u32>) -> usize,
+    ) -> Self {
         let blocks: Vec<u32> = info.groups.iter().map(|&w| context(w).div_ceil(BLOCK_SIZE) as u32).collect();
         let cache = KvCache::new(&info, &blocks, BLOCK_SIZE, kv, &Device::Cpu).unwrap();
         let free = blocks.into_iter().map(scrambled).collect();

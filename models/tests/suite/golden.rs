@@ -23,6 +23,10 @@ const CHECKPOINTS: &[(&str, &str)] = &[
     ("gemma3", ""),
     ("gemma3", "q8_0"),
     ("gemma3", "q4_0"),
+    ("qwen3", ""),
+    ("qwen3", "q8_0"),
+    ("qwen3-yarn", ""),
+    ("qwen3-yarn", "q8_0"),
 ];
 
 fn path(case: &str, stem: &str) -> PathBuf {

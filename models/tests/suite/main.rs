@@ -1,5 +1,6 @@
 //! The models against transformers, against themselves, and against checkpoints that should be refused.
 
 mod driver;
+mod dummies;
 mod golden;
 mod refusals;

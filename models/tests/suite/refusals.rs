@@ -70,6 +70,7 @@ fn an_undamaged_copy_loads_and_reports_progress() {
 fn configs_that_would_change_the_result() {
     let llama = Copy::of("llama", "llama-config");
     let gemma3 = Copy::of("gemma3", "gemma3-config");
+    let qwen3 = Copy::of("qwen3", "qwen3-config");
     let cases: &[(&Copy, &str, Value)] = &[
         (&llama, "architectures", json!(["OPTForCausalLM"])),
         (&llama, "architectures", Value::Null),
@@ -77,6 +78,7 @@ fn configs_that_would_change_the_result() {
         (&llama, "attention_bias", json!(true)),
         (&llama, "mlp_bias", json!(true)),
         (&llama, "hidden_act", json!("gelu")),
+        (&llama, "rope_parameters", json!({"rope_type": "longrope", "factor": 2.0})),
         (&llama, "rope_parameters", json!({"rope_type": "yarn", "factor": 2.0})),
         (&llama, "rope_parameters", json!("default")),
         (&llama, "num_key_value_heads", json!(3)),
@@ -92,6 +94,12 @@ fn configs_that_would_change_the_result() {
         (&gemma3, "use_bidirectional_attention", json!(true)),
         (&gemma3, "hidden_activation", json!("relu")),
         (&gemma3, "sliding_window", Value::Null),
+        (&qwen3, "attention_bias", json!(true)),
+        (&qwen3, "use_sliding_window", json!(true)),
+        (&qwen3, "layer_types", json!(["full_attention", "sliding_attention"])),
+        (&qwen3, "num_experts", json!(128)),
+        (&qwen3, "hidden_act", json!("gelu")),
+        (&qwen3, "head_dim", json!(33)),
     ];
     for (copy, field, value) in cases {
         let mut before = Value::Null;
