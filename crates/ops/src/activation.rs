@@ -1,4 +1,5 @@
-//! Gated activations of feed-forward blocks: `act(gate) * up`, over the packed output of a merged gate-up projection.
+//! Gated activations of feed-forward blocks: `act(gate) * up`, over the packed output of a merged gate-up projection. On a
+//! GPU they are bf16 where the text below says f32.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
@@ -12,6 +13,10 @@ use crate::simd::{Level, Simd, dispatch, exp, fma};
 /// # Errors
 /// Another rank, dtype or layout, or an odd last dimension.
 pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if gate_up.device().is_cuda() {
+        return cuda::gated_mul(gate_up, Kind::Silu);
+    }
     gate_up.apply_op1_no_bwd(&GatedMul { name: "silu_mul", kind: Kind::Silu, level: Level::detect() })
 }
 
@@ -21,14 +26,23 @@ pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`silu_mul`].
 pub fn gelu_tanh_mul(gate_up: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if gate_up.device().is_cuda() {
+        return cuda::gated_mul(gate_up, Kind::GeluTanh);
+    }
     gate_up.apply_op1_no_bwd(&GatedMul { name: "gelu_tanh_mul", kind: Kind::GeluTanh, level: Level::detect() })
 }
 
-/// `cap * tanh(x / cap)`, element by element: what keeps some models' logits within `-cap..cap`. Any shape, f32.
+/// `cap * tanh(x / cap)`, element by element: what keeps some models' logits within `-cap..cap`. Any shape, f32. On a
+/// GPU in the memory of `x`.
 ///
 /// # Errors
 /// A device failure.
 pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::softcap(x, cap);
+    }
     let cap = f64::from(cap);
     (x / cap)?.tanh()? * cap
 }
@@ -90,6 +104,44 @@ fn gelu_tanh_body<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         let minus_2u = SCALE * gate * fma::<S>(0.044715 * gate, *gate, 1.0);
         *out = gate / (1.0 + exp::<S>(minus_2u)) * up;
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use candle_core::{DType, Result, Tensor, bail};
+    use plimsoll_kernels::activation::{Activation, GatedMul};
+    use plimsoll_kernels::logits::Softcap;
+
+    use super::Kind;
+    use crate::cuda::{Cuda, address, launch_error};
+
+    pub(super) fn gated_mul(gate_up: &Tensor, kind: Kind) -> Result<Tensor> {
+        let (tokens, width) = gate_up.dims2()?;
+        if width % 2 != 0 {
+            bail!("gate_up has {width} columns, expected an even number: gate and up");
+        }
+        let cuda = Cuda::of(gate_up.device())?;
+        let out = cuda.empty((tokens, width / 2), DType::BF16)?;
+        let op = GatedMul {
+            activation: match kind {
+                Kind::Silu => Activation::Silu,
+                Kind::GeluTanh => Activation::GeluTanh,
+            },
+            out: address("gated_mul", "out", &out, DType::BF16)?,
+            gate_up: address("gated_mul", "gate_up", gate_up, DType::BF16)?,
+            tokens: tokens as u32,
+            width: (width / 2) as u32,
+        };
+        op.run(cuda.queue()).map_err(launch_error)?;
+        Ok(out)
+    }
+
+    pub(super) fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+        let cuda = Cuda::of(x.device())?;
+        let logits = address("softcap", "x", x, DType::F32)?;
+        Softcap { logits, count: x.elem_count() as u64, cap }.run(cuda.queue()).map_err(launch_error)?;
+        Ok(x.clone())
     }
 }
 

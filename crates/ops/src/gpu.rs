@@ -38,4 +38,4 @@ pub fn info(_device: &candle_core::Device) -> candle_core::Result<GpuInfo> {
 }
 
 #[cfg(feature = "cuda")]
-pub use crate::cuda::{info, open};
+pub use crate::cuda::{Mark, PinnedWords, empty, info, open, synchronize};

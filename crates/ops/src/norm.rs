@@ -1,4 +1,7 @@
 //! Root mean square layer normalisation (arXiv:1910.07467), alone and fused with the residual addition before it.
+//!
+//! On a GPU activations are bf16 where the text below says f32 (weights are f32), and a fused addition turns the memory of
+//! `residual` into the sum, which is returned: do not read `residual` afterwards.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -13,6 +16,10 @@ use crate::simd::{Level, SUM_LANES, Simd, dispatch, fma, sum_lanes};
 /// # Errors
 /// Another rank, dtype or layout, or a weight of another length.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::rms_norm(x, weight, eps);
+    }
     x.apply_op2_no_bwd(weight, &RmsNorm { eps, level: Level::detect() })
 }
 
@@ -23,6 +30,10 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
 /// # Errors
 /// As [`rms_norm`]; or `x` and `residual` differ in shape.
 pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::add_rms_norm(x, None, residual, weight, eps);
+    }
     let both = x.apply_op3_no_bwd(residual, weight, &AddRmsNorm { eps, level: Level::detect() })?;
     Ok((both.get(0)?, both.get(1)?))
 }
@@ -41,6 +52,10 @@ pub fn sandwich_norm(
     weight: &Tensor,
     eps: f32,
 ) -> Result<(Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::add_rms_norm(x, Some(inner), residual, weight, eps);
+    }
     add_rms_norm(&rms_norm(x, inner, eps)?, residual, weight, eps)
 }
 
@@ -143,6 +158,66 @@ fn sum_of_squares<S: Simd>(x: &[f32]) -> f32 {
         *lane = fma::<S>(*x, *x, *lane);
     }
     sum_lanes(lanes)
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use candle_core::{DType, Result, Tensor, bail};
+    use plimsoll_kernels::rms_norm::{AddRmsNorm, RmsNorm, SandwichNorm};
+
+    use crate::cuda::{Cuda, address, launch_error};
+
+    fn sizes(op: &str, x: &Tensor, weight: &Tensor) -> Result<(u32, u32)> {
+        match (x.dims(), weight.dims()) {
+            (&[rows, h], &[len]) if h == len => Ok((rows as u32, h as u32)),
+            _ => bail!("{op}: x is {:?} and weight {:?}, expected [rows, h] and [h]", x.shape(), weight.shape()),
+        }
+    }
+
+    pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        let (rows, hidden) = sizes("rms_norm", x, weight)?;
+        let cuda = Cuda::of(x.device())?;
+        let out = cuda.empty(x.shape(), DType::BF16)?;
+        let op = RmsNorm {
+            out: address("rms_norm", "out", &out, DType::BF16)?,
+            x: address("rms_norm", "x", x, DType::BF16)?,
+            weight: address("rms_norm", "weight", weight, DType::F32)?,
+            rows,
+            hidden,
+            eps,
+        };
+        op.run(cuda.queue()).map_err(launch_error)?;
+        Ok(out)
+    }
+
+    /// With `inner`, `x` is normed by it before it is added.
+    pub(super) fn add_rms_norm(
+        x: &Tensor,
+        inner: Option<&Tensor>,
+        residual: &Tensor,
+        weight: &Tensor,
+        eps: f32,
+    ) -> Result<(Tensor, Tensor)> {
+        let (rows, hidden) = sizes("add_rms_norm", x, weight)?;
+        if residual.shape() != x.shape() {
+            bail!("add_rms_norm: residual is {:?}, expected x's {:?}", residual.shape(), x.shape());
+        }
+        let cuda = Cuda::of(x.device())?;
+        let out = cuda.empty(x.shape(), DType::BF16)?;
+        let normed = address("add_rms_norm", "normed", &out, DType::BF16)?;
+        let branch = address("add_rms_norm", "x", x, DType::BF16)?;
+        let stream = address("add_rms_norm", "residual", residual, DType::BF16)?;
+        let weight = address("add_rms_norm", "weight", weight, DType::F32)?;
+        let launched = match inner {
+            None => AddRmsNorm { normed, residual: stream, branch, weight, rows, hidden, eps }.run(cuda.queue()),
+            Some(inner) => {
+                let post = address("sandwich_norm", "inner", inner, DType::F32)?;
+                SandwichNorm { normed, residual: stream, branch, post, weight, rows, hidden, eps }.run(cuda.queue())
+            }
+        };
+        launched.map_err(launch_error)?;
+        Ok((out, residual.clone()))
+    }
 }
 
 #[cfg(test)]

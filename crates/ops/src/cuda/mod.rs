@@ -2,6 +2,7 @@
 
 mod matmul;
 mod preflight;
+mod transfer;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +14,7 @@ use plimsoll_kernels::{DevicePtr, LaunchError};
 
 use crate::gpu::{GpuInfo, Unavailable};
 use matmul::Matmul;
+pub use transfer::{Mark, PinnedWords};
 
 /// An opened GPU.
 pub(crate) struct Cuda {
@@ -55,6 +57,22 @@ pub fn info(device: &Device) -> Result<GpuInfo> {
         total_memory: total as u64,
         free_memory: free as u64,
     })
+}
+
+/// A new tensor whose elements are whatever the memory held: write every one before it is read.
+///
+/// # Errors
+/// The GPU is out of memory, or was not opened by [`open`].
+pub fn empty(device: &Device, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+    Cuda::of(device)?.empty(shape, dtype)
+}
+
+/// Blocks until all that was queued is done.
+///
+/// # Errors
+/// Some of it failed.
+pub fn synchronize(device: &Device) -> Result<()> {
+    Cuda::of(device)?.stream().synchronize().map_err(driver_error)
 }
 
 impl Cuda {

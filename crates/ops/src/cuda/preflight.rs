@@ -45,5 +45,7 @@ pub(super) fn check(ordinal: usize) -> Result<(), Unavailable> {
 
 fn loads(name: &str, version: &str) -> bool {
     // SAFETY: these are NVIDIA's libraries, or stand-ins for them; loading them runs nothing but their set-up.
-    [format!("lib{name}.so"), format!("lib{name}.so.{version}")].iter().any(|file| unsafe { Library::new(file) }.is_ok())
+    [format!("lib{name}.so"), format!("lib{name}.so.{version}")]
+        .iter()
+        .any(|file| unsafe { Library::new(file) }.is_ok())
 }

@@ -1,4 +1,6 @@
-//! Linear layers on the CPU: `y = x W^T (+ b)` for weights in any format of [`crate::quant`].
+//! Linear layers: `y = x W^T (+ b)` for weights in any format of [`crate::quant`].
+//!
+//! On a GPU the weights are bf16, whatever they were stored as, and so are activations (`dense`). On the CPU:
 //!
 //! Weights are repacked once, at load, into panels of 32 output rows (`panel`), so that one vector instruction does 16
 //! outputs. A product runs a kernel per (panel, tile of rows of `x`), chosen by what the CPU has (`isa`): quantized
@@ -26,6 +28,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(feature = "cuda")]
+mod dense;
 mod isa;
 mod panel;
 mod portable;
@@ -36,7 +40,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::indices::TokenIds;
 use crate::quant::GgmlType;
@@ -53,6 +57,14 @@ pub enum Activations {
     F32,
 }
 
+/// Where the weights of a model's linear layers live, and how products with them are computed.
+#[derive(Debug, Clone)]
+pub enum Placement {
+    Cpu(Activations),
+    /// A GPU that [`crate::gpu::open`] gave.
+    Gpu(Device),
+}
+
 /// Some consecutive output rows of a [`Linear`], row-major as a GGUF file (or, for the dense types, a safetensors file)
 /// stores them.
 #[derive(Debug, Clone, Copy)]
@@ -66,10 +78,17 @@ pub struct RowSource<'a> {
     pub bytes: &'a [u8],
 }
 
-/// A packed `[out_features, in_features]` matrix with an optional bias. Cheap to clone.
+/// An `[out_features, in_features]` matrix with an optional bias. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weights: Arc<Weights>,
+    weights: Form,
+}
+
+#[derive(Debug, Clone)]
+enum Form {
+    Packed(Arc<Weights>),
+    #[cfg(feature = "cuda")]
+    Dense(dense::Dense),
 }
 
 #[derive(Debug)]
@@ -83,91 +102,163 @@ struct Weights {
 }
 
 impl Linear {
+    /// Takes the rows of all sources, one after the other, as one matrix.
+    ///
+    /// # Errors
+    /// As [`Linear::pack`]; a bias on a GPU; or the GPU is out of memory.
+    pub fn load(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, placement: &Placement) -> Result<Linear> {
+        match placement {
+            Placement::Cpu(activations) => Self::pack(sources, bias, *activations),
+            #[cfg(feature = "cuda")]
+            Placement::Gpu(device) => Ok(Self { weights: Form::Dense(dense::Dense::upload(sources, bias, device)?) }),
+            #[cfg(not(feature = "cuda"))]
+            Placement::Gpu(_) => bail!("this program was built without CUDA"),
+        }
+    }
+
+    /// Random weights on a GPU, made there: nearly normal, of mean 0 and this standard deviation, a function of `seed`.
+    ///
+    /// # Errors
+    /// `device` is no opened GPU, or is out of memory.
+    #[cfg(feature = "cuda")]
+    pub fn dummy(
+        out_features: usize,
+        in_features: usize,
+        seed: u64,
+        deviation: f32,
+        device: &Device,
+    ) -> Result<Linear> {
+        Ok(Self { weights: Form::Dense(dense::Dense::dummy(out_features, in_features, seed, deviation, device)?) })
+    }
+
+    /// As in a build with CUDA; in this one there is no GPU.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "cuda"))]
+    pub fn dummy(_: usize, _: usize, _: u64, _: f32, _: &Device) -> Result<Linear> {
+        bail!("this program was built without CUDA")
+    }
+
     /// Repacks the rows of all sources, one after the other, into one matrix.
     ///
     /// # Errors
     /// If there is no source, their `cols` differ, `bytes` is not what `rows` and `cols` take, or the bias is not one
     /// number a row.
     pub fn pack(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, activations: Activations) -> Result<Linear> {
-        let Some(first) = sources.first() else { bail!("a linear layer needs at least one source of rows") };
-        let in_features = first.cols;
-        let mut out_features = 0usize;
-        for source in sources {
-            if source.cols != in_features {
-                bail!("rows of {} and of {in_features} columns cannot be one linear layer", source.cols);
-            }
-            let expected = source.ty.row_bytes(source.cols).and_then(|row| row.checked_mul(source.rows));
-            if expected != Some(source.bytes.len()) {
-                bail!(
-                    "{} bytes are not {} rows of {} {:?} elements: the tensor is cut short or mislabelled",
-                    source.bytes.len(),
-                    source.rows,
-                    source.cols,
-                    source.ty
-                );
-            }
-            // Bounded by the bytes just checked, but for rows of no columns.
-            out_features = match out_features.checked_add(source.rows) {
-                Some(sum) if in_features > 0 => sum,
-                _ => bail!("a linear layer of {} rows and {in_features} columns is not possible", source.rows),
-            };
-        }
+        let (out_features, in_features) = check_sources(sources)?;
         if bias.as_ref().is_some_and(|bias| bias.len() != out_features) {
             bail!("a bias of {} numbers does not fit {out_features} output features", bias.map_or(0, |b| b.len()));
         }
         let sections = sources.iter().map(Section::pack).collect();
-        Ok(Linear { weights: Arc::new(Weights { in_features, out_features, sections, bias, activations }) })
+        let weights = Weights { in_features, out_features, sections, bias, activations };
+        Ok(Linear { weights: Form::Packed(Arc::new(weights)) })
     }
 
     pub fn in_features(&self) -> usize {
-        self.weights.in_features
+        match &self.weights {
+            Form::Packed(weights) => weights.in_features,
+            #[cfg(feature = "cuda")]
+            Form::Dense(dense) => dense.in_features(),
+        }
     }
 
     pub fn out_features(&self) -> usize {
-        self.weights.out_features
+        match &self.weights {
+            Form::Packed(weights) => weights.out_features,
+            #[cfg(feature = "cuda")]
+            Form::Dense(dense) => dense.out_features(),
+        }
     }
 
-    /// Memory that the packed weights take, in bytes, the bias not counted.
+    /// Memory that the weights take, in bytes, the bias not counted.
     pub fn packed_bytes(&self) -> usize {
-        self.weights.sections.iter().map(Section::packed_bytes).sum()
+        match &self.weights {
+            Form::Packed(weights) => weights.sections.iter().map(Section::packed_bytes).sum(),
+            #[cfg(feature = "cuda")]
+            Form::Dense(dense) => 2 * dense.in_features() * dense.out_features(),
+        }
     }
 
-    /// `x W^T (+ b)`: `x` is `[m, in_features]` f32, contiguous, on the CPU; the result `[m, out_features]` f32. A row
-    /// of `x` with a NaN or an infinity gives NaN (or, in f32 products, an infinity) and never a number.
+    /// `x W^T (+ b)`: `x` is `[m, in_features]` f32, contiguous; the result `[m, out_features]` f32 (on a GPU both are
+    /// bf16). A row of `x` with a NaN or an infinity gives NaN (or an infinity) and never a number.
     ///
     /// # Errors
     /// If `x` has another shape, dtype or layout.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1_no_bwd(&Product { weights: &self.weights })
+        match &self.weights {
+            Form::Packed(weights) => x.apply_op1_no_bwd(&Product { weights }),
+            #[cfg(feature = "cuda")]
+            Form::Dense(dense) => dense.forward(x, candle_core::DType::BF16),
+        }
     }
 
-    /// As [`Linear::forward`], in f32 on every device: logits are compared closely.
+    /// As [`Linear::forward`], but the result is f32 on every device: logits are compared closely.
     ///
     /// # Errors
     /// As [`Linear::forward`].
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward(x)
+        match &self.weights {
+            Form::Packed(_) => self.forward(x),
+            #[cfg(feature = "cuda")]
+            Form::Dense(dense) => dense.forward(x, candle_core::DType::F32),
+        }
     }
 
-    /// The rows `ids` of the matrix, dequantized exactly, times `scale`: `[ids, in_features]` f32. The bias is not added.
-    /// This is the token embedding, whether its table is tied to the output layer or not.
+    /// The rows `ids` of the matrix, dequantized exactly, times `scale`: `[ids, in_features]`, f32 (on a GPU bf16). The
+    /// bias is not added. This is the token embedding, whether its table is tied to the output layer or not.
     ///
     /// # Errors
     /// If an id is not below `out_features`.
     pub fn embed(&self, ids: TokenIds<'_>, scale: f32) -> Result<Tensor> {
-        let weights = &self.weights;
-        let mut rows = vec![0f32; ids.host.len() * weights.in_features];
-        for (&id, row) in ids.host.iter().zip(rows.chunks_exact_mut(weights.in_features)) {
-            weights.read_row(id as usize, row)?;
+        match &self.weights {
+            Form::Packed(weights) => weights.embed(ids.host, scale),
+            #[cfg(feature = "cuda")]
+            Form::Dense(dense) => dense.embed(ids, scale),
+        }
+    }
+}
+
+/// Output and input features of all sources together.
+fn check_sources(sources: &[RowSource<'_>]) -> Result<(usize, usize)> {
+    let Some(first) = sources.first() else { bail!("a linear layer needs at least one source of rows") };
+    let in_features = first.cols;
+    let mut out_features = 0usize;
+    for source in sources {
+        if source.cols != in_features {
+            bail!("rows of {} and of {in_features} columns cannot be one linear layer", source.cols);
+        }
+        let expected = source.ty.row_bytes(source.cols).and_then(|row| row.checked_mul(source.rows));
+        if expected != Some(source.bytes.len()) {
+            bail!(
+                "{} bytes are not {} rows of {} {:?} elements: the tensor is cut short or mislabelled",
+                source.bytes.len(),
+                source.rows,
+                source.cols,
+                source.ty
+            );
+        }
+        // Bounded by the bytes just checked, but for rows of no columns.
+        out_features = match out_features.checked_add(source.rows) {
+            Some(sum) if in_features > 0 => sum,
+            _ => bail!("a linear layer of {} rows and {in_features} columns is not possible", source.rows),
+        };
+    }
+    Ok((out_features, in_features))
+}
+
+impl Weights {
+    fn embed(&self, ids: &[u32], scale: f32) -> Result<Tensor> {
+        let mut rows = vec![0f32; ids.len() * self.in_features];
+        for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(self.in_features)) {
+            self.read_row(id as usize, row)?;
         }
         if scale != 1.0 {
             rows.iter_mut().for_each(|x| *x *= scale);
         }
-        Tensor::from_vec(rows, (ids.host.len(), weights.in_features), &candle_core::Device::Cpu)
+        Tensor::from_vec(rows, (ids.len(), self.in_features), &Device::Cpu)
     }
-}
 
-impl Weights {
     fn read_row(&self, id: usize, out: &mut [f32]) -> Result<()> {
         let mut first = 0;
         for section in &self.sections {

@@ -1,0 +1,105 @@
+//! Linear layers on a GPU: bf16 weights, multiplied by cuBLASLt.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use half::bf16;
+use plimsoll_kernels::embedding::Embedding;
+use plimsoll_kernels::fill::FillNormal;
+
+use super::{RowSource, check_sources};
+use crate::cuda::{Cuda, address, launch_error};
+use crate::indices::TokenIds;
+use crate::par::parallel_for;
+use crate::quant::{GgmlType, dequantize_row};
+
+/// bf16 `[out_features, in_features]` in a GPU's memory.
+#[derive(Debug, Clone)]
+pub(super) struct Dense {
+    weight: Tensor,
+}
+
+impl Dense {
+    /// Rounds the rows of all sources to bf16 and uploads them.
+    pub(super) fn upload(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, device: &Device) -> Result<Self> {
+        if bias.is_some() {
+            bail!("linear layers with a bias are not served on a GPU yet");
+        }
+        let (rows, cols) = check_sources(sources)?;
+        let mut host = vec![bf16::ZERO; rows * cols];
+        let mut first = 0;
+        for source in sources {
+            widen(source, &mut host[first * cols..][..source.rows * cols])?;
+            first += source.rows;
+        }
+        Ok(Self { weight: Tensor::from_vec(host, (rows, cols), device)? })
+    }
+
+    /// See [`super::Linear::dummy`].
+    pub(super) fn dummy(rows: usize, cols: usize, seed: u64, deviation: f32, device: &Device) -> Result<Self> {
+        let cuda = Cuda::of(device)?;
+        let weight = cuda.empty((rows, cols), DType::BF16)?;
+        let out = address("dummy", "weight", &weight, DType::BF16)?;
+        FillNormal { out, count: (rows * cols) as u64, seed, deviation }.run(cuda.queue()).map_err(launch_error)?;
+        Ok(Self { weight })
+    }
+
+    pub(super) fn in_features(&self) -> usize {
+        self.weight.dims()[1]
+    }
+
+    pub(super) fn out_features(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
+    /// `x`: bf16 `[m, in_features]`; the result is `[m, out_features]` of `out`.
+    pub(super) fn forward(&self, x: &Tensor, out: DType) -> Result<Tensor> {
+        Cuda::of(x.device())?.matmul(x, &self.weight, out)
+    }
+
+    /// See [`super::Linear::embed`].
+    pub(super) fn embed(&self, ids: TokenIds<'_>, scale: f32) -> Result<Tensor> {
+        let Some((ids, last_tokens)) = ids.device else { bail!("embed: the token ids are not on the GPU") };
+        let (tokens, hidden) = (ids.dims1()?, self.in_features());
+        let cuda = Cuda::of(self.weight.device())?;
+        let out = cuda.empty((tokens, hidden), DType::BF16)?;
+        let op = Embedding {
+            out: address("embed", "out", &out, DType::BF16)?,
+            table: address("embed", "table", &self.weight, DType::BF16)?,
+            ids: address("embed", "ids", ids, DType::U32)?,
+            last_tokens: address("embed", "last_tokens", last_tokens, DType::U32)?,
+            tokens: tokens as u32,
+            hidden: hidden as u32,
+            vocab: self.out_features() as u32,
+            slots: last_tokens.dims1()? as u32,
+            scale,
+        };
+        op.run(cuda.queue()).map_err(launch_error)?;
+        Ok(out)
+    }
+}
+
+/// A source's elements as bf16, row by row, on all threads.
+fn widen(source: &RowSource<'_>, out: &mut [bf16]) -> Result<()> {
+    let row_bytes = source.bytes.len() / source.rows.max(1);
+    if source.ty == GgmlType::BF16 {
+        for (element, bytes) in out.iter_mut().zip(source.bytes.as_chunks::<2>().0) {
+            *element = bf16::from_le_bytes(*bytes);
+        }
+        return Ok(());
+    }
+    let rows: Vec<_> = out.chunks_mut(source.cols).map(std::sync::Mutex::new).collect();
+    let failed = std::sync::Mutex::new(None);
+    parallel_for(rows.len(), |row| {
+        let mut values = vec![0f32; source.cols];
+        match dequantize_row(source.ty, &source.bytes[row * row_bytes..][..row_bytes], &mut values) {
+            Ok(()) => {
+                let mut out = rows[row].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                out.iter_mut().zip(&values).for_each(|(out, value)| *out = bf16::from_f32(*value));
+            }
+            Err(error) => *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error),
+        }
+    });
+    match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
