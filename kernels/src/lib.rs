@@ -10,6 +10,7 @@ pub mod cuda;
 pub mod embedding;
 pub mod fill;
 pub mod gather_rows;
+pub mod gemv;
 mod launch;
 pub mod logits;
 mod operands;

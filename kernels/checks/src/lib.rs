@@ -7,6 +7,7 @@ mod device;
 mod embedding;
 mod fill;
 mod gather_rows;
+mod gemv;
 mod logits;
 mod random;
 mod rms_norm;
@@ -22,8 +23,11 @@ pub struct Case {
     pub name: String,
     /// # Errors
     /// What differs, where, and by how much.
-    pub run: Box<dyn Fn(&dyn TestDevice, &mut Random) -> Result<(), String>>,
+    pub run: Check,
 }
+
+/// What a case does.
+pub type Check = Box<dyn Fn(&dyn TestDevice, &mut Random) -> Result<(), String>>;
 
 /// A kernel at a shape that real models give it, to be timed on a GPU.
 pub struct Timing {
@@ -34,8 +38,11 @@ pub struct Timing {
     /// Multiply-adds times two, on the tensor cores.
     pub flops: u64,
     /// Uploads inputs and gives the launch to repeat.
-    pub prepare: Box<dyn Fn(&dyn TestDevice) -> Run>,
+    pub prepare: Prepare,
 }
+
+/// How a timing is made ready.
+pub type Prepare = Box<dyn Fn(&dyn TestDevice) -> Run>;
 
 /// A prepared launch.
 pub type Run = Box<dyn Fn(&dyn Queue) -> Result<(), LaunchError>>;
@@ -47,6 +54,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(embedding::cases());
     cases.extend(fill::cases());
     cases.extend(gather_rows::cases());
+    cases.extend(gemv::cases());
     cases.extend(logits::cases());
     cases.extend(rms_norm::cases());
     cases
@@ -58,6 +66,7 @@ pub fn timings() -> Vec<Timing> {
     timings.extend(activation::timings());
     timings.extend(embedding::timings());
     timings.extend(fill::timings());
+    timings.extend(gemv::timings());
     timings.extend(logits::timings());
     timings.extend(rms_norm::timings());
     timings
