@@ -24,7 +24,7 @@ impl Listening {
         pass_on(&mut command, shared)?;
         pass_on(&mut command, serve)?;
         command.args(["serve", "--host", "127.0.0.1", "--port", "0"]);
-        if let Some(path) = &shared.config {
+        for path in &shared.config {
             command.arg("--config").arg(path);
         }
         Self::start(command, "the server")
@@ -95,7 +95,7 @@ mod tests {
 
     use super::pass_on;
     use crate::bytes::ByteSize;
-    use crate::options::{SchedulingPolicy, ServeOptions};
+    use crate::options::{CacheDtype, LoadFormat, SchedulingPolicy, ServeOptions};
 
     #[test]
     fn every_option_that_is_passed_on_is_one_that_serve_reads() {
@@ -106,6 +106,9 @@ mod tests {
             scheduling_policy: Some(SchedulingPolicy::ShortestPromptFirst),
             api_key: vec!["a".into(), "b".into()],
             max_num_seqs: Some(3),
+            load_format: Some(LoadFormat::Dummy),
+            kv_cache_dtype: Some(CacheDtype::Fp8),
+            gpu_memory_utilization: Some(0.5),
             ..ServeOptions::default()
         };
         let mut command = std::process::Command::new("plimsoll");

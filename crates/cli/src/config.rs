@@ -11,19 +11,32 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bytes::ByteSize;
-use crate::options::{ActivationsKind, CacheDtype, Device, LogFormat, SchedulingPolicy, ServeOptions, SharedOptions};
+use crate::device::Device;
+use crate::options::{
+    ActivationsKind, CacheDtype, LoadFormat, LogFormat, SchedulingPolicy, ServeOptions, SharedOptions,
+};
 
 /// The server's settings, each with a value that was checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) shared: Shared,
-    /// A path or a catalogue name; `None` is the default model.
-    pub(crate) model: Option<String>,
+    pub(crate) model: Model,
     pub(crate) served_model_name: Option<String>,
     /// Instead of the model's own.
     pub(crate) chat_template: Option<PathBuf>,
     pub(crate) engine: Engine,
     pub(crate) admission: Admission,
+}
+
+/// Which model is to be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Model {
+    /// The catalogue's first.
+    Default,
+    /// A path or a catalogue name.
+    Named(String),
+    /// Random weights at the shapes that a config.json gives.
+    Dummy(PathBuf),
 }
 
 /// What every command needs.
@@ -44,6 +57,8 @@ pub(crate) struct Engine {
     pub(crate) max_num_batched_tokens: u32,
     /// `None`: a share of the free memory.
     pub(crate) kv_cache_memory: Option<ByteSize>,
+    /// Share of a GPU's free memory that may be used.
+    pub(crate) gpu_memory_utilization: f64,
     pub(crate) kv_cache_dtype: CacheDtype,
     pub(crate) block_size: u32,
     pub(crate) prefix_caching: bool,
@@ -71,18 +86,74 @@ impl Config {
     /// # Errors
     /// Names the option, what is wrong with it, and what would be right.
     pub(crate) fn resolve(shared: SharedOptions, serve: ServeOptions) -> Result<Self> {
-        let (mut shared_table, serve_table) = split(read_file(shared.config.as_deref())?);
-        let file = shared.config.clone();
-        let shared: SharedOptions = overlay(&mut shared_table, &shared, file.as_deref())?;
-        let serve: ServeOptions = overlay(&mut { serve_table }, &serve, file.as_deref())?;
+        let files = ConfigFiles::sort(&shared.config)?;
+        let (mut shared_table, mut serve_table) = split(read_file(files.options.as_deref())?);
+        let shared: SharedOptions = overlay(&mut shared_table, &shared, files.options.as_deref())?;
+        let serve: ServeOptions = overlay(&mut serve_table, &serve, files.options.as_deref())?;
         Ok(Self {
             shared: Shared::resolve(shared)?,
-            model: serve.model.clone(),
+            model: Model::resolve(&serve, files.model)?,
             served_model_name: serve.served_model_name.clone(),
             chat_template: serve.chat_template.clone(),
             engine: Engine::resolve(&serve)?,
             admission: Admission::resolve(serve)?,
         })
+    }
+}
+
+/// What was given as `--config`.
+#[derive(Default)]
+struct ConfigFiles {
+    /// TOML.
+    options: Option<PathBuf>,
+    /// A model's config.json.
+    model: Option<PathBuf>,
+}
+
+impl ConfigFiles {
+    fn sort(paths: &[PathBuf]) -> Result<Self> {
+        let mut files = Self::default();
+        for path in paths {
+            let is_json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
+            let place = if is_json { &mut files.model } else { &mut files.options };
+            if let Some(first) = place.replace(path.clone()) {
+                let (first, second) = (first.display(), path.display());
+                bail!("--config is given twice for the same, as {first} and {second}; give one of them");
+            }
+        }
+        Ok(files)
+    }
+}
+
+impl Model {
+    fn resolve(options: &ServeOptions, config: Option<PathBuf>) -> Result<Self> {
+        let dummy = options.load_format == Some(LoadFormat::Dummy);
+        match (dummy, config, &options.model) {
+            (false, None, None) => Ok(Self::Default),
+            (false, None, Some(model)) => Ok(Self::Named(model.clone())),
+            (false, Some(config), _) => bail!(
+                "--config {} is a model's config, which has no weights: add --load-format dummy, or give a TOML file of \
+                 options",
+                config.display()
+            ),
+            (true, None, _) => bail!(
+                "--load-format dummy needs the model's shapes: add its config.json, for instance \
+                 --config configs/architectures/llama-3.2-1b.json"
+            ),
+            (true, Some(config), Some(model)) => bail!(
+                "--load-format dummy serves random weights for --config {}, and no model '{model}': leave out the one or \
+                 the other",
+                config.display()
+            ),
+            (true, Some(config), None) => {
+                let name = options.served_model_name.as_deref().unwrap_or("dummy");
+                ensure!(
+                    name.contains("dummy"),
+                    "--served-model-name {name} hides that the weights are random; choose a name with 'dummy' in it"
+                );
+                Ok(Self::Dummy(config))
+            }
+        }
     }
 }
 
@@ -120,7 +191,8 @@ impl Engine {
             max_num_seqs: options.max_num_seqs.unwrap_or(64),
             max_num_batched_tokens: options.max_num_batched_tokens.unwrap_or(512),
             kv_cache_memory: options.kv_cache_memory,
-            kv_cache_dtype: options.kv_cache_dtype.unwrap_or(CacheDtype::F16),
+            gpu_memory_utilization: options.gpu_memory_utilization.unwrap_or(0.9),
+            kv_cache_dtype: options.kv_cache_dtype.unwrap_or(CacheDtype::Auto),
             block_size: options.block_size.unwrap_or(16),
             prefix_caching: options.prefix_caching.unwrap_or(true),
             scheduling_policy: options.scheduling_policy.unwrap_or(SchedulingPolicy::Fcfs),
@@ -145,6 +217,8 @@ impl Engine {
             block.is_power_of_two() && (8..=256).contains(&block),
             "--block-size is {block}; give a power of two from 8 to 256"
         );
+        let share = self.gpu_memory_utilization;
+        ensure!((0.05..=0.99).contains(&share), "--gpu-memory-utilization is {share}; give 0.05 to 0.99");
         if let Some(len) = self.max_model_len {
             ensure!((2..=1 << 24).contains(&len), "--max-model-len is {len}; give 2 to 16777216");
         }
@@ -204,19 +278,23 @@ fn overlay<T: Serialize + DeserializeOwned>(table: &mut toml::Table, given: &T, 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (engine, admission) = (&self.engine, &self.admission);
+        if let Model::Dummy(config) = &self.model {
+            writeln!(
+                f,
+                "load-format dummy: random weights at the shapes of {}, a token a byte; its answers mean nothing",
+                config.display()
+            )?;
+        }
+        writeln!(f, "address {}, device {}, threads {}", self.shared.address, self.shared.device, self.shared.threads)?;
         writeln!(
             f,
-            "address {}, device {:?}, threads {}",
-            self.shared.address, self.shared.device, self.shared.threads
-        )?;
-        writeln!(
-            f,
-            "max-num-seqs {}, max-num-batched-tokens {}, block-size {}, kv-cache-dtype {:?}, prefix-caching {}, \
-             scheduling-policy {:?}, activations {:?}",
+            "max-num-seqs {}, max-num-batched-tokens {}, block-size {}, kv-cache-dtype {:?}, \
+             gpu-memory-utilization {}, prefix-caching {}, scheduling-policy {:?}, activations {:?}",
             engine.max_num_seqs,
             engine.max_num_batched_tokens,
             engine.block_size,
             engine.kv_cache_dtype,
+            engine.gpu_memory_utilization,
             engine.prefix_caching,
             engine.scheduling_policy,
             engine.activations
@@ -238,14 +316,17 @@ impl fmt::Display for Config {
 
 #[cfg(test)]
 mod tests {
-    use super::{Config, SHARED_KEYS};
+    use std::path::PathBuf;
+
+    use super::{Config, Model, SHARED_KEYS};
     use crate::bytes::ByteSize;
-    use crate::options::{Device, LogFormat, ServeOptions, SharedOptions};
+    use crate::device::Device;
+    use crate::options::{LoadFormat, LogFormat, ServeOptions, SharedOptions};
 
     fn with_file(name: &str, text: &str) -> SharedOptions {
         let path = std::env::temp_dir().join(format!("plimsoll-config-{}-{name}.toml", std::process::id()));
         std::fs::write(&path, text).unwrap();
-        SharedOptions { config: Some(path), ..SharedOptions::default() }
+        SharedOptions { config: vec![path], ..SharedOptions::default() }
     }
 
     #[test]
@@ -269,11 +350,44 @@ mod tests {
             ("block", "block-size = 17", "--block-size"),
             ("budget", "max-num-seqs = 64\nmax-num-batched-tokens = 32", "--max-num-batched-tokens"),
             ("toml", "=", "TOML"),
+            ("device", "device = 'gpu'", "cuda:N"),
+            ("share", "gpu-memory-utilization = 1.5", "--gpu-memory-utilization"),
         ];
         for (name, text, named) in cases {
             let error = Config::resolve(with_file(name, text), ServeOptions::default()).unwrap_err();
             let message = format!("{error:#}");
             assert!(message.contains(named), "{name}: {message}");
+        }
+    }
+
+    fn resolved(files: &[&str], serve: ServeOptions) -> Result<Config, String> {
+        let shared = SharedOptions { config: files.iter().map(PathBuf::from).collect(), ..SharedOptions::default() };
+        Config::resolve(shared, serve).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn dummy_weights_take_a_model_s_config_beside_the_options() {
+        let options = with_file("beside", "load-format = 'dummy'\nmax-num-seqs = 8").config;
+        let files = [options[0].to_str().unwrap(), "shapes/tiny.json"];
+        let config = resolved(&files, ServeOptions::default()).unwrap();
+        assert_eq!(config.model, Model::Dummy("shapes/tiny.json".into()));
+        assert_eq!(config.engine.max_num_seqs, 8);
+        assert!(config.to_string().contains("dummy"), "{config}");
+    }
+
+    #[test]
+    fn contradictions_about_the_weights_are_refused() {
+        let dummy = || ServeOptions { load_format: Some(LoadFormat::Dummy), ..ServeOptions::default() };
+        let cases = [
+            (resolved(&[], dummy()), "--config configs/architectures"),
+            (resolved(&["tiny.json"], ServeOptions::default()), "--load-format dummy"),
+            (resolved(&["a.json", "b.json"], dummy()), "b.json"),
+            (resolved(&["a.json"], ServeOptions { model: Some("other".into()), ..dummy() }), "'other'"),
+            (resolved(&["a.json"], ServeOptions { served_model_name: Some("gpt".into()), ..dummy() }), "gpt"),
+        ];
+        for (config, named) in cases {
+            let message = config.unwrap_err();
+            assert!(message.contains(named), "{message}");
         }
     }
 
@@ -284,7 +398,7 @@ mod tests {
             port: Some(1),
             device: Some(Device::Cpu),
             threads: Some(1),
-            config: None,
+            config: Vec::new(),
             log_format: Some(LogFormat::Json),
         };
         let table = toml::Table::try_from(&all).unwrap();

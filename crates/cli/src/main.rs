@@ -2,10 +2,12 @@
 //! server and load generator meet.
 
 mod bench;
+mod byte_vocab;
 mod bytes;
 mod catalogue;
 mod child;
 mod config;
+mod device;
 mod load;
 mod logging;
 mod machine;
@@ -14,6 +16,7 @@ mod options;
 mod pull;
 mod saturate;
 mod serve;
+mod source;
 mod vocab;
 
 use std::process::ExitCode;

@@ -1,11 +1,11 @@
-//! From a model's name to an executor: finds the checkpoint, plans the memory, loads the weights.
+//! From a model's name to an executor: finds what it is made of, plans the memory, loads the weights.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_core::Device as TensorDevice;
 use plimsoll_core::{CacheConfig, Executor};
-use plimsoll_nn::{Checkpoint, KvCache, ModelInfo};
+use plimsoll_nn::{KvCache, ModelInfo};
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::Activations;
 use plimsoll_runner::{MemoryBudget, MemoryError, MemoryLimits, MemoryPlan, Runner, RunnerConfig};
@@ -15,9 +15,11 @@ use plimsoll_text::Tokenizer;
 
 use crate::bytes::ByteSize;
 use crate::catalogue::{Catalogue, Entry};
-use crate::config::{Config, Engine};
-use crate::options::{ActivationsKind, CacheDtype, Device};
-use crate::{machine, pull, vocab};
+use crate::config::{Config, Engine, Model};
+use crate::device::{self, Device};
+use crate::options::ActivationsKind;
+use crate::source::Source;
+use crate::{machine, pull};
 
 /// The KV cache takes this share of the free memory, and no more than this, unless told.
 const KV_CACHE_SHARE: u64 = 4;
@@ -36,41 +38,53 @@ pub(crate) struct Loaded {
     pub(crate) defaults: SamplingDefaults,
 }
 
-/// Which checkpoint is meant, and what clients call it.
+/// Which model is meant, what clients call it, and where it will run.
 pub(crate) struct Found {
     pub(crate) name: String,
-    source: Where,
+    place: Where,
+    /// Never [`Device::Auto`].
+    device: Device,
+    kv_dtype: KvDtype,
 }
 
 enum Where {
     Here(PathBuf),
     Catalogue(Entry),
+    Dummy(Source),
 }
 
-/// Finds out what `model` means without fetching anything yet.
+/// Finds out what is to be served, and on what, without fetching anything yet.
 ///
 /// # Errors
-/// It is neither a path that exists nor a name of the catalogue.
+/// The model is neither a path that exists nor a name of the catalogue, nor a config of one that can be made; or the
+/// device is not there, or cannot do what is asked of it.
 pub(crate) fn find(config: &Config) -> Result<Found> {
-    let catalogue = Catalogue::load()?;
-    let found = match &config.model {
-        None => named(catalogue.default_model()),
-        Some(model) if Path::new(model).exists() => {
+    let device = device::choose(config.shared.device)?;
+    let kv_dtype = device::kv_dtype(config.engine.kv_cache_dtype, device)?;
+    let (name, place) = match &config.model {
+        Model::Default => named(Catalogue::load()?.default_model()),
+        Model::Named(model) if Path::new(model).exists() => {
             let path = PathBuf::from(model);
-            Found { name: name_of(&path), source: Where::Here(path) }
+            (name_of(&path), Where::Here(path))
         }
-        Some(model) => named(catalogue.find(model)?),
+        Model::Named(model) => named(Catalogue::load()?.find(model)?),
+        Model::Dummy(path) => (format!("{}-dummy", name_of(path)), Where::Dummy(Source::dummy(path)?)),
     };
-    Ok(Found { name: config.served_model_name.clone().unwrap_or(found.name), source: found.source })
+    Ok(Found { name: config.served_model_name.clone().unwrap_or(name), place, device, kv_dtype })
 }
 
-fn named(entry: &Entry) -> Found {
-    Found { name: entry.name.clone(), source: Where::Catalogue(entry.clone()) }
+fn named(entry: &Entry) -> (String, Where) {
+    (entry.name.clone(), Where::Catalogue(entry.clone()))
 }
 
+/// A file's name without its ending; a folder's, and that of the folder of a file called config.json.
 fn name_of(path: &Path) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let name = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
+    let name = match whole.file_name() {
+        Some(name) if name == "config.json" => whole.parent().and_then(Path::file_name),
+        name if whole.is_dir() => name,
+        _ => whole.file_stem(),
+    };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
@@ -79,22 +93,22 @@ impl Found {
     ///
     /// # Errors
     /// It cannot be fetched, is malformed or of an unknown architecture, or the memory does not suffice.
-    pub(crate) fn load(&self, config: &Config) -> Result<Loaded> {
-        let path = match &self.source {
-            Where::Here(path) => path.clone(),
-            Where::Catalogue(entry) => pull::ensure(entry)?,
+    pub(crate) fn load(self, config: &Config) -> Result<Loaded> {
+        let source = match self.place {
+            Where::Here(path) => Source::checkpoint(&path)?,
+            Where::Catalogue(entry) => Source::checkpoint(&pull::ensure(&entry)?)?,
+            Where::Dummy(source) => source,
         };
-        let checkpoint = Checkpoint::open(&path)?;
-        let tokenizer = with_template(vocab::tokenizer(&checkpoint)?, config.chat_template.as_deref())?;
-        let info = (plimsoll_models::find(checkpoint.config())?.info)(checkpoint.config())?;
-        let null = config.shared.device == Device::Null;
-        let weight_bytes = if null { 0 } else { checkpoint.weight_bytes() };
-        let plan = plan(&info, weight_bytes, &config.engine)?;
+        let tokenizer = with_template(source.tokenizer()?, config.chat_template.as_deref())?;
+        let info = source.info()?;
+        let null = self.device == Device::Null;
+        let weight_bytes = if null { 0 } else { source.weight_bytes()? };
+        let plan = plan(&info, weight_bytes, &config.engine, self.kv_dtype)?;
         println!("{plan}");
         let executor: Box<dyn Executor> = if null {
             Box::new(NullExecutor::new(NullConfig { vocab_size: info.vocab_size as u32, ..NullConfig::default() }))
         } else {
-            Box::new(runner(&checkpoint, &info, &plan, &config.engine)?)
+            Box::new(runner(&source, &info, &plan, &config.engine, self.kv_dtype)?)
         };
         Ok(Loaded {
             tokenizer,
@@ -102,7 +116,7 @@ impl Found {
             cache: plan.cache_config(),
             max_model_len: plan.max_model_len,
             vocab_size: info.vocab_size as u32,
-            defaults: sampling_defaults(&path)?,
+            defaults: source.sampling_defaults()?,
         })
     }
 }
@@ -114,26 +128,7 @@ fn with_template(tokenizer: Tokenizer, file: Option<&Path>) -> Result<Tokenizer>
     tokenizer.with_chat_template(&source).with_context(|| format!("--chat-template {} cannot be used", file.display()))
 }
 
-/// What the model's makers recommend: `generation_config.json`, in a folder that has one.
-fn sampling_defaults(path: &Path) -> Result<SamplingDefaults> {
-    let file = path.join("generation_config.json");
-    let mut defaults = SamplingDefaults::default();
-    if !path.is_dir() || !file.exists() {
-        return Ok(defaults);
-    }
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let json: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
-    let number = |key: &str, default: f32| json[key].as_f64().map_or(default, |value| value as f32);
-    defaults.temperature = number("temperature", defaults.temperature);
-    defaults.top_p = number("top_p", defaults.top_p);
-    defaults.min_p = number("min_p", defaults.min_p);
-    defaults.repetition_penalty = number("repetition_penalty", defaults.repetition_penalty);
-    defaults.top_k = json["top_k"].as_u64().map_or(defaults.top_k, |k| k as u32);
-    Ok(defaults)
-}
-
-fn plan(info: &ModelInfo, weight_bytes: u64, engine: &Engine) -> Result<MemoryPlan> {
+fn plan(info: &ModelInfo, weight_bytes: u64, engine: &Engine, kv_dtype: KvDtype) -> Result<MemoryPlan> {
     let context = info.max_position_embeddings as u32;
     if let Some(len) = engine.max_model_len {
         anyhow::ensure!(
@@ -150,7 +145,7 @@ fn plan(info: &ModelInfo, weight_bytes: u64, engine: &Engine) -> Result<MemoryPl
         max_num_batched_tokens: engine.max_num_batched_tokens,
         block_size: engine.block_size,
         steps_in_flight: 1,
-        kv_dtype: kv_dtype(engine.kv_cache_dtype),
+        kv_dtype,
     };
     let plan = match MemoryPlan::new(info, weight_bytes, &limits(engine.max_model_len.unwrap_or(context))) {
         // Nobody asked for the whole context: serve what fits.
@@ -173,14 +168,12 @@ fn plan(info: &ModelInfo, weight_bytes: u64, engine: &Engine) -> Result<MemoryPl
     Ok(plan)
 }
 
-fn runner(checkpoint: &Checkpoint, info: &ModelInfo, plan: &MemoryPlan, engine: &Engine) -> Result<Runner> {
-    let bar = pull::progress_bar(checkpoint.weight_bytes(), "loading");
-    let model =
-        plimsoll_models::load(checkpoint, activations(engine.activations), |loaded, _| bar.set_position(loaded))?;
+fn runner(source: &Source, info: &ModelInfo, plan: &MemoryPlan, engine: &Engine, kv_dtype: KvDtype) -> Result<Runner> {
+    let bar = pull::progress_bar(plan.weights, "loading");
+    let model = source.load(activations(engine.activations), |loaded| bar.set_position(loaded))?;
     bar.finish_and_clear();
-    let dtype = kv_dtype(engine.kv_cache_dtype);
     let blocks = plan.blocks_per_group();
-    let cache = KvCache::new(info, &blocks, engine.block_size as usize, dtype, &TensorDevice::Cpu)
+    let cache = KvCache::new(info, &blocks, engine.block_size as usize, kv_dtype, &TensorDevice::Cpu)
         .context("the KV cache could not be allocated; lower --kv-cache-memory")?;
     let config = RunnerConfig {
         max_num_seqs: engine.max_num_seqs,
@@ -189,14 +182,6 @@ fn runner(checkpoint: &Checkpoint, info: &ModelInfo, plan: &MemoryPlan, engine: 
         cache: plan.cache_config(),
     };
     Ok(Runner::new(model, cache, config))
-}
-
-fn kv_dtype(dtype: CacheDtype) -> KvDtype {
-    match dtype {
-        CacheDtype::F32 => KvDtype::F32,
-        CacheDtype::F16 => KvDtype::F16,
-        CacheDtype::Bf16 => KvDtype::BF16,
-    }
 }
 
 fn activations(kind: ActivationsKind) -> Activations {

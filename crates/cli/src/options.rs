@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::ByteSize;
+use crate::device::Device;
 
 /// Flags that every command shares.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -23,7 +24,8 @@ pub(crate) struct SharedOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) port: Option<u16>,
 
-    /// What computes: `auto`, `cpu`, or `null` (invents tokens; measures everything but the model) [default: auto]
+    /// What computes: `auto`, `cpu`, `cuda:N` (GPU number N), or `null` (invents tokens; measures everything but the
+    /// model) [default: auto]
     #[arg(long, global = true, env = "PLIMSOLL_DEVICE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<Device>,
@@ -33,10 +35,11 @@ pub(crate) struct SharedOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) threads: Option<usize>,
 
-    /// TOML file with any of these options as keys, for instance `max-num-seqs = 64`
+    /// TOML file with any of these options as keys, for instance `max-num-seqs = 64`; or, with --load-format dummy, a
+    /// model's config.json, told by its ending. May be given once for each
     #[arg(long, global = true, env = "PLIMSOLL_CONFIG", value_name = "FILE")]
     #[serde(skip)]
-    pub(crate) config: Option<PathBuf>,
+    pub(crate) config: Vec<PathBuf>,
 
     /// How log lines are written; RUST_LOG picks which [default: text]
     #[arg(long, global = true, env = "PLIMSOLL_LOG_FORMAT")]
@@ -52,6 +55,13 @@ pub(crate) struct ServeOptions {
     #[arg(env = "PLIMSOLL_MODEL", value_name = "MODEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<String>,
+
+    /// Where the weights come from: `auto` reads the MODEL; `dummy` needs none, makes random ones at the shapes that
+    /// `--config FILE.json` gives (see configs/architectures), and takes text as one token a byte, so that the bundled
+    /// load generator's prompts have as many tokens as bytes [default: auto]
+    #[arg(long, env = "PLIMSOLL_LOAD_FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) load_format: Option<LoadFormat>,
 
     /// Name that clients use for the model [default: the catalogue name, or the file's]
     #[arg(long, env = "PLIMSOLL_SERVED_MODEL_NAME", value_name = "NAME")]
@@ -83,7 +93,12 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kv_cache_memory: Option<ByteSize>,
 
-    /// Element type of the KV cache [default: f16]
+    /// Share of a GPU's free memory for weights, workspace and KV cache together, 0.05 to 0.99 [default: 0.9]
+    #[arg(long, env = "PLIMSOLL_GPU_MEMORY_UTILIZATION", value_name = "SHARE", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gpu_memory_utilization: Option<f64>,
+
+    /// Element type of the KV cache: `auto` is f16 on a CPU and bf16 on a GPU; `fp8` needs a GPU [default: auto]
     #[arg(long, env = "PLIMSOLL_KV_CACHE_DTYPE", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kv_cache_dtype: Option<CacheDtype>,
@@ -149,16 +164,14 @@ pub(crate) struct ServeOptions {
     pub(crate) allowed_host: Vec<String>,
 }
 
-/// What computes.
+/// Where the weights come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Device {
-    /// The best device there is.
+pub(crate) enum LoadFormat {
+    /// The model's files.
     Auto,
-    /// This machine's CPU.
-    Cpu,
-    /// No device: tokens are invented. For measuring the server itself.
-    Null,
+    /// Nowhere: random numbers.
+    Dummy,
 }
 
 /// How log lines are written.
@@ -173,9 +186,12 @@ pub(crate) enum LogFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CacheDtype {
+    /// The device's usual one.
+    Auto,
     F32,
     F16,
     Bf16,
+    Fp8,
 }
 
 /// Who is computed first among those waiting.
