@@ -196,7 +196,7 @@ void check_access(const void* pointer, size_t bytes, Access how, const void* ins
     if (place.is_fixed && how != Access::write) poison_untouched(*launch, place, at, bytes);
     check_notes(*launch, place, at, bytes, how, instruction);
     Races::Conflict conflict;
-    if (!launch->races.access(place.writes, place.reads, bytes, how, launch->running->number, conflict)) {
+    if (!launch->races.access(place.writes, place.reads, bytes, how, launch->running->number, place.is_global, conflict)) {
         race(*launch, place, at, bytes, how, conflict, instruction);
     }
 }

@@ -94,9 +94,9 @@ bool Races::ordered_across_blocks(uint32_t cell) const {
     });
 }
 
-bool Races::ordered(uint32_t cell, unsigned thread) const {
+bool Races::ordered(uint32_t cell, unsigned thread, bool global) const {
     const uint32_t time = time_of(cell);
-    if (time < block_start_) return time < launch_start_ || ordered_across_blocks(cell);
+    if (time < block_start_) return !global || ordered_across_blocks(cell);
     const unsigned other = thread_of(cell);
     if (other == thread || time < barrier_time_) return true;
     const unsigned warp = thread / 32;
@@ -108,49 +108,49 @@ bool Races::ordered(uint32_t cell, unsigned thread) const {
 }
 
 // As `ordered`, for all the reads that a cell stands for. Its time is that of the latest of them.
-bool Races::reads_ordered(uint32_t cell, unsigned thread) const {
+bool Races::reads_ordered(uint32_t cell, unsigned thread, bool global) const {
     const uint32_t time = time_of(cell);
     switch (note_of(cell)) {
         case SAME_WARP:
-            if (time < block_start_ || time < barrier_time_) return ordered(cell, thread);
+            if (time < block_start_ || time < barrier_time_) return ordered(cell, thread, global);
             if (thread_of(cell) / 32 == thread / 32) return time < warp_time_[thread / 32];
-            return ordered(cell, thread);
+            return ordered(cell, thread, global);
         case OTHER_WARPS: {
-            if (time < block_start_ || time < barrier_time_) return ordered(cell, thread);
+            if (time < block_start_ || time < barrier_time_) return ordered(cell, thread, global);
             if (warp_pairs_.empty()) return false;
             const uint32_t* row = &warp_pairs_[thread / 32 * warps_];
             return time < *std::max_element(row, row + warps_);
         }
         case OTHER_BLOCKS: return time < launch_start_ || !acquired_.empty();
-        default: return ordered(cell, thread);
+        default: return ordered(cell, thread, global);
     }
 }
 
 // The cell after one more read, by `thread`, now.
-uint32_t Races::read_cell(uint32_t before, unsigned thread) const {
+uint32_t Races::read_cell(uint32_t before, unsigned thread, bool global) const {
     uint32_t note = ALONE;
     const uint32_t time = time_of(before);
-    if (time >= launch_start_ && time < block_start_) {
-        note = OTHER_BLOCKS;
-    } else if (time >= launch_start_ && note_of(before) == OTHER_BLOCKS) {
+    const bool this_launch = global && time >= launch_start_;
+    if (this_launch && (time < block_start_ || note_of(before) == OTHER_BLOCKS)) {
         note = OTHER_BLOCKS;
     } else if (time >= barrier_time_) {
         note = note_of(before);
-        if (thread_of(before) != thread && !ordered(before, thread)) {
+        if (thread_of(before) != thread && !ordered(before, thread, global)) {
             note = thread_of(before) / 32 != thread / 32 ? OTHER_WARPS : note == OTHER_WARPS ? OTHER_WARPS : SAME_WARP;
         }
     }
     return cell(clock_.now, thread, note);
 }
 
-bool Races::access(uint32_t* writes, uint32_t* reads, size_t bytes, Access how, unsigned thread, Conflict& conflict) {
+bool Races::access(uint32_t* writes, uint32_t* reads, size_t bytes, Access how, unsigned thread, bool global,
+                   Conflict& conflict) {
     const uint32_t mark = cell(clock_.now, thread, how == Access::atomic ? ATOMIC : PLAIN);
-    uint32_t fine_write = mark, seen_read = 0, fresh_read = read_cell(0, thread), fine_read = 0;
+    uint32_t fine_write = mark, seen_read = 0, fresh_read = read_cell(0, thread, global), fine_read = 0;
     for (size_t i = 0; i < bytes; i++) {
         const uint32_t wrote = writes[i];
         if (wrote != fine_write) {
             const bool both_atomic = how == Access::atomic && note_of(wrote) == ATOMIC && wrote != WRITTEN_BY_HOST;
-            if (!both_atomic && !ordered(wrote, thread)) {
+            if (!both_atomic && !ordered(wrote, thread, global)) {
                 conflict = {i, wrote, true};
                 return false;
             }
@@ -159,12 +159,12 @@ bool Races::access(uint32_t* writes, uint32_t* reads, size_t bytes, Access how, 
         if (how == Access::read) {
             if (reads[i] != seen_read) {
                 seen_read = reads[i];
-                fresh_read = read_cell(seen_read, thread);
+                fresh_read = read_cell(seen_read, thread, global);
             }
             reads[i] = fresh_read;
         } else {
             if (reads[i] != fine_read) {
-                if (!reads_ordered(reads[i], thread)) {
+                if (!reads_ordered(reads[i], thread, global)) {
                     conflict = {i, reads[i], false};
                     return false;
                 }

@@ -60,7 +60,9 @@ public:
         uint32_t earlier;
         bool earlier_wrote;
     };
-    bool access(uint32_t* writes, uint32_t* reads, size_t bytes, Access how, unsigned thread, Conflict& conflict);
+    // `global`: other blocks see these bytes too.
+    bool access(uint32_t* writes, uint32_t* reads, size_t bytes, Access how, unsigned thread, bool global,
+                Conflict& conflict);
 
     uint32_t now() const { return clock_.now; }
     uint32_t block_start() const { return block_start_; }
@@ -70,10 +72,10 @@ public:
 
 private:
     void tick();
-    bool ordered(uint32_t cell, unsigned thread) const;
-    bool reads_ordered(uint32_t cell, unsigned thread) const;
+    bool ordered(uint32_t cell, unsigned thread, bool global) const;
+    bool reads_ordered(uint32_t cell, unsigned thread, bool global) const;
     bool ordered_across_blocks(uint32_t cell) const;
-    uint32_t read_cell(uint32_t before, unsigned thread) const;
+    uint32_t read_cell(uint32_t before, unsigned thread, bool global) const;
 
     Clock& clock_;
     size_t warps_;
