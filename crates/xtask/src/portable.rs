@@ -17,6 +17,10 @@ use serde_json::Value;
 use crate::candle;
 use crate::toolkit::{self, Toolkit};
 
+/// What is built, and the programs that come of it.
+pub(crate) const PACKAGES: &[&str] = &["plimsoll-cli", "plimsoll-gpu-check"];
+pub(crate) const BINARIES: &[&str] = &["plimsoll", "gpu-check"];
+
 /// All that a portable binary may ask the dynamic loader for.
 const NEEDED: &[&str] = &["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
 
@@ -31,15 +35,17 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         _ => bail!("cuda-build takes --release or nothing"),
     };
     let started = Instant::now();
-    let folder = build(root, release, &["plimsoll-cli"])?;
-    let binary = folder.join("plimsoll");
-    check_starts(&binary)?;
-    let mib = fs::metadata(&binary)?.len() >> 20;
-    println!("{} ({mib} MiB with symbols, {} s)", binary.display(), started.elapsed().as_secs());
+    let folder = build(root, release, PACKAGES)?;
+    for name in BINARIES {
+        let binary = folder.join(name);
+        check_starts(&binary)?;
+        println!("{} ({} MiB with symbols)", binary.display(), fs::metadata(&binary)?.len() >> 20);
+    }
+    println!("built in {} s", started.elapsed().as_secs());
     Ok(())
 }
 
-/// Builds the packages with their feature `cuda`; returns the folder with their binaries.
+/// Builds packages with their feature `cuda`; returns the folder with their binaries.
 pub(crate) fn build(root: &Path, release: bool, packages: &[&str]) -> Result<PathBuf> {
     let toolkit = toolkit::ensure(root)?;
     let target = root.join("target/cuda-portable");

@@ -1,0 +1,54 @@
+//! Times of GPU work by events on its stream: medians over many repetitions, after a warm-up.
+
+use anyhow::{Context, Result};
+use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, CudaStream};
+use plimsoll_kernel_checks::Run;
+
+use crate::gpu::Gpu;
+
+/// Timed repetitions; the median is told.
+const REPETITIONS: usize = 21;
+
+/// Work that one measurement should take at least, so that events' resolution does not matter.
+const LONG_ENOUGH_S: f64 = 1e-3;
+
+/// Launches in one graph at most.
+const MOST_LAUNCHES: usize = 256;
+
+/// The median of how long `work` keeps the GPU busy, in seconds, after `warm_up` runs of it.
+pub(crate) fn median(gpu: &Gpu, warm_up: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    for _ in 0..warm_up {
+        work()?;
+    }
+    gpu.stream.synchronize()?;
+    let mut seconds = Vec::with_capacity(REPETITIONS);
+    for _ in 0..REPETITIONS {
+        let begin = gpu.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))?;
+        work()?;
+        let end = gpu.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))?;
+        seconds.push(f64::from(begin.elapsed_ms(&end)?) * 1e-3);
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[REPETITIONS / 2])
+}
+
+/// How long one launch takes, in seconds, in a graph that goes round the prepared sets of inputs.
+pub(crate) fn per_launch(gpu: &Gpu, sets: &[Run]) -> Result<f64> {
+    let round = |_: &CudaStream| sets.iter().try_for_each(|run| run(&gpu.queue).map_err(anyhow::Error::from));
+    let eager = median(gpu, 2, || round(&gpu.stream))? / sets.len() as f64;
+    let wanted = (LONG_ENOUGH_S / eager.max(1e-9)).ceil() as usize;
+    let rounds = wanted.min(MOST_LAUNCHES).div_ceil(sets.len()).max(1);
+    let graph = capture(gpu, || (0..rounds).try_for_each(|_| round(&gpu.stream)))?;
+    let replayed = median(gpu, 2, || Ok(graph.launch()?))?;
+    Ok(replayed / (rounds * sets.len()) as f64)
+}
+
+fn capture(gpu: &Gpu, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+    gpu.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+    let queued = work();
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = gpu.stream.end_capture(flags);
+    queued?;
+    graph?.context("the capture was empty")
+}

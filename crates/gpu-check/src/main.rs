@@ -1,0 +1,166 @@
+//! The program `gpu-check`, built with CUDA alone: runs one part on the GPU and leaves its results in a folder.
+//!
+//! `gpu-check run PART` starts itself as a worker for the part's items, so that a kernel that faults or hangs costs its
+//! own item only.
+
+mod ceilings;
+mod checks;
+mod clock;
+mod gpu;
+mod timings;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, ValueEnum};
+use plimsoll_gpu_check::results::{self, Results, is_ok};
+use plimsoll_gpu_check::supervise::{self, Limits};
+use plimsoll_gpu_check::table;
+use serde_json::{Value, json};
+
+/// Checks and measures Plimsoll on this machine's GPU
+#[derive(Parser)]
+#[command(version)]
+enum Arguments {
+    /// Run a part and write DIR/PART.json
+    Run(Job),
+    /// What `run` starts
+    #[command(hide = true)]
+    Worker {
+        #[command(flatten)]
+        job: Job,
+        /// Item to begin at
+        #[arg(long)]
+        from: usize,
+    },
+    /// Print what the parts have left in DIR
+    Table {
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Job {
+    part: Part,
+    /// Folder for the results
+    #[arg(long)]
+    out: PathBuf,
+    /// Seconds that the part may take
+    #[arg(long)]
+    seconds: u64,
+    /// Seed of the random inputs [default: the clock's]
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Part {
+    /// The device, and what it can do at most: copying, matrix products
+    Ceilings,
+    /// Every kernel against its oracle, with fresh random inputs
+    Checks,
+    /// Every kernel's time at the shapes of real models
+    Timings,
+}
+
+const PARTS: &[Part] = &[Part::Ceilings, Part::Checks, Part::Timings];
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ceilings => "ceilings",
+            Self::Checks => "checks",
+            Self::Timings => "timings",
+        }
+    }
+
+    /// How long one item may take before its process is taken to hang.
+    fn patience(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Ceilings | Self::Timings => 40,
+            Self::Checks => 20,
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all went well.
+fn run(arguments: Arguments) -> Result<bool> {
+    match arguments {
+        Arguments::Run(job) => run_part(&job),
+        Arguments::Worker { job, from } => {
+            worker::run(items(&job), from)?;
+            Ok(true)
+        }
+        Arguments::Table { out } => print_tables(&out),
+    }
+}
+
+fn items(job: &Job) -> Vec<worker::Item> {
+    match job.part {
+        Part::Ceilings => ceilings::items(),
+        Part::Checks => checks::items(job.seed.unwrap_or(0)),
+        Part::Timings => timings::items(&job.out),
+    }
+}
+
+fn run_part(job: &Job) -> Result<bool> {
+    std::fs::create_dir_all(&job.out).with_context(|| format!("cannot make {}", job.out.display()))?;
+    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seed = job.seed.unwrap_or(clock.as_nanos() as u64);
+    let about = json!({"built": built()?, "unix_time": clock.as_secs(), "seed": seed});
+    let mut results = Results::new(&job.out, job.part.name(), about);
+    results.save()?;
+    let program = std::env::current_exe().context("where is this program?")?;
+    let command = |from: usize| {
+        let mut worker = Command::new(&program);
+        worker.arg("worker").arg(job.part.name()).arg("--out").arg(&job.out);
+        worker.args(["--seconds", &job.seconds.to_string(), "--seed", &seed.to_string(), "--from", &from.to_string()]);
+        worker
+    };
+    let limits = Limits { patience: job.part.patience(), until: Instant::now() + Duration::from_secs(job.seconds) };
+    let all = supervise::run(command, limits, |row| results.push(row))?;
+    print!("{}", rendered(job.part, results.rows()));
+    if !all {
+        println!("  the part's {} s were over before its items", job.seconds);
+    }
+    Ok(results.rows().iter().all(is_ok) && !results.rows().is_empty())
+}
+
+/// What the folder beside this program says of its making.
+fn built() -> Result<Value> {
+    let folder = std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default();
+    let Ok(text) = std::fs::read_to_string(folder.join("about.json")) else { return Ok(Value::Null) };
+    serde_json::from_str(&text).context("about.json")
+}
+
+fn print_tables(folder: &Path) -> Result<bool> {
+    let mut good = true;
+    for part in PARTS {
+        let rows = results::read(folder, part.name())?;
+        good &= !rows.is_empty() && rows.iter().all(is_ok);
+        println!("{}", rendered(*part, &rows));
+    }
+    Ok(good)
+}
+
+fn rendered(part: Part, rows: &[results::Row]) -> String {
+    match part {
+        Part::Checks => table::render_grouped(part.name(), rows),
+        Part::Ceilings | Part::Timings => table::render(part.name(), rows),
+    }
+}
