@@ -30,9 +30,17 @@ pub struct StepTensors {
     pub positions: Tensor,
     /// u32 `[logit_rows]`.
     pub logit_rows: Tensor,
+    /// f32 `[logit_rows, vocab]`: where the logits go.
+    pub logits: Tensor,
 }
 
 impl ForwardBatch {
+    /// A batch without a sequence, for a model of so many KV groups: what a GPU's step is padded from.
+    pub fn of_padding(groups: usize) -> Self {
+        let group = PagedBatch { cu_seqlens: vec![0], block_offsets: vec![0], ..PagedBatch::default() };
+        Self { groups: vec![group; groups], ..Self::default() }
+    }
+
     pub(crate) fn input_ids(&self) -> TokenIds<'_> {
         let device = self.on_device.as_ref().map(|step| (&step.input_ids, &step.last_tokens));
         TokenIds { host: &self.input_ids, device }
@@ -40,6 +48,10 @@ impl ForwardBatch {
 
     pub(crate) fn positions(&self) -> Indices<'_> {
         Indices { host: &self.positions, device: self.on_device.as_ref().map(|step| &step.positions) }
+    }
+
+    pub(crate) fn logits(&self) -> Option<&Tensor> {
+        self.on_device.as_ref().map(|step| &step.logits)
     }
 
     pub(crate) fn logit_rows(&self) -> Indices<'_> {

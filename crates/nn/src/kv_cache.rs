@@ -11,6 +11,7 @@ pub struct KvCache {
     layers: Vec<LayerCache>,
     /// Each layer's KV group.
     groups: Vec<usize>,
+    dtype: KvDtype,
 }
 
 impl KvCache {
@@ -33,7 +34,13 @@ impl KvCache {
         Ok(Self {
             layers: info.layers.iter().map(layer).collect::<candle_core::Result<_>>()?,
             groups: info.layers.iter().map(|l| l.group).collect(),
+            dtype,
         })
+    }
+
+    /// What its elements are.
+    pub fn dtype(&self) -> KvDtype {
+        self.dtype
     }
 
     /// Layer `index`'s cache, and the KV group whose block tables address it.

@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::rc::Rc;
 
 use candle_core::{Device, Tensor};
-use plimsoll_ops::linear::{Activations, Linear, RowSource};
+use plimsoll_ops::linear::{Activations, Linear, Placement, RowSource};
 use plimsoll_ops::quant::{GgmlType, dequantize_row};
 use serde_json::Value;
 
@@ -29,19 +29,19 @@ pub struct Weights<'a> {
 
 struct Loader<'a> {
     source: Source<'a>,
-    activations: Activations,
+    placement: Placement,
     /// Called with the bytes loaded so far.
     progress: Box<dyn Fn(u64) + 'a>,
     loaded: Cell<u64>,
 }
 
 impl<'a> Weights<'a> {
-    /// All of a checkpoint. `activations` is how the products with its matrices will be computed; `progress` is
-    /// called after each tensor with the bytes loaded so far and in all.
-    pub fn new(checkpoint: &'a Checkpoint, activations: Activations, progress: impl Fn(u64, u64) + 'a) -> Self {
+    /// All of a checkpoint, to be computed with at `placement`; `progress` is called after each tensor with the bytes
+    /// loaded so far and in all.
+    pub fn new(checkpoint: &'a Checkpoint, placement: impl Into<Placement>, progress: impl Fn(u64, u64) + 'a) -> Self {
         let total = checkpoint.weight_bytes();
         let source = Source::Checkpoint(Stored::new(checkpoint));
-        Self::of(source, activations, Box::new(move |loaded| progress(loaded, total)))
+        Self::of(source, placement.into(), Box::new(move |loaded| progress(loaded, total)))
     }
 
     /// Random numbers in place of a checkpoint, of whatever shapes are asked for and of the type that `config` names
@@ -53,10 +53,10 @@ impl<'a> Weights<'a> {
     pub fn dummy(
         config: &Value,
         seed: u64,
-        activations: Activations,
+        placement: impl Into<Placement>,
         progress: impl Fn(u64) + 'a,
     ) -> Result<Self, CheckpointError> {
-        Ok(Self::of(Source::Dummy(Dummy::new(config, seed)?), activations, Box::new(progress)))
+        Ok(Self::of(Source::Dummy(Dummy::new(config, seed)?), placement.into(), Box::new(progress)))
     }
 
     /// For a dry run: nothing is loaded, what is asked for is counted ([`Weights::loaded_bytes`]) as
@@ -65,11 +65,11 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// As [`Weights::dummy`].
     pub fn sizes(config: &Value) -> Result<Self, CheckpointError> {
-        Ok(Self::of(Source::Sizes(Dummy::new(config, 0)?), Activations::F32, Box::new(|_| ())))
+        Ok(Self::of(Source::Sizes(Dummy::new(config, 0)?), Activations::F32.into(), Box::new(|_| ())))
     }
 
-    fn of(source: Source<'a>, activations: Activations, progress: Box<dyn Fn(u64) + 'a>) -> Self {
-        let loader = Loader { source, activations, progress, loaded: Cell::default() };
+    fn of(source: Source<'a>, placement: Placement, progress: Box<dyn Fn(u64) + 'a>) -> Self {
+        let loader = Loader { source, placement, progress, loaded: Cell::default() };
         Self { loader: Rc::new(loader), prefix: String::new() }
     }
 
@@ -93,13 +93,16 @@ impl<'a> Weights<'a> {
             parts.iter().for_each(|&(_, rows)| self.report(dummy.bytes(&[rows, in_features])));
             return self.stand_in();
         }
+        if let (Source::Dummy(dummy), Placement::Gpu(device)) = (&self.loader.source, &self.loader.placement) {
+            return self.dummy_on_gpu(dummy, parts, in_features, device);
+        }
         let fetch = |&(name, rows): &(&str, usize)| self.fetch(name, &[rows, in_features], Role::Matrix);
         let stored = parts.iter().map(fetch).collect::<Result<Vec<_>, _>>()?;
         let sources: Vec<_> = stored
             .iter()
             .map(|t| RowSource { ty: t.ty, rows: t.shape[0], cols: in_features, bytes: &t.bytes })
             .collect();
-        let linear = Linear::pack(&sources, None, self.loader.activations)
+        let linear = Linear::load(&sources, None, &self.loader.placement)
             .map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
         self.report(stored.iter().map(|tensor| tensor.bytes.len() as u64).sum());
         Ok(linear)
@@ -164,13 +167,28 @@ impl<'a> Weights<'a> {
         dequantize_row(stored.ty, &stored.bytes, &mut values).map_err(error)?;
         values.iter_mut().for_each(|value| *value += offset);
         self.report(stored.bytes.len() as u64);
-        Tensor::from_vec(values, len, &Device::Cpu).map_err(error)
+        Tensor::from_vec(values, len, &self.loader.placement.device()).map_err(error)
+    }
+
+    /// Made where it is used, in no time; the numbers are those that the CPU would make.
+    fn dummy_on_gpu(
+        &self,
+        dummy: &Dummy,
+        parts: &[(&str, usize)],
+        in_features: usize,
+        device: &Device,
+    ) -> Result<Linear, CheckpointError> {
+        let seeds: Vec<_> = parts.iter().map(|(name, rows)| (*rows, dummy.seed_of(&self.full_name(name)))).collect();
+        let linear = Linear::dummy(&seeds, in_features, source::matrix_deviation(in_features), device)
+            .map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
+        self.report(linear.packed_bytes() as u64);
+        Ok(linear)
     }
 
     /// A matrix of one number, in place of one that a dry run only counts.
     fn stand_in(&self) -> Result<Linear, CheckpointError> {
         let source = RowSource { ty: GgmlType::F32, rows: 1, cols: 1, bytes: &[0; 4] };
-        Linear::pack(&[source], None, self.loader.activations).map_err(|e| CheckpointError::tensor("(none)", e))
+        Linear::pack(&[source], None, Activations::F32).map_err(|e| CheckpointError::tensor("(none)", e))
     }
 
     fn report(&self, bytes: u64) {

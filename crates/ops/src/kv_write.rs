@@ -14,6 +14,8 @@ pub enum KvDtype {
     F32,
     F16,
     BF16,
+    /// e4m3. On a GPU alone.
+    Fp8,
 }
 
 impl KvDtype {
@@ -23,6 +25,7 @@ impl KvDtype {
             KvDtype::F32 => DType::F32,
             KvDtype::F16 => DType::F16,
             KvDtype::BF16 => DType::BF16,
+            KvDtype::Fp8 => DType::F8E4M3,
         }
     }
 
@@ -214,6 +217,7 @@ mod tests {
             KvDtype::F32 => x,
             KvDtype::F16 => f16::from_f32(x).to_f32(),
             KvDtype::BF16 => bf16::from_f32(x).to_f32(),
+            KvDtype::Fp8 => unreachable!("not on a CPU"),
         }
     }
 

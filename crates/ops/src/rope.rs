@@ -22,6 +22,9 @@ struct Table {
     max_positions: usize,
     /// Page `n` holds positions `n * PAGE ..`, each as `rotary / 2` cosines and as many sines.
     pages: Vec<OnceLock<Vec<f32>>>,
+    /// The frequencies in the memory of the GPU that the model runs on.
+    #[cfg(feature = "cuda")]
+    uploaded: OnceLock<Tensor>,
 }
 
 impl RopeTable {
@@ -30,12 +33,38 @@ impl RopeTable {
     /// `max_positions`; memory is taken only for those seen.
     pub fn new(inv_freq: &[f32], attention_scale: f32, max_positions: usize) -> Self {
         let pages = (0..max_positions.div_ceil(PAGE)).map(|_| OnceLock::new()).collect();
-        Self(Arc::new(Table { inv_freq: inv_freq.to_vec(), attention_scale, max_positions, pages }))
+        Self(Arc::new(Table {
+            inv_freq: inv_freq.to_vec(),
+            attention_scale,
+            max_positions,
+            pages,
+            #[cfg(feature = "cuda")]
+            uploaded: OnceLock::new(),
+        }))
     }
 
     /// Columns of a head that turn; those after them pass through.
     pub fn rotary_dim(&self) -> usize {
         2 * self.0.inv_freq.len()
+    }
+
+    /// Multiplies the rotated columns.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn attention_scale(&self) -> f32 {
+        self.0.attention_scale
+    }
+
+    /// Radians a position, f32 `[rotary / 2]`, in a GPU's memory: uploaded once.
+    ///
+    /// # Errors
+    /// The GPU is out of memory.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn inv_freq_on(&self, device: &candle_core::Device) -> Result<Tensor> {
+        if let Some(uploaded) = self.0.uploaded.get() {
+            return Ok(uploaded.clone());
+        }
+        let uploaded = Tensor::new(&self.0.inv_freq[..], device)?;
+        Ok(self.0.uploaded.get_or_init(|| uploaded).clone())
     }
 
     /// Cosines and sines of a position below `max_positions`.

@@ -7,7 +7,7 @@ use plimsoll_core::{CacheConfig, GroupTables, KvGroup, ScheduledSeq, SeqSlot, St
 use plimsoll_nn::ForwardBatch;
 use plimsoll_ops::attention::PagedBatch;
 
-use crate::slots::Slots;
+use crate::slots::{LastToken, Slots};
 
 /// A plan that contradicts itself or the executor's sizes: the scheduler and the executor disagree on the world.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +46,7 @@ pub(crate) struct BatchLimits {
     pub(crate) cache: CacheConfig,
     pub(crate) vocab_size: u32,
     pub(crate) max_model_len: u32,
+    pub(crate) last_token: LastToken,
 }
 
 /// Lays a plan out for the model. Bindings have been applied to `slots` already.
@@ -54,7 +55,7 @@ pub(crate) fn build(plan: &StepPlan, slots: &mut Slots, limits: &BatchLimits) ->
         return Err(PlanFault::GroupCount(plan.tables.len(), limits.cache.groups.len()));
     }
     let layout = SeqLayout::new(plan, slots, limits)?;
-    let input_ids = input_ids(plan, slots, limits.vocab_size)?;
+    let input_ids = input_ids(plan, slots, limits)?;
     let positions = plan.seqs.iter().flat_map(|seq| seq.start..seq.start + seq.len).collect();
     let ends = plan.seqs.iter().zip(&layout.cu_seqlens[1..]);
     let logit_rows = ends.filter(|(seq, _)| seq.sample.is_some()).map(|(_, end)| end - 1).collect();
@@ -97,21 +98,30 @@ impl SeqLayout {
     }
 }
 
-/// The plan's tokens, with the placeholders replaced by what their slots sampled last.
-fn input_ids(plan: &StepPlan, slots: &Slots, vocab_size: u32) -> Result<Vec<u32>, PlanFault> {
+/// The plan's tokens, with the placeholders replaced by what their slots sampled last, or by where the device has it.
+fn input_ids(plan: &StepPlan, slots: &Slots, limits: &BatchLimits) -> Result<Vec<u32>, PlanFault> {
+    if let Some(&id) = plan.tokens.iter().find(|&&id| id >= limits.vocab_size) {
+        return Err(PlanFault::TokenOutsideVocabulary(id, limits.vocab_size));
+    }
     let mut ids = plan.tokens.clone();
     let mut at = 0;
     for seq in &plan.seqs {
         if seq.input == TokenInput::LastSampled {
-            let last = slots.get(seq.slot)?.last_sampled.filter(|_| seq.len == 1);
-            ids[at] = last.ok_or(PlanFault::NoLastToken(seq.slot, seq.len))?;
+            let state = slots.get(seq.slot)?;
+            let last = match limits.last_token {
+                LastToken::OnHost => state.last_sampled,
+                LastToken::OnDevice => state.has_last_token().then_some(token_of_slot(seq.slot)),
+            };
+            ids[at] = last.filter(|_| seq.len == 1).ok_or(PlanFault::NoLastToken(seq.slot, seq.len))?;
         }
         at += seq.len as usize;
     }
-    match ids.iter().find(|&&id| id >= vocab_size) {
-        Some(&id) => Err(PlanFault::TokenOutsideVocabulary(id, vocab_size)),
-        None => Ok(ids),
-    }
+    Ok(ids)
+}
+
+/// The id that stands for a slot's last token in the device's memory (see `plimsoll_ops::indices::TokenIds`).
+fn token_of_slot(slot: SeqSlot) -> u32 {
+    1 << 31 | slot.0
 }
 
 fn paged_batch(
@@ -139,6 +149,7 @@ fn paged_batch(
         blocks: table.blocks.iter().map(|block| block.0).collect(),
         first_block: table.first_block.clone(),
         slot_mapping,
+        on_device: None,
     })
 }
 

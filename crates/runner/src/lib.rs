@@ -5,9 +5,13 @@
 //! [`Model`](plimsoll_nn::Model)), a scheduling policy, text or a client.
 
 mod batch;
+mod executor;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod memory;
 mod runner;
 mod slots;
 
+pub use executor::executor;
 pub use memory::{GroupPlan, MemoryBudget, MemoryError, MemoryLimits, MemoryPlan};
 pub use runner::{Runner, RunnerConfig};

@@ -41,6 +41,10 @@ pub struct MemoryLimits {
     /// Steps that the executor has in flight at most: a windowed group's blocks are freed when a step is committed.
     pub steps_in_flight: u32,
     pub kv_dtype: KvDtype,
+    /// Bytes of an activation: 4 on a CPU, 2 on a GPU.
+    pub activation_bytes: u64,
+    /// Bytes that the device's libraries and captured steps take, beside all that is computed with.
+    pub overhead: u64,
 }
 
 /// Where the memory goes, in bytes.
@@ -49,6 +53,8 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// Activations of the largest step and the logits of the largest batch; an estimate.
     pub workspace: u64,
+    /// Libraries and captured steps; an estimate.
+    pub overhead: u64,
     pub kv_cache: u64,
     /// Tokens a block.
     pub block_size: u32,
@@ -110,9 +116,13 @@ impl MemoryPlan {
         let budget = match limits.budget {
             MemoryBudget::KvCache(bytes) => bytes,
             MemoryBudget::Total(total) => total
-                .checked_sub(weights.saturating_add(workspace))
+                .checked_sub(weights.saturating_add(workspace).saturating_add(limits.overhead))
                 .filter(|left| *left > 0)
-                .ok_or(MemoryError::ModelTooLarge { weights, workspace, budget: total })?,
+                .ok_or(MemoryError::ModelTooLarge {
+                    weights,
+                    workspace: workspace.saturating_add(limits.overhead),
+                    budget: total,
+                })?,
         };
         let pools = Pools::of_model(info, limits);
         let num_blocks = pools.share_out(budget)?;
@@ -126,6 +136,7 @@ impl MemoryPlan {
         Ok(Self {
             weights,
             workspace,
+            overhead: limits.overhead,
             kv_cache: groups.iter().map(|group| group.bytes).sum(),
             block_size: limits.block_size,
             groups,
@@ -136,7 +147,7 @@ impl MemoryPlan {
 
     /// All parts together, in bytes.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.workspace).saturating_add(self.kv_cache)
+        [self.weights, self.workspace, self.overhead, self.kv_cache].into_iter().fold(0, u64::saturating_add)
     }
 
     /// Blocks of each KV group.
@@ -165,9 +176,9 @@ fn check_limits(limits: &MemoryLimits) -> Result<(), MemoryError> {
     }
 }
 
-/// What a step of the largest size holds at its widest point, all in f32: the residual stream, its normed copy, an
+/// What a step of the largest size holds at its widest point: the residual stream, its normed copy, an
 /// attention or MLP output beside them, and the widest intermediate (queries, keys and values with the attention's
-/// output, or gate and up with their product); then the logits of `max_num_seqs` rows.
+/// output, or gate and up with their product); then the logits of `max_num_seqs` rows, in f32.
 fn workspace_bytes(info: &ModelInfo, limits: &MemoryLimits) -> u64 {
     const F32: u64 = 4;
     let heads = info.num_attention_heads as u64;
@@ -177,7 +188,7 @@ fn workspace_bytes(info: &ModelInfo, limits: &MemoryLimits) -> u64 {
     let a_token = mul(3, info.hidden_size as u64).saturating_add(widest);
     let activations = mul(a_token, u64::from(limits.max_num_batched_tokens));
     let logits = mul(info.vocab_size as u64, u64::from(limits.max_num_seqs));
-    mul(activations.saturating_add(logits), F32)
+    mul(activations, limits.activation_bytes).saturating_add(mul(logits, F32))
 }
 
 /// A model's config is not trusted: absurd sizes become "too large", not a wrapped number.
@@ -312,6 +323,9 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         row(f, "weights", self.weights)?;
         row(f, "workspace (estimate)", self.workspace)?;
+        if self.overhead > 0 {
+            row(f, "graphs and libraries (estimate)", self.overhead)?;
+        }
         row(f, "KV cache", self.kv_cache)?;
         for group in &self.groups {
             let reach = group.window.map_or("full attention".to_owned(), |window| format!("window of {window}"));

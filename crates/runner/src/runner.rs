@@ -1,20 +1,20 @@
 //! The executor itself: bind slots, lay out the batch, run the model, sample.
 
 use candle_core::Tensor;
-use plimsoll_core::{
-    CacheConfig, Executor, ExecutorError, SampleFault, Sampled, SeqSlot, StepOutput, StepPlan, Ticket, TokenLogprobs,
-};
+use plimsoll_core::{CacheConfig, Executor, ExecutorError, Sampled, SeqSlot, StepOutput, StepPlan, Ticket};
 use plimsoll_nn::{KvCache, Model};
-use plimsoll_ops::sample::{SampleResult, sample};
+use plimsoll_ops::sample::sample;
 
 use crate::batch::{self, BatchLimits, PlanFault};
-use crate::slots::Slots;
+use crate::slots::{LastToken, Slots};
 
 /// Sizes that model, cache and scheduler have agreed on.
 #[derive(Clone, Debug)]
 pub struct RunnerConfig {
     /// Slots: sequences that may be live at once.
     pub max_num_seqs: u32,
+    /// Input tokens of a step at most.
+    pub max_num_batched_tokens: u32,
     /// Tokens of one sequence at most, prompt and output.
     pub max_model_len: u32,
     /// Tokens that the model knows: the width of its logits.
@@ -34,8 +34,8 @@ pub struct Runner {
 
 impl Runner {
     pub fn new(model: Box<dyn Model>, cache: KvCache, config: RunnerConfig) -> Self {
-        let RunnerConfig { max_num_seqs, max_model_len, vocab_size, cache: cache_config } = config;
-        let limits = BatchLimits { cache: cache_config, vocab_size, max_model_len };
+        let RunnerConfig { max_num_seqs, max_model_len, vocab_size, cache: cache_config, .. } = config;
+        let limits = BatchLimits { cache: cache_config, vocab_size, max_model_len, last_token: LastToken::OnHost };
         Self { model, cache, slots: Slots::new(max_num_seqs as usize), limits, finished: None }
     }
 
@@ -59,24 +59,14 @@ impl Runner {
         }
         let params = samplers.iter().map(|&(slot, index)| Ok(self.slots.get(slot)?.sample_params(index)));
         let results = sample(logits, &params.collect::<Result<Vec<_>, PlanFault>>()?)?;
-        let sampled = samplers.iter().zip(results).map(|(&(slot, _), result)| self.keep(slot, result));
+        let sampled = samplers.iter().zip(results).map(|(&(slot, _), result)| self.slots.keep(slot, result));
         Ok(sampled.collect::<Result<_, _>>()?)
-    }
-
-    /// Records a sample in its slot and puts it into the output's form.
-    fn keep(&mut self, slot: SeqSlot, result: Option<SampleResult>) -> Result<Sampled, PlanFault> {
-        let Some(result) = result else {
-            return Ok(Sampled { slot, token: Err(SampleFault::NonFiniteLogits), logprobs: None });
-        };
-        self.slots.get_mut(slot)?.push_sampled(result.token);
-        let logprobs = result.logprob.map(|logprob| Box::new(TokenLogprobs { logprob, top: result.top }));
-        Ok(Sampled { slot, token: Ok(result.token), logprobs })
     }
 }
 
 /// Why a step has no result.
 #[derive(Debug, thiserror::Error)]
-enum StepError {
+pub(crate) enum StepError {
     #[error("the step plan is wrong: {0}")]
     Plan(#[from] PlanFault),
     #[error("{0}")]

@@ -3,10 +3,19 @@
 
 use std::sync::Arc;
 
-use plimsoll_core::{Request, SeqSlot, SlotBinding, TokenId};
-use plimsoll_ops::sample::{SampleParams, TokenCounts};
+use plimsoll_core::{Request, SampleFault, Sampled, SeqSlot, SlotBinding, TokenId, TokenLogprobs};
+use plimsoll_ops::sample::{SampleParams, SampleResult, TokenCounts};
 
 use crate::batch::PlanFault;
+
+/// Where the token is that a sequence sampled last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LastToken {
+    OnHost,
+    /// In a table in the device's memory, by slot. The host may not know it yet.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU keeps tokens"))]
+    OnDevice,
+}
 
 /// The state of one bound slot.
 pub(crate) struct SlotState {
@@ -15,6 +24,8 @@ pub(crate) struct SlotState {
     /// Empty where the request uses no penalties.
     counts: TokenCounts,
     uses_penalties: bool,
+    /// Tokens that steps in flight will sample.
+    awaited: u32,
     /// The last step this slot ran in, to notice one that stands in a plan twice.
     used_in: u64,
 }
@@ -22,7 +33,7 @@ pub(crate) struct SlotState {
 impl SlotState {
     fn new(request: Arc<Request>) -> Self {
         let counts = TokenCounts::default();
-        let mut state = Self { request, last_sampled: None, counts, uses_penalties: false, used_in: 0 };
+        let mut state = Self { request, last_sampled: None, counts, uses_penalties: false, awaited: 0, used_in: 0 };
         state.uses_penalties = state.sample_params(0).uses_counts();
         if state.uses_penalties {
             state.counts.add_prompt(&state.request.prompt);
@@ -49,6 +60,23 @@ impl SlotState {
             seed: sampling.seed,
             index,
         }
+    }
+
+    /// Whether a token has been sampled, or is being sampled by a step in flight.
+    pub(crate) fn has_last_token(&self) -> bool {
+        self.last_sampled.is_some() || self.awaited > 0
+    }
+
+    /// Notes that a step was queued which samples a token.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn await_token(&mut self) {
+        self.awaited += 1;
+    }
+
+    /// Whether there is a last token that the counts do not have yet.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn awaits_token(&self) -> bool {
+        self.awaited > 0
     }
 
     /// Remembers a token that was just sampled.
@@ -90,6 +118,18 @@ impl Slots {
         let num_slots = self.states.len();
         let place = self.states.get_mut(slot.0 as usize).ok_or(PlanFault::NoSuchSlot(slot, num_slots))?;
         place.as_mut().ok_or(PlanFault::UnboundSlot(slot))
+    }
+
+    /// Records a sample in its slot and puts it into the output's form.
+    pub(crate) fn keep(&mut self, slot: SeqSlot, result: Option<SampleResult>) -> Result<Sampled, PlanFault> {
+        let state = self.get_mut(slot)?;
+        state.awaited = state.awaited.saturating_sub(1);
+        let Some(result) = result else {
+            return Ok(Sampled { slot, token: Err(SampleFault::NonFiniteLogits), logprobs: None });
+        };
+        state.push_sampled(result.token);
+        let logprobs = result.logprob.map(|logprob| Box::new(TokenLogprobs { logprob, top: result.top }));
+        Ok(Sampled { slot, token: Ok(result.token), logprobs })
     }
 
     /// Forgets which slots the last step used.

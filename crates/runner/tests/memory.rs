@@ -31,6 +31,8 @@ fn limits(budget: MemoryBudget) -> MemoryLimits {
         block_size: 16,
         steps_in_flight: 1,
         kv_dtype: KvDtype::F16,
+        activation_bytes: 4,
+        overhead: 0,
     }
 }
 
@@ -137,7 +139,8 @@ prop_compose! {
     ) -> MemoryLimits {
         let budget = MemoryBudget::KvCache(budget);
         let kv_dtype = KvDtype::BF16;
-        MemoryLimits { budget, max_model_len, max_num_seqs, max_num_batched_tokens, block_size, steps_in_flight, kv_dtype }
+        let (activation_bytes, overhead) = (2, 1 << 20);
+        MemoryLimits { budget, max_model_len, max_num_seqs, max_num_batched_tokens, block_size, steps_in_flight, kv_dtype, activation_bytes, overhead }
     }
 }
 

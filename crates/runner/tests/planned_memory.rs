@@ -17,6 +17,8 @@ fn limits(setup: &Setup, budget: u64) -> MemoryLimits {
         block_size: 4,
         steps_in_flight: 1,
         kv_dtype: KvDtype::F32,
+        activation_bytes: 4,
+        overhead: 0,
     }
 }
 

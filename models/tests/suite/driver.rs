@@ -127,6 +127,7 @@ impl Driver {
             blocks: Vec::new(),
             first_block: Vec::new(),
             slot_mapping: Vec::new(),
+            ..PagedBatch::default()
         };
         for (seq, tokens) in seqs.iter_mut() {
             let first_position = seq.computed - tokens.len();

@@ -167,6 +167,7 @@ fn a_step_may_ask_for_no_logits() {
         blocks: vec![0],
         first_block: vec![0],
         slot_mapping: vec![0, 1],
+        ..PagedBatch::default()
     };
     let (input_ids, positions) = (vec![1, 2], vec![0, 1]);
     let batch = ForwardBatch { input_ids, positions, groups: vec![group], ..ForwardBatch::default() };

@@ -24,6 +24,6 @@ impl Head {
     /// A row that `x` does not have, or a device failure.
     pub fn forward(&self, x: Residual, batch: &ForwardBatch) -> Result<Tensor> {
         let mut wanted = x.select(|rows| select_rows(rows, batch.logit_rows()))?;
-        self.projection.logits(&wanted.norm(&self.norm)?)
+        self.projection.logits(&wanted.norm(&self.norm)?, batch.logits())
     }
 }

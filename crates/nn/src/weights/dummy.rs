@@ -82,7 +82,7 @@ impl Dummy {
     }
 
     /// The seed of the tensor `name` alone.
-    fn seed_of(&self, name: &str) -> u64 {
+    pub(super) fn seed_of(&self, name: &str) -> u64 {
         let fnv1a = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         let hash = name.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, fnv1a);
         mix(self.seed.wrapping_add(mix(hash)))

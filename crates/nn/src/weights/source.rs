@@ -54,16 +54,17 @@ impl<'a> Source<'a> {
 
 /// Matrices keep what passes through them at its size or below it, and norms do nothing but normalize.
 fn fill(role: Role, shape: &[usize]) -> Fill {
-    /// Of a matrix as it is commonly initialized.
-    const DEVIATION: f32 = 0.02;
     match role {
-        Role::Matrix => {
-            let in_features = *shape.last().expect("a matrix has two dimensions") as f32;
-            Fill::Normal(DEVIATION.min(in_features.powf(-0.5)))
-        }
+        Role::Matrix => Fill::Normal(matrix_deviation(*shape.last().expect("a matrix has two dimensions"))),
         Role::Norm => Fill::Constant(1.0),
         Role::ZeroCentredNorm => Fill::Constant(0.0),
     }
+}
+
+/// Of a matrix's elements: as matrices are commonly initialized, or less.
+pub(super) fn matrix_deviation(in_features: usize) -> f32 {
+    const DEVIATION: f32 = 0.02;
+    DEVIATION.min((in_features as f32).powf(-0.5))
 }
 
 /// A checkpoint, and the account of what was used of it.

@@ -1,10 +1,11 @@
 //! A step's layout in the paged cache, and the check that nothing in it leads outside.
 
-use candle_core::{Result, bail};
+use candle_core::{Result, Tensor, bail};
+use plimsoll_kernels::attention::{KvGroup, PlanSize};
 
 /// A step's layout for one KV group, shared by all layers of the group. Sequence `s` has the query tokens
 /// `cu_seqlens[s]..cu_seqlens[s + 1]`, the last of them at position `seq_lens[s] - 1`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct PagedBatch {
     /// Tokens a block.
     pub block_size: usize,
@@ -20,6 +21,24 @@ pub struct PagedBatch {
     pub first_block: Vec<u32>,
     /// `[tokens]` block * block_size + offset: where each token's k and v go.
     pub slot_mapping: Vec<u32>,
+    /// What the kernels read instead, where the step runs on a GPU.
+    pub on_device: Option<PagedTensors>,
+}
+
+/// A step's layout for one KV group in a GPU's memory.
+#[derive(Clone, Debug)]
+pub struct PagedTensors {
+    /// u32 `[tokens]`: [`PagedBatch::slot_mapping`]; `u32::MAX` for a token that is written nowhere.
+    pub slot_mapping: Tensor,
+    /// u32: [`PagedBatch::blocks`].
+    pub blocks: Tensor,
+    /// u32 `[size.words()]`: the attention's work, cut into pieces.
+    pub plan: Tensor,
+    pub size: PlanSize,
+    /// What the group's layers have in common.
+    pub group: KvGroup,
+    /// f32, for the pieces' results; shared by all layers and groups.
+    pub workspace: Tensor,
 }
 
 impl PagedBatch {

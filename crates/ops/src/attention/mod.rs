@@ -6,9 +6,13 @@
 //! a query passes over those it sees, each in one order of additions. So its bits depend on its own context alone, and
 //! not on its batch, on the chunk it came in or on how [`plan`] spread the work over threads.
 //!
+//! On a GPU queries and outputs are bf16, and a step's work is cut once for all layers of a KV group ([`GpuPlan`]).
+//!
 //! This module must never know layers, models or why a block is where it is.
 
 mod batch;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod kernel;
 mod plan;
 mod product;
@@ -20,7 +24,10 @@ mod tile;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
 
-pub use batch::PagedBatch;
+pub use batch::{PagedBatch, PagedTensors};
+#[cfg(feature = "cuda")]
+pub use gpu::{GpuPlan, GpuShape};
+pub use plimsoll_kernels::attention::PlanSize;
 
 use crate::kv_write::LayerCache;
 use crate::operand::{Shared, contiguous};
@@ -51,6 +58,10 @@ pub struct AttentionParams {
 /// Another rank, dtype or layout; shapes that do not fit the cache; a batch that contradicts itself, names a block
 /// outside the cache or lacks a block that a query sees; parameters out of range.
 pub fn paged_attention(q: &Tensor, cache: &LayerCache, batch: &PagedBatch, params: &AttentionParams) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(on_device) = &batch.on_device {
+        return gpu::paged_attention(q, cache, on_device, params);
+    }
     let op = PagedAttention { batch, params, level: Level::detect(), threads: num_threads() };
     q.apply_op3_no_bwd(&cache.k, &cache.v, &op)
 }

@@ -109,26 +109,25 @@ impl Cuda {
         self.queue.stream()
     }
 
-    /// `y = x W^T`: `x` bf16 `[m, k]`, `weight` bf16 `[n, k]`, both contiguous; `y` is `[m, n]`, bf16 or f32.
+    /// `y = x W^T`: `x` bf16 `[m, k]`, `weight` bf16 `[n, k]`, `y` `[m, n]`, bf16 or f32; all contiguous.
     ///
     /// # Errors
     /// Other shapes or layouts, or a device failure.
-    pub(crate) fn matmul(&self, x: &Tensor, weight: &Tensor, out: DType) -> Result<Tensor> {
+    pub(crate) fn matmul(&self, x: &Tensor, weight: &Tensor, y: &Tensor) -> Result<()> {
         let ((m, k), (n, columns)) = (x.dims2()?, weight.dims2()?);
-        if k != columns {
-            bail!("linear: x is {:?}, the layer has {columns} input features", x.shape());
+        if k != columns || y.dims() != [m, n] {
+            bail!("linear: x is {:?}, weight {:?}, y {:?}", x.shape(), weight.shape(), y.shape());
         }
-        let y = self.empty((m, n), out)?;
-        if m > 0 {
-            let mut matmul = self.matmul.lock().unwrap_or_else(PoisonError::into_inner);
-            let operands = matmul::Operands {
-                x: address("linear", "x", x, DType::BF16)?,
-                weight: address("linear", "weight", weight, DType::BF16)?,
-                y: address("linear", "y", &y, out)?,
-            };
-            matmul.run(&self.queue, operands, matmul::Product { m, n, k, out })?;
+        if m == 0 {
+            return Ok(());
         }
-        Ok(y)
+        let operands = matmul::Operands {
+            x: address("linear", "x", x, DType::BF16)?,
+            weight: address("linear", "weight", weight, DType::BF16)?,
+            y: address("linear", "y", y, y.dtype())?,
+        };
+        let mut matmul = self.matmul.lock().unwrap_or_else(PoisonError::into_inner);
+        matmul.run(&self.queue, operands, matmul::Product { m, n, k, out: y.dtype() })
     }
 
     /// A new tensor whose elements are whatever the memory held: every one must be written.

@@ -34,11 +34,15 @@ impl Dense {
     }
 
     /// See [`super::Linear::dummy`].
-    pub(super) fn dummy(rows: usize, cols: usize, seed: u64, deviation: f32, device: &Device) -> Result<Self> {
+    pub(super) fn dummy(parts: &[(usize, u64)], cols: usize, deviation: f32, device: &Device) -> Result<Self> {
         let cuda = Cuda::of(device)?;
-        let weight = cuda.empty((rows, cols), DType::BF16)?;
-        let out = address("dummy", "weight", &weight, DType::BF16)?;
-        FillNormal { out, count: (rows * cols) as u64, seed, deviation }.run(cuda.queue()).map_err(launch_error)?;
+        let weight = cuda.empty((parts.iter().map(|(rows, _)| rows).sum::<usize>(), cols), DType::BF16)?;
+        let mut out = address("dummy", "weight", &weight, DType::BF16)?;
+        for &(rows, seed) in parts {
+            let fill = FillNormal { out, count: (rows * cols) as u64, seed, deviation };
+            fill.run(cuda.queue()).map_err(launch_error)?;
+            out = out.byte_add(rows * cols * size_of::<bf16>());
+        }
         Ok(Self { weight })
     }
 
@@ -50,9 +54,23 @@ impl Dense {
         self.weight.dims()[0]
     }
 
-    /// `x`: bf16 `[m, in_features]`; the result is `[m, out_features]` of `out`.
-    pub(super) fn forward(&self, x: &Tensor, out: DType) -> Result<Tensor> {
-        Cuda::of(x.device())?.matmul(x, &self.weight, out)
+    /// `x`: bf16 `[m, in_features]`; the result is bf16 `[m, out_features]`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let cuda = Cuda::of(x.device())?;
+        let y = cuda.empty((x.dim(0)?, self.out_features()), DType::BF16)?;
+        cuda.matmul(x, &self.weight, &y)?;
+        Ok(y)
+    }
+
+    /// See [`super::Linear::logits`].
+    pub(super) fn logits(&self, x: &Tensor, into: Option<&Tensor>) -> Result<Tensor> {
+        let cuda = Cuda::of(x.device())?;
+        let y = match into {
+            Some(y) => y.clone(),
+            None => cuda.empty((x.dim(0)?, self.out_features()), DType::F32)?,
+        };
+        cuda.matmul(x, &self.weight, &y)?;
+        Ok(y)
     }
 
     /// See [`super::Linear::embed`].

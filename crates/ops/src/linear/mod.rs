@@ -65,6 +65,22 @@ pub enum Placement {
     Gpu(Device),
 }
 
+impl From<Activations> for Placement {
+    fn from(activations: Activations) -> Self {
+        Self::Cpu(activations)
+    }
+}
+
+impl Placement {
+    /// Where tensors that go with the layers belong.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Cpu(_) => Device::Cpu,
+            Self::Gpu(device) => device.clone(),
+        }
+    }
+}
+
 /// Some consecutive output rows of a [`Linear`], row-major as a GGUF file (or, for the dense types, a safetensors file)
 /// stores them.
 #[derive(Debug, Clone, Copy)]
@@ -116,19 +132,14 @@ impl Linear {
         }
     }
 
-    /// Random weights on a GPU, made there: nearly normal, of mean 0 and this standard deviation, a function of `seed`.
+    /// Random weights on a GPU, bf16, made there: nearly normal, of mean 0 and this standard deviation. Each part is so
+    /// many rows, a function of its seed.
     ///
     /// # Errors
     /// `device` is no opened GPU, or is out of memory.
     #[cfg(feature = "cuda")]
-    pub fn dummy(
-        out_features: usize,
-        in_features: usize,
-        seed: u64,
-        deviation: f32,
-        device: &Device,
-    ) -> Result<Linear> {
-        Ok(Self { weights: Form::Dense(dense::Dense::dummy(out_features, in_features, seed, deviation, device)?) })
+    pub fn dummy(parts: &[(usize, u64)], in_features: usize, deviation: f32, device: &Device) -> Result<Linear> {
+        Ok(Self { weights: Form::Dense(dense::Dense::dummy(parts, in_features, deviation, device)?) })
     }
 
     /// As in a build with CUDA; in this one there is no GPU.
@@ -136,7 +147,7 @@ impl Linear {
     /// # Errors
     /// Always.
     #[cfg(not(feature = "cuda"))]
-    pub fn dummy(_: usize, _: usize, _: u64, _: f32, _: &Device) -> Result<Linear> {
+    pub fn dummy(_: &[(usize, u64)], _: usize, _: f32, _: &Device) -> Result<Linear> {
         bail!("this program was built without CUDA")
     }
 
@@ -189,19 +200,21 @@ impl Linear {
         match &self.weights {
             Form::Packed(weights) => x.apply_op1_no_bwd(&Product { weights }),
             #[cfg(feature = "cuda")]
-            Form::Dense(dense) => dense.forward(x, candle_core::DType::BF16),
+            Form::Dense(dense) => dense.forward(x),
         }
     }
 
-    /// As [`Linear::forward`], but the result is f32 on every device: logits are compared closely.
+    /// As [`Linear::forward`], but the result is f32 on every device: logits are compared closely. On a GPU it is
+    /// written to `into`, f32 `[m, out_features]`, if that is given.
     ///
     /// # Errors
     /// As [`Linear::forward`].
-    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "memory is given on a GPU alone"))]
+    pub fn logits(&self, x: &Tensor, into: Option<&Tensor>) -> Result<Tensor> {
         match &self.weights {
             Form::Packed(_) => self.forward(x),
             #[cfg(feature = "cuda")]
-            Form::Dense(dense) => dense.forward(x, candle_core::DType::F32),
+            Form::Dense(dense) => dense.logits(x, into),
         }
     }
 

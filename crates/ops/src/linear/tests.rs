@@ -106,8 +106,16 @@ fn some_cols(ty: GgmlType, random: &mut Random) -> usize {
     }
 }
 
+fn packed(linear: &Linear) -> &Weights {
+    match &linear.weights {
+        Form::Packed(weights) => weights,
+        #[cfg(feature = "cuda")]
+        Form::Dense(_) => panic!("on a GPU"),
+    }
+}
+
 fn run(linear: &Linear, isa: Isa, x: &[f32]) -> Vec<f32> {
-    product::forward(&linear.weights, isa, x)
+    product::forward(packed(linear), isa, x)
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

@@ -142,6 +142,7 @@ impl Rig {
         let cache = CacheConfig { block_size: BLOCK_SIZE, groups: groups.collect() };
         let kv = KvCache::new(info, blocks, BLOCK_SIZE as usize, dtype, &Device::Cpu).expect("memory");
         let config = RunnerConfig {
+            max_num_batched_tokens: setup.max_num_batched_tokens,
             max_num_seqs: setup.max_num_seqs,
             max_model_len: MAX_MODEL_LEN,
             vocab_size: info.vocab_size as u32,

@@ -1,0 +1,277 @@
+//! The executor of a GPU. A step is laid out on the host, queued, and not waited for: while it runs, the next one is
+//! planned and queued behind it. The token that a sequence sampled last stays in the GPU's memory, so the next step
+//! needs no word of it.
+//!
+//! Steps of pure decoding replay a captured graph ([`captured`]); others run as they come.
+
+mod buckets;
+mod captured;
+mod layout;
+
+use std::collections::VecDeque;
+
+use candle_core::{DType, Device, Result, Tensor};
+use plimsoll_core::{Executor, ExecutorError, SeqSlot, StepOutput, StepPlan, Ticket};
+use plimsoll_nn::{ForwardBatch, KvCache, Model, ModelInfo};
+use plimsoll_ops::attention::{GpuPlan, GpuShape};
+use plimsoll_ops::gpu::{Mark, PinnedWords, empty};
+use plimsoll_ops::sample::{GpuSampling, SampleResult};
+
+use crate::batch::{self, BatchLimits};
+use crate::runner::{RunnerConfig, StepError};
+use crate::slots::{LastToken, Slots};
+use buckets::buckets;
+use captured::CapturedStep;
+use layout::{GroupSizes, SharedTensors, StepLayout, StepSizes};
+
+/// Steps that are queued at once: one runs, one waits behind it.
+const IN_FLIGHT: usize = 2;
+
+/// Runs one model on one GPU.
+pub(crate) struct GpuRunner {
+    device: Device,
+    model: Box<dyn Model>,
+    cache: KvCache,
+    slots: Slots,
+    limits: BatchLimits,
+    shared: SharedTensors,
+    /// By rising size.
+    captured: Vec<CapturedStep>,
+    /// Used in turn.
+    lanes: [Lane; IN_FLIGHT],
+    /// Oldest first.
+    in_flight: VecDeque<InFlight>,
+}
+
+/// Host memory of one step in flight.
+struct Lane {
+    inputs: PinnedWords,
+    sampling: PinnedWords,
+    results: PinnedWords,
+    done: Mark,
+}
+
+/// A step that was queued.
+struct InFlight {
+    step: u64,
+    lane: usize,
+    /// In the plan's order.
+    samplers: Vec<SeqSlot>,
+    sampling: Option<GpuSampling>,
+}
+
+impl GpuRunner {
+    /// Takes a model and a cache on one GPU and captures its decode steps; `progress` is told how many are done and how
+    /// many there are.
+    ///
+    /// # Errors
+    /// The GPU's memory does not suffice, or the model has layers that no kernel was made for.
+    pub(crate) fn new(
+        model: Box<dyn Model>,
+        cache: KvCache,
+        info: &ModelInfo,
+        config: RunnerConfig,
+        device: &Device,
+        progress: impl Fn(usize, usize),
+    ) -> Result<Self> {
+        let RunnerConfig { max_num_seqs, max_num_batched_tokens, max_model_len, vocab_size, cache: cache_config } =
+            config;
+        let shapes = shapes(info, &cache, cache_config.block_size as usize, device)?;
+        let (seqs, tokens) = (max_num_seqs as usize, max_num_batched_tokens as usize);
+        let workspace = shapes.iter().map(|shape| shape.workspace_len(tokens, seqs)).max().unwrap_or(0);
+        let lane = || {
+            Ok(Lane {
+                inputs: PinnedWords::new(device, 16 * tokens)?,
+                sampling: PinnedWords::new(device, 64 * seqs)?,
+                results: PinnedWords::new(device, 64 * seqs)?,
+                done: Mark::new(device)?,
+            })
+        };
+        let limits = BatchLimits { cache: cache_config, vocab_size, max_model_len, last_token: LastToken::OnDevice };
+        let mut runner = Self {
+            device: device.clone(),
+            model,
+            cache,
+            slots: Slots::new(seqs),
+            limits,
+            shared: SharedTensors {
+                last_tokens: Tensor::zeros(seqs, DType::U32, device)?,
+                logits: empty(device, (seqs, vocab_size as usize), DType::F32)?,
+                workspace: empty(device, workspace.max(1), DType::F32)?,
+                shapes,
+            },
+            captured: Vec::new(),
+            lanes: [lane()?, lane()?],
+            in_flight: VecDeque::new(),
+        };
+        runner.capture(seqs, progress)?;
+        Ok(runner)
+    }
+
+    /// Captures the decode steps, the largest first: what it allocates then serves the others.
+    fn capture(&mut self, most: usize, progress: impl Fn(usize, usize)) -> Result<()> {
+        let sizes = buckets(most);
+        for (done, &size) in sizes.iter().rev().enumerate() {
+            progress(done, sizes.len());
+            let step = self.capture_one(size)?;
+            self.captured.push(step);
+        }
+        self.captured.reverse();
+        progress(sizes.len(), sizes.len());
+        Ok(())
+    }
+
+    fn capture_one(&self, size: usize) -> Result<CapturedStep> {
+        let plans = self.plans(&ForwardBatch::of_padding(self.shared.shapes.len()))?;
+        let group = |(shape, kv): (&GpuShape, &plimsoll_core::KvGroup)| {
+            let longest = self.limits.max_model_len.div_ceil(self.limits.cache.block_size) as usize;
+            // Sequences share blocks, but rarely so many that twice the cache's would not hold their tables.
+            let blocks = (size * longest).min(2 * kv.num_blocks as usize + size);
+            GroupSizes { blocks, plan: shape.decode_size(size) }
+        };
+        let groups = self.shared.shapes.iter().zip(&self.limits.cache.groups).map(group).collect();
+        let sizes = StepSizes { tokens: size, logit_rows: size, groups };
+        CapturedStep::capture(sizes, &plans, &*self.model, &self.cache, &self.shared)
+    }
+
+    fn queue(&mut self, plan: &StepPlan) -> std::result::Result<InFlight, StepError> {
+        plan.bindings.iter().try_for_each(|binding| self.slots.bind(binding))?;
+        let batch = batch::build(plan, &mut self.slots, &self.limits)?;
+        let plans = self.plans(&batch)?;
+        let lane = (plan.step % IN_FLIGHT as u64) as usize;
+        let logits = self.forward(plan, batch, &plans, lane)?;
+        let samplers: Vec<(SeqSlot, u32)> =
+            plan.seqs.iter().filter_map(|seq| seq.sample.map(|index| (seq.slot, index))).collect();
+        let sampling = if samplers.is_empty() { None } else { Some(self.sample(&samplers, &logits, lane)?) };
+        self.lanes[lane].done.set()?;
+        let samplers = samplers.into_iter().map(|(slot, _)| slot).collect();
+        Ok(InFlight { step: plan.step, lane, samplers, sampling })
+    }
+
+    /// The attention of each KV group.
+    fn plans(&self, batch: &ForwardBatch) -> Result<Vec<GpuPlan>> {
+        self.shared.shapes.iter().zip(&batch.groups).map(|(shape, group)| GpuPlan::new(group, shape)).collect()
+    }
+
+    /// Queues the forward pass. The logits may have more rows than there are sequences that sample.
+    fn forward(&mut self, plan: &StepPlan, mut batch: ForwardBatch, plans: &[GpuPlan], lane: usize) -> Result<Tensor> {
+        let needs = sizes(&batch, plans);
+        let inputs = &mut self.lanes[lane].inputs;
+        let is_decode = plan.seqs.iter().all(|seq| seq.len == 1 && seq.sample.is_some());
+        if is_decode && let Some(step) = self.captured.iter().find(|step| step.fits(&needs)) {
+            grow(inputs, step.words(), &self.device)?;
+            return step.replay(&batch, plans, inputs).cloned();
+        }
+        let layout = StepLayout::new(&needs);
+        grow(inputs, layout.words(), &self.device)?;
+        let words = empty(&self.device, layout.words(), DType::U32)?;
+        layout.write(&batch, plans, inputs.as_mut_slice())?;
+        inputs.upload(0..layout.words(), &words)?;
+        let (on_device, groups) = layout.view(&words, &self.shared)?;
+        batch.on_device = Some(on_device);
+        for (group, tensors) in batch.groups.iter_mut().zip(groups) {
+            group.on_device = Some(tensors);
+        }
+        self.model.forward(&batch, &self.cache)
+    }
+
+    /// Queues the choice of a token for each sampler, and the way of the results to the host.
+    fn sample(
+        &mut self,
+        samplers: &[(SeqSlot, u32)],
+        logits: &Tensor,
+        lane: usize,
+    ) -> std::result::Result<GpuSampling, StepError> {
+        let expected = [samplers.len(), self.limits.vocab_size as usize];
+        if logits.dims2().map_or(true, |(rows, vocab)| rows < expected[0] || vocab != expected[1]) {
+            return Err(StepError::LogitsShape { got: logits.dims().to_vec(), expected });
+        }
+        let mut rows = Vec::with_capacity(samplers.len());
+        for &(slot, index) in samplers {
+            rows.push((self.slots.get(slot)?.sample_params(index), slot.0, self.slots.get(slot)?.awaits_token()));
+        }
+        let sampling = GpuSampling::new(&rows, expected[1]);
+        let Lane { sampling: words, results, .. } = &mut self.lanes[lane];
+        grow(words, sampling.words().len(), &self.device)?;
+        grow(results, sampling.result_words(), &self.device)?;
+        words.as_mut_slice()[..sampling.words().len()].copy_from_slice(sampling.words());
+        let inputs = empty(&self.device, sampling.words().len(), DType::U32)?;
+        words.upload(0..sampling.words().len(), &inputs)?;
+        let output = sampling.run(&logits.narrow(0, 0, samplers.len())?, &inputs, &self.shared.last_tokens)?;
+        results.download(0, &output)?;
+        for &(slot, _) in samplers {
+            self.slots.get_mut(slot)?.await_token();
+        }
+        Ok(sampling)
+    }
+
+    fn finish(&mut self, step: InFlight) -> std::result::Result<StepOutput, StepError> {
+        let lane = &self.lanes[step.lane];
+        lane.done.wait()?;
+        let results: Vec<Option<SampleResult>> =
+            step.sampling.map_or_else(Vec::new, |sampling| sampling.results(lane.results.as_slice()));
+        let mut samples = Vec::with_capacity(results.len());
+        for (slot, result) in step.samplers.into_iter().zip(results) {
+            samples.push(self.slots.keep(slot, result)?);
+        }
+        Ok(StepOutput { step: step.step, samples })
+    }
+}
+
+/// What a batch takes of everything.
+fn sizes(batch: &ForwardBatch, plans: &[GpuPlan]) -> StepSizes {
+    let group = |(group, plan): (&plimsoll_ops::attention::PagedBatch, &GpuPlan)| GroupSizes {
+        blocks: group.blocks.len(),
+        plan: plan.size(),
+    };
+    StepSizes {
+        tokens: batch.input_ids.len(),
+        logit_rows: batch.logit_rows.len(),
+        groups: batch.groups.iter().zip(plans).map(group).collect(),
+    }
+}
+
+/// Makes room for `words` words. What was there is lost.
+fn grow(pinned: &mut PinnedWords, words: usize, device: &Device) -> Result<()> {
+    if pinned.len() < words {
+        *pinned = PinnedWords::new(device, words.next_power_of_two())?;
+    }
+    Ok(())
+}
+
+/// The attention of each KV group, whose layers must be alike.
+fn shapes(info: &ModelInfo, cache: &KvCache, block_size: usize, device: &Device) -> Result<Vec<GpuShape>> {
+    let of_group = |(group, &window): (usize, &Option<u32>)| {
+        let mut layers = info.layers.iter().filter(|layer| layer.group == group);
+        let Some(first) = layers.next() else { candle_core::bail!("KV group {group} has no layers") };
+        if layers.any(|layer| (layer.kv_heads, layer.head_dim) != (first.kv_heads, first.head_dim)) {
+            candle_core::bail!("layers of one KV group with different heads are not served on a GPU yet");
+        }
+        let heads = (info.num_attention_heads, first.kv_heads, first.head_dim);
+        GpuShape::new(heads, window, block_size, cache.dtype(), device)
+    };
+    info.groups.iter().enumerate().map(of_group).collect()
+}
+
+impl Executor for GpuRunner {
+    fn submit(&mut self, plan: &StepPlan) -> std::result::Result<Ticket, ExecutorError> {
+        if self.in_flight.len() >= IN_FLIGHT {
+            return Err(ExecutorError(format!("step {} was submitted with {IN_FLIGHT} in flight", plan.step)));
+        }
+        let queued = self.queue(plan).map_err(|error| ExecutorError(format!("step {}: {error}", plan.step)))?;
+        self.in_flight.push_back(queued);
+        Ok(Ticket(plan.step))
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> std::result::Result<StepOutput, ExecutorError> {
+        let oldest = self.in_flight.pop_front().filter(|step| step.step == ticket.0);
+        let Some(step) = oldest else {
+            return Err(ExecutorError(format!("step {} was waited for, but is not the oldest in flight", ticket.0)));
+        };
+        self.finish(step).map_err(|error| ExecutorError(format!("step {}: {error}", ticket.0)))
+    }
+
+    fn max_in_flight(&self) -> usize {
+        IN_FLIGHT
+    }
+}
