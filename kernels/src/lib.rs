@@ -5,6 +5,8 @@
 //! This crate knows addresses, shapes and dtypes. It must never know tensors, models or requests.
 
 pub mod activation;
+pub mod attention;
+pub mod block_copy;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod embedding;
@@ -15,5 +17,6 @@ mod launch;
 pub mod logits;
 mod operands;
 pub mod rms_norm;
+pub mod rope_kv_write;
 
 pub use launch::{Arg, DevicePtr, Launch, LaunchError, Queue};

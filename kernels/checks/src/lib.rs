@@ -3,6 +3,8 @@
 
 mod activation;
 mod arrays;
+mod attention;
+mod block_copy;
 mod device;
 mod embedding;
 mod fill;
@@ -11,6 +13,7 @@ mod gemv;
 mod logits;
 mod random;
 mod rms_norm;
+mod rope_kv_write;
 
 pub use device::{TestDevice, poisoned};
 pub use random::Random;
@@ -51,12 +54,15 @@ pub type Run = Box<dyn Fn(&dyn Queue) -> Result<(), LaunchError>>;
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(activation::cases());
+    cases.extend(attention::cases());
+    cases.extend(block_copy::cases());
     cases.extend(embedding::cases());
     cases.extend(fill::cases());
     cases.extend(gather_rows::cases());
     cases.extend(gemv::cases());
     cases.extend(logits::cases());
     cases.extend(rms_norm::cases());
+    cases.extend(rope_kv_write::cases());
     cases
 }
 
@@ -64,10 +70,13 @@ pub fn cases() -> Vec<Case> {
 pub fn timings() -> Vec<Timing> {
     let mut timings = Vec::new();
     timings.extend(activation::timings());
+    timings.extend(attention::timings());
+    timings.extend(block_copy::timings());
     timings.extend(embedding::timings());
     timings.extend(fill::timings());
     timings.extend(gemv::timings());
     timings.extend(logits::timings());
     timings.extend(rms_norm::timings());
+    timings.extend(rope_kv_write::timings());
     timings
 }

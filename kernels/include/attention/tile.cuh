@@ -1,0 +1,112 @@
+// Tiles of keys and values in shared memory, and how a warp gets tensor core operands out of them.
+//
+// A tile is rows of D elements, one a position. The 16-byte pieces of a row are permuted so that the eight rows that
+// ldmatrix reads at once lie in different banks.
+//
+// With a bf16 cache the operands are what ldmatrix gives. With fp8 it gives four elements where two bf16 are wanted;
+// they are widened in registers, and of each 16 columns the even ones come first. For keys that is made good by queries
+// in the same order (even_columns_first), for values by where the result's columns are stored (store_columns).
+#pragma once
+#include "device.cuh"
+
+namespace attention {
+
+template <typename Kv, int D> struct Tile {
+    static constexpr int ROW_BYTES = D * sizeof(Kv);
+    static constexpr int PIECES = ROW_BYTES / 16;
+    // Columns of 16 positions that one ldmatrix_x4 loads.
+    static constexpr int SPAN = 16 / sizeof(Kv) * 2;
+    static constexpr int SPANS = D / SPAN;
+    static_assert(D % SPAN == 0);
+
+    // Byte offset of a piece.
+    __device__ __forceinline__ static uint32_t offset(uint32_t row, uint32_t piece) {
+        constexpr uint32_t ROWS_A_LINE = ROW_BYTES < 128 ? 128 / ROW_BYTES : 1;
+        constexpr uint32_t MASK = (PIECES < 8 ? PIECES : 8) - 1;
+        return row * ROW_BYTES + ((piece ^ ((row / ROWS_A_LINE) & MASK)) << 4);
+    }
+};
+
+// Two bf16 of the fp8 elements in bytes 1 and 3. An e4m3 is a bf16 2^-120 as large, once its bits stand where a bf16's
+// do, subnormal ones too; a NaN becomes 480, since whoever wrote it has a NaN in its own residual stream already.
+__device__ __forceinline__ uint32_t widen_odd_bytes(uint32_t bytes) {
+    const uint32_t small = (bytes & 0x80008000u) | ((bytes & 0x7f007f00u) >> 4);
+    __nv_bfloat162 pair;
+    memcpy(&pair, &small, 4);
+    pair = __hmul2(pair, __nv_bfloat162(__float2bfloat16_rn(0x1p120f), __float2bfloat16_rn(0x1p120f)));
+    uint32_t bits;
+    memcpy(&bits, &pair, 4);
+    return bits;
+}
+
+__device__ __forceinline__ uint32_t widen_even_bytes(uint32_t bytes) { return widen_odd_bytes(bytes << 8); }
+
+// Operands b of q * k^T: b[i][n] holds the keys of positions row + 8 n .. + 8 at the span's 16 columns number i.
+template <typename Kv, int D>
+__device__ __forceinline__ void load_keys(uint32_t (&b)[Tile<Kv, D>::SPAN / 16][2][2], const unsigned char* tile,
+                                          uint32_t row, uint32_t span) {
+    const uint32_t lane = lane_id();
+    uint32_t r[4];
+    ldmatrix_x4(r, tile + Tile<Kv, D>::offset(row + lane % 8 + lane / 16 * 8, 2 * span + lane / 8 % 2));
+    if constexpr (sizeof(Kv) == 2) {
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            b[0][n][0] = r[2 * n];
+            b[0][n][1] = r[2 * n + 1];
+        }
+    } else {
+#pragma unroll
+        for (int m = 0; m < 4; m++) {
+            b[m % 2][m / 2][0] = widen_even_bytes(r[m]);
+            b[m % 2][m / 2][1] = widen_odd_bytes(r[m]);
+        }
+    }
+}
+
+// Operands b of p * v: b[i][n] holds the values of positions row .. row + 16 at half n of the span's 16 columns
+// number i: columns 8 n .. 8 n + 8 of a bf16 cache, even (0) or odd (1) columns of an fp8 one.
+template <typename Kv, int D>
+__device__ __forceinline__ void load_values(uint32_t (&b)[Tile<Kv, D>::SPAN / 16][2][2], const unsigned char* tile,
+                                            uint32_t row, uint32_t span) {
+    const uint32_t lane = lane_id();
+    uint32_t r[4];
+    ldmatrix_x4_trans(r, tile + Tile<Kv, D>::offset(row + lane % 16, 2 * span + lane / 16));
+#pragma unroll
+    for (int m = 0; m < 4; m++) {
+        if constexpr (sizeof(Kv) == 2) {
+            b[0][m / 2][m % 2] = r[m];
+        } else {
+            b[m / 2][0][m % 2] = widen_even_bytes(r[m]);
+            b[m / 2][1][m % 2] = widen_odd_bytes(r[m]);
+        }
+    }
+}
+
+// Of 16 bf16 in a row, the even columns, then the odd ones.
+__device__ __forceinline__ void even_columns_first(Vec16& first, Vec16& second) {
+    Vec16 even, odd;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        even.words[i] = __byte_perm(first.words[2 * i], first.words[2 * i + 1], 0x5410);
+        odd.words[i] = __byte_perm(first.words[2 * i], first.words[2 * i + 1], 0x7632);
+        even.words[2 + i] = __byte_perm(second.words[2 * i], second.words[2 * i + 1], 0x5410);
+        odd.words[2 + i] = __byte_perm(second.words[2 * i], second.words[2 * i + 1], 0x7632);
+    }
+    first = even;
+    second = odd;
+}
+
+// Stores a lane's four elements of a row at 16 columns: `halves` are those of the two operands that load_values gave.
+template <typename Kv>
+__device__ __forceinline__ void store_columns(float* row_swizzled, uint32_t column, uint32_t swizzle, const float2& a,
+                                              const float2& b) {
+    const uint32_t t = lane_id() % 4;
+    if constexpr (sizeof(Kv) == 2) {
+        *reinterpret_cast<float2*>(row_swizzled + ((column + 2 * t) ^ swizzle)) = a;
+        *reinterpret_cast<float2*>(row_swizzled + ((column + 8 + 2 * t) ^ swizzle)) = b;
+    } else {
+        *reinterpret_cast<float4*>(row_swizzled + ((column + 4 * t) ^ swizzle)) = make_float4(a.x, b.x, a.y, b.y);
+    }
+}
+
+}  // namespace attention
