@@ -7,6 +7,8 @@
 mod adjust;
 mod counts;
 mod draw;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -17,6 +19,8 @@ use std::sync::OnceLock;
 use candle_core::{Device, Result, Storage, Tensor, bail};
 
 pub use counts::TokenCounts;
+#[cfg(feature = "cuda")]
+pub use gpu::{GpuSampleParams, GpuSampling};
 
 use crate::operand::contiguous;
 use crate::par::parallel_for;

@@ -15,7 +15,7 @@ use plimsoll_core::{Executor, ExecutorError, SeqSlot, StepOutput, StepPlan, Tick
 use plimsoll_nn::{ForwardBatch, KvCache, Model, ModelInfo};
 use plimsoll_ops::attention::{GpuPlan, GpuShape};
 use plimsoll_ops::gpu::{Mark, PinnedWords, empty};
-use plimsoll_ops::sample::{GpuSampling, SampleResult};
+use plimsoll_ops::sample::{GpuSampleParams, GpuSampling, SampleResult};
 
 use crate::batch::{self, BatchLimits};
 use crate::runner::{RunnerConfig, StepError};
@@ -51,6 +51,18 @@ struct Lane {
     done: Mark,
 }
 
+impl Lane {
+    /// What most steps of so many tokens and sequences take; it grows where that is not enough.
+    fn new(device: &Device, tokens: usize, seqs: usize) -> Result<Self> {
+        Ok(Self {
+            inputs: PinnedWords::new(device, 16 * tokens)?,
+            sampling: PinnedWords::new(device, 32 * seqs)?,
+            results: PinnedWords::new(device, 64 * seqs)?,
+            done: Mark::new(device)?,
+        })
+    }
+}
+
 /// A step that was queued.
 struct InFlight {
     step: u64,
@@ -79,14 +91,6 @@ impl GpuRunner {
         let shapes = shapes(info, &cache, cache_config.block_size as usize, device)?;
         let (seqs, tokens) = (max_num_seqs as usize, max_num_batched_tokens as usize);
         let workspace = shapes.iter().map(|shape| shape.workspace_len(tokens, seqs)).max().unwrap_or(0);
-        let lane = || {
-            Ok(Lane {
-                inputs: PinnedWords::new(device, 16 * tokens)?,
-                sampling: PinnedWords::new(device, 64 * seqs)?,
-                results: PinnedWords::new(device, 64 * seqs)?,
-                done: Mark::new(device)?,
-            })
-        };
         let limits = BatchLimits { cache: cache_config, vocab_size, max_model_len, last_token: LastToken::OnDevice };
         let mut runner = Self {
             device: device.clone(),
@@ -101,7 +105,7 @@ impl GpuRunner {
                 shapes,
             },
             captured: Vec::new(),
-            lanes: [lane()?, lane()?],
+            lanes: [Lane::new(device, tokens, seqs)?, Lane::new(device, tokens, seqs)?],
             in_flight: VecDeque::new(),
         };
         runner.capture(seqs, progress)?;
@@ -188,7 +192,9 @@ impl GpuRunner {
         }
         let mut rows = Vec::with_capacity(samplers.len());
         for &(slot, index) in samplers {
-            rows.push((self.slots.get(slot)?.sample_params(index), slot.0, self.slots.get(slot)?.awaits_token()));
+            let state = self.slots.get(slot)?;
+            let params = state.sample_params(index);
+            rows.push(GpuSampleParams { params, slot: slot.0, counts_lack_last: state.awaits_token() });
         }
         let sampling = GpuSampling::new(&rows, expected[1]);
         let Lane { sampling: words, results, .. } = &mut self.lanes[lane];
