@@ -146,6 +146,8 @@ fn plan(info: &ModelInfo, weight_bytes: u64, engine: &Engine, kv_dtype: KvDtype)
         block_size: engine.block_size,
         steps_in_flight: 1,
         kv_dtype,
+        activation_bytes: 4,
+        overhead: 0,
     };
     let plan = match MemoryPlan::new(info, weight_bytes, &limits(engine.max_model_len.unwrap_or(context))) {
         // Nobody asked for the whole context: serve what fits.
@@ -176,6 +178,7 @@ fn runner(source: &Source, info: &ModelInfo, plan: &MemoryPlan, engine: &Engine,
     let cache = KvCache::new(info, &blocks, engine.block_size as usize, kv_dtype, &TensorDevice::Cpu)
         .context("the KV cache could not be allocated; lower --kv-cache-memory")?;
     let config = RunnerConfig {
+        max_num_batched_tokens: engine.max_num_batched_tokens,
         max_num_seqs: engine.max_num_seqs,
         max_model_len: plan.max_model_len,
         vocab_size: info.vocab_size as u32,
