@@ -17,9 +17,16 @@ pub(crate) struct Entry {
 }
 
 /// Kernels need every access reported; so do they need the aliasing that nvcc allows, and no fused arithmetic that one
-/// machine has and another lacks.
-pub(crate) const KERNEL_FLAGS: &[&str] =
-    &["-fsanitize=thread", "-fno-strict-aliasing", "-ffp-contract=off", "-fvisibility=hidden", "-g1", "-w"];
+/// machine has and another lacks. Messages need line numbers, which older addr2lines misread in DWARF 5.
+pub(crate) const KERNEL_FLAGS: &[&str] = &[
+    "-fsanitize=thread",
+    "-fno-strict-aliasing",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-g1",
+    "-gdwarf-4",
+    "-w",
+];
 
 /// How each compiler is told to report volatile accesses apart.
 pub(crate) fn volatile_flags(clang: bool) -> &'static [&'static str] {

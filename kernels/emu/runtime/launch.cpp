@@ -11,7 +11,7 @@ namespace {
 
 // As much as Hopper gives a block.
 constexpr unsigned MOST_SHARED = 227 << 10;
-constexpr uint64_t MOST_SPINS = 20'000'000;
+constexpr uint64_t MOST_SPINS = 2'000'000;
 
 std::string coordinates(const Index& at) {
     return "(" + std::to_string(at.x) + ", " + std::to_string(at.y) + ", " + std::to_string(at.z) + ")";

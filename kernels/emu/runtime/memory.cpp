@@ -73,6 +73,10 @@ Allocation* Memory::find(uintptr_t at) {
 
 std::string Memory::describe(uintptr_t at) const {
     char text[256];
+    for (const auto& node : freed_) {
+        if (node.mapped().holds(at, 1)) return "in an allocation of " + std::to_string(node.mapped().bytes) +
+                                               " bytes that was freed";
+    }
     auto after = allocations_.upper_bound(at);
     if (after != allocations_.begin()) {
         const Allocation& below = std::prev(after)->second;
@@ -84,10 +88,6 @@ std::string Memory::describe(uintptr_t at) const {
                           below.bytes, static_cast<size_t>(below.base));
             return text;
         }
-    }
-    for (const auto& node : freed_) {
-        if (node.mapped().holds(at, 1)) return "in an allocation of " + std::to_string(node.mapped().bytes) +
-                                               " bytes that was freed";
     }
     if (after != allocations_.end() && after->first - at < (size_t(1) << 20)) {
         std::snprintf(text, sizeof text, "%zu bytes before the allocation of %zu bytes at 0x%zx",

@@ -2,6 +2,7 @@
 // tail. All of the block's warps have all rows; each passes over runs of 16 positions of its own, which it copies to
 // shared memory for itself, so that warps never wait for each other before the end.
 #pragma once
+#include "attention/copy.cuh"
 #include "attention/finish.cuh"
 
 namespace attention {
@@ -17,22 +18,6 @@ template <typename Kv, int D> struct Decode {
     static constexpr uint32_t STRIDE = WARPS * RUN;
     using Parts = SharedParts<D, ROWS, WARPS>;
 };
-
-// Begins to copy the RUN positions from `position`, which lie from `row` of the cache on; those before `first` and from
-// `end` on become zeros, since nobody may have written them.
-template <typename Kv, int D>
-__device__ __forceinline__ void copy_run(unsigned char* tile, const Kv* cache, uint32_t row, uint32_t position,
-                                         uint32_t first, uint32_t end) {
-    using T = Tile<Kv, D>;
-    const unsigned char* from =
-        reinterpret_cast<const unsigned char*>(cache) + static_cast<size_t>(row) * T::ROW_BYTES;
-#pragma unroll
-    for (int i = 0; i < T::PIECES / 2; i++) {
-        const uint32_t piece = i * WARP_SIZE + lane_id(), r = piece / T::PIECES;
-        const bool valid = position + r >= first && position + r < end;
-        cp_async_16(tile + T::offset(r, piece % T::PIECES), from + piece * 16, valid);
-    }
-}
 
 // A lane's operands of the queries, columns in the order that load_keys wants.
 template <typename Kv, int D>

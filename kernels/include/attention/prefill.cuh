@@ -2,6 +2,7 @@
 // warps share tiles of 64 positions. While a tile's keys are multiplied its values arrive, and while its values are,
 // the next tile's keys (arXiv:2307.08691). With two blocks on a multiprocessor one computes while the other waits.
 #pragma once
+#include "attention/copy.cuh"
 #include "attention/finish.cuh"
 
 namespace attention {
@@ -42,33 +43,6 @@ __device__ __forceinline__ void stage_queries(unsigned char* tile, const Operand
     }
 }
 
-// Begins to copy the tile of positions from `start`; rows[i] is where run i lies in the cache.
-template <typename Kv, int D>
-__device__ __forceinline__ void copy_tile(unsigned char* tile, const Kv* cache, const uint32_t* rows, uint32_t start,
-                                          uint32_t first, uint32_t end) {
-    using Shape = Prefill<Kv, D>;
-    using T = Tile<Kv, D>;
-#pragma unroll 4
-    for (uint32_t i = threadIdx.x; i < Shape::TILE * T::PIECES; i += Shape::THREADS) {
-        const uint32_t r = i / T::PIECES, piece = i % T::PIECES;
-        const bool valid = start + r >= first && start + r < end;
-        const unsigned char* from = reinterpret_cast<const unsigned char*>(cache) +
-                                    (static_cast<size_t>(rows[r / RUN]) + r % RUN) * T::ROW_BYTES + piece * 16;
-        cp_async_16(tile + T::offset(r, piece), from, valid);
-    }
-}
-
-// By the first threads of the block: where the tile's runs lie. Runs that hold nothing visible are in no block.
-template <typename Kv>
-__device__ __forceinline__ void find_runs(uint32_t* rows, uint32_t runs, const Operands<Kv>& to, const Item& item,
-                                          uint32_t kv_head, uint32_t start, uint32_t first) {
-    if (threadIdx.x < runs) {
-        const uint32_t position = start + threadIdx.x * RUN;
-        const bool visible = position + RUN > first && position < item.end;
-        rows[threadIdx.x] = visible ? cache_row(to, item.table, kv_head, position) : 0;
-    }
-}
-
 template <typename Kv, int D> __device__ __forceinline__ void prefill(const Operands<Kv>& to, uint32_t num_items) {
     using Shape = Prefill<Kv, D>;
     constexpr int M = Shape::M, RUNS = Shape::RUNS;
@@ -77,44 +51,53 @@ template <typename Kv, int D> __device__ __forceinline__ void prefill(const Oper
     if (index >= num_items) {
         return;
     }
-    __shared__ uint32_t rows[2][RUNS];
     DYN_SMEM(unsigned char, shared);
     unsigned char* queries = shared;
     unsigned char* keys = queries + Shape::QUERY_BYTES;
     unsigned char* values = keys + Shape::TILE_BYTES;
 
-    const Item item = load_item(to.items, index);
+    // Kept in shared memory, so that what only the end needs takes no registers before it.
+    __shared__ Item kept;
+    if (threadIdx.x == 0) {
+        kept = load_item(to.items, index);
+    }
+    __syncthreads();
+    const Item item = kept;
     const uint32_t first = to.first_visible(item.position), last_first = to.first_visible(item.last_position());
     const uint32_t warp_row = warp_id() * M * 16;
     const float log2_scale = to.log2_scale();
 
-    find_runs(rows[0], RUNS, to, item, kv_head, item.begin, first);
-    stage_queries<Kv, D>(queries, to, item, kv_head);
-    __syncthreads();
-    copy_tile<Kv, D>(keys, to.k, rows[0], item.begin, first, item.end);
-    cp_async_commit();
+    // A warp copies one of a tile's runs of positions. Those that hold nothing visible are in no block.
+    static_assert(Shape::WARPS == RUNS);
+    const uint32_t run_at = warp_id() * RUN;
+    const auto find_row = [&](uint32_t start) {
+        const uint32_t position = start + run_at;
+        return position + RUN > first && position < item.end ? cache_row(to, item.table, kv_head, position) : 0;
+    };
+    const auto copy = [&](unsigned char* tile, const Kv* cache, uint32_t row, uint32_t start) {
+        copy_run<Kv, D>(tile + run_at * Tile<Kv, D>::ROW_BYTES, cache, row, start + run_at, first, item.end);
+        cp_async_commit();
+    };
 
+    uint32_t row = find_row(item.begin);
+    copy(keys, to.k, row, item.begin);
+    stage_queries<Kv, D>(queries, to, item, kv_head);
     const auto query = [&](uint32_t(&a)[4], int m, int step) {
         const uint32_t row = warp_row + 16 * m + lane_id() % 16;
         ldmatrix_x4(a, queries + Tile<bf16, D>::offset(row, 2 * step + lane_id() / 16));
     };
     Softmax<Kv, D, M> softmax;
     softmax.clear();
-    uint32_t turn = 0;
-    for (uint32_t start = item.begin; start < item.end; start += TILE, turn ^= 1) {
+    for (uint32_t start = item.begin; start < item.end; start += TILE) {
         cp_async_wait<0>();
         __syncthreads();  // The tile's keys are there, and all warps are done with the values before.
-        copy_tile<Kv, D>(values, to.v, rows[turn], start, first, item.end);
-        cp_async_commit();
-        find_runs(rows[turn ^ 1], RUNS, to, item, kv_head, start + TILE, first);
+        copy(values, to.v, row, start);
+        row = find_row(start + TILE);
         Fragment<M, 2 * RUNS> scores;
         multiply_keys<Kv, D, M, RUNS>(scores, keys, query);
         cp_async_wait<0>();
         __syncthreads();  // Its values are there, and all warps are done with the keys.
-        if (start + TILE < item.end) {
-            copy_tile<Kv, D>(keys, to.k, rows[turn ^ 1], start + TILE, first, item.end);
-        }
-        cp_async_commit();
+        copy(keys, to.k, row, start + TILE);
         if (to.softcap > 0) {
             cap(scores, to.scale / to.softcap);
         }
@@ -128,8 +111,7 @@ template <typename Kv, int D> __device__ __forceinline__ void prefill(const Oper
     auto& parts = *reinterpret_cast<typename Shape::Parts*>(shared);
     parts.store(0, warp_row, softmax, log2_scale);
     __syncthreads();
-    // Loaded again, so that what only the end needs takes no registers before it.
-    finish<D, Shape::ROWS, 1, Shape::THREADS>(to, load_item(to.items, index), kv_head, parts);
+    finish<D, Shape::ROWS, 1, Shape::THREADS>(to, kept, kv_head, parts);
 }
 
 }  // namespace attention

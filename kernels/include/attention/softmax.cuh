@@ -77,14 +77,17 @@ __device__ __forceinline__ void mask(Fragment<M, N>& scores, const Operands<Kv>&
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const uint32_t position = item.position + (row + 16 * m + 8 * half + lane / 4) / group;
-            const uint32_t first = to.first_visible(position);
+            // Relative to this lane's first column.
+            const int base = static_cast<int>(start + 2 * (lane % 4));
+            const int first = static_cast<int>(to.first_visible(position)) - base;
+            const int last = static_cast<int>(position) - base;
 #pragma unroll
             for (int n = 0; n < N; n++) {
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    const uint32_t at = start + 8 * n + 2 * (lane % 4) + e;
+                    const int at = 8 * n + e;
                     float& score = scores[m][n][2 * half + e];
-                    score = at < first || at > position ? -INFINITY : score;
+                    score = at < first || at > last ? -INFINITY : score;
                 }
             }
         }

@@ -7,11 +7,13 @@ struct alignas(16) Vec16 {
 };
 
 __device__ __forceinline__ Vec16 load16(const void* from) {
+    DEVICE_ASSERT(reinterpret_cast<uintptr_t>(from) % 16 == 0, "16-byte loads need an address that is a multiple of 16");
     const uint4 v = *static_cast<const uint4*>(from);
     return {{v.x, v.y, v.z, v.w}};
 }
 
 __device__ __forceinline__ void store16(void* to, const Vec16& v) {
+    DEVICE_ASSERT(reinterpret_cast<uintptr_t>(to) % 16 == 0, "16-byte stores need an address that is a multiple of 16");
     *static_cast<uint4*>(to) = make_uint4(v.words[0], v.words[1], v.words[2], v.words[3]);
 }
 
