@@ -6,6 +6,7 @@
 mod candle;
 mod edges;
 mod kernels;
+mod pack;
 mod portable;
 mod ptxas;
 mod tidy;
@@ -22,7 +23,8 @@ cargo xtask ci       fmt, clippy, tidy and tests, as CI runs them
 cargo xtask golden   make tests/golden anew (python3; installs torch and transformers into target/golden-venv)
 cargo xtask cuda-toolkit [--env]   find nvcc, or assemble it from PyPI in target/cuda-toolkit; print where it is
 cargo xtask kernels                    compile every CUDA kernel for each architecture; fail on register spills
-cargo xtask cuda-build [--release]     build plimsoll with CUDA, without a GPU, as target/cuda-portable/*/plimsoll";
+cargo xtask cuda-build [--release]     build plimsoll with CUDA, without a GPU, as target/cuda-portable/*/plimsoll
+cargo xtask gpu-check                  pack target/gpu-check, which checks and measures this tree on a GPU host";
 
 fn main() -> ExitCode {
     match chore(&root()) {
@@ -41,6 +43,7 @@ fn chore(root: &Path) -> Result<()> {
         Some("ci") => run("bash", &[".ci/run"], root),
         Some("golden") => golden(root),
         Some("kernels") => kernels::run(root, &arguments),
+        Some("gpu-check") => pack::run(root, &arguments),
         Some("cuda-build") => portable::run(root, &arguments),
         Some("cuda-toolkit") => toolkit::run(root, &arguments),
         Some("help" | "--help" | "-h") | None => {
