@@ -7,9 +7,9 @@ use anyhow::Result;
 use cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
 use cudarc::driver::CudaSlice;
 use half::bf16;
-use plimsoll_gpu_check::results::{Row, measured};
+use plimsoll_gpu_check::results::{Row, measured, row};
 use plimsoll_kernel_checks::Random;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::clock;
 use crate::gpu::Gpu;
@@ -49,20 +49,16 @@ impl Ceilings {
     pub(crate) fn rates(self, bytes: u64, flops: u64, seconds: f64) -> Row {
         let (bytes, flops) = (bytes as f64 / seconds, flops as f64 / seconds);
         let share = |rate: f64, ceiling: Option<f64>| ceiling.map(|ceiling| json!(rate / ceiling));
-        let mut row = row(json!({"us": seconds * 1e6, "GB/s": bytes * 1e-9}));
-        row.extend(share(bytes, self.copy_bytes_per_s).map(|share| ("of copy".to_owned(), share)));
+        let mut row = row(json!({"us": seconds * 1e6}));
+        if bytes > 0.0 {
+            row.insert("GB/s".to_owned(), json!(bytes * 1e-9));
+            row.extend(share(bytes, self.copy_bytes_per_s).map(|share| ("of copy".to_owned(), share)));
+        }
         if flops > 0.0 {
             row.insert("TFLOP/s".to_owned(), json!(flops * 1e-12));
             row.extend(share(flops, self.matrix_flops_per_s).map(|share| ("of matrix".to_owned(), share)));
         }
         row
-    }
-}
-
-fn row(value: Value) -> Row {
-    match value {
-        Value::Object(row) => row,
-        _ => Row::new(),
     }
 }
 

@@ -4,6 +4,10 @@
 //! This library is what of it needs no GPU; the program `gpu-check`, which is built with CUDA alone, adds the rest. It
 //! must never be needed to build or serve.
 
+pub mod drive;
+pub mod golden;
+pub mod model;
 pub mod results;
+pub mod serving;
 pub mod supervise;
 pub mod table;

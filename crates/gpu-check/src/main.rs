@@ -6,7 +6,10 @@
 mod ceilings;
 mod checks;
 mod clock;
+mod goldens;
 mod gpu;
+mod models;
+mod serve;
 mod timings;
 mod worker;
 
@@ -43,6 +46,9 @@ enum Arguments {
     },
 }
 
+/// Where the models' shapes are, in the data folder.
+const ARCHITECTURES: &str = "configs/architectures";
+
 #[derive(Args)]
 struct Job {
     part: Part,
@@ -52,6 +58,12 @@ struct Job {
     /// Seconds that the part may take
     #[arg(long)]
     seconds: u64,
+    /// Folder with `configs` and `tests`
+    #[arg(long, default_value = ".")]
+    data: PathBuf,
+    /// Device that the server computes on
+    #[arg(long, default_value = "cuda:0")]
+    device: String,
     /// Seed of the random inputs [default: the clock's]
     #[arg(long)]
     seed: Option<u64>,
@@ -63,26 +75,36 @@ enum Part {
     Ceilings,
     /// Every kernel against its oracle, with fresh random inputs
     Checks,
+    /// Tiny models against recorded logits
+    Golden,
     /// Every kernel's time at the shapes of real models
     Timings,
+    /// Whole models' steps, with random weights
+    Models,
+    /// The server under load
+    Serve,
 }
 
-const PARTS: &[Part] = &[Part::Ceilings, Part::Checks, Part::Timings];
+const PARTS: &[Part] = &[Part::Ceilings, Part::Checks, Part::Golden, Part::Timings, Part::Models, Part::Serve];
 
 impl Part {
     fn name(self) -> &'static str {
         match self {
             Self::Ceilings => "ceilings",
             Self::Checks => "checks",
+            Self::Golden => "golden",
             Self::Timings => "timings",
+            Self::Models => "models",
+            Self::Serve => "serve",
         }
     }
 
     /// How long one item may take before its process is taken to hang.
     fn patience(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Ceilings | Self::Timings => 40,
             Self::Checks => 20,
+            Self::Ceilings | Self::Golden | Self::Timings => 40,
+            Self::Models | Self::Serve => 90,
         })
     }
 }
@@ -103,19 +125,22 @@ fn run(arguments: Arguments) -> Result<bool> {
     match arguments {
         Arguments::Run(job) => run_part(&job),
         Arguments::Worker { job, from } => {
-            worker::run(items(&job), from)?;
+            worker::run(items(&job)?, from)?;
             Ok(true)
         }
         Arguments::Table { out } => print_tables(&out),
     }
 }
 
-fn items(job: &Job) -> Vec<worker::Item> {
-    match job.part {
+fn items(job: &Job) -> Result<Vec<worker::Item>> {
+    Ok(match job.part {
         Part::Ceilings => ceilings::items(),
         Part::Checks => checks::items(job.seed.unwrap_or(0)),
+        Part::Golden => goldens::items(&job.data.join("tests/golden"))?,
         Part::Timings => timings::items(&job.out),
-    }
+        Part::Models => models::items(&job.data.join(ARCHITECTURES), &job.out),
+        Part::Serve => Vec::new(), // has no worker: the server is its process
+    })
 }
 
 fn run_part(job: &Job) -> Result<bool> {
@@ -128,12 +153,17 @@ fn run_part(job: &Job) -> Result<bool> {
     let program = std::env::current_exe().context("where is this program?")?;
     let command = |from: usize| {
         let mut worker = Command::new(&program);
-        worker.arg("worker").arg(job.part.name()).arg("--out").arg(&job.out);
+        worker.arg("worker").arg(job.part.name()).arg("--out").arg(&job.out).arg("--data").arg(&job.data);
         worker.args(["--seconds", &job.seconds.to_string(), "--seed", &seed.to_string(), "--from", &from.to_string()]);
         worker
     };
     let limits = Limits { patience: job.part.patience(), until: Instant::now() + Duration::from_secs(job.seconds) };
-    let all = supervise::run(command, limits, |row| results.push(row))?;
+    let all = match job.part {
+        Part::Serve => {
+            serve::run(&serve::program()?, &job.device, &job.data.join(ARCHITECTURES), limits.until, &mut results)?
+        }
+        _ => supervise::run(command, limits, |row| results.push(row))?,
+    };
     print!("{}", rendered(job.part, results.rows()));
     if !all {
         println!("  the part's {} s were over before its items", job.seconds);
@@ -161,6 +191,6 @@ fn print_tables(folder: &Path) -> Result<bool> {
 fn rendered(part: Part, rows: &[results::Row]) -> String {
     match part {
         Part::Checks => table::render_grouped(part.name(), rows),
-        Part::Ceilings | Part::Timings => table::render(part.name(), rows),
+        _ => table::render(part.name(), rows),
     }
 }

@@ -9,6 +9,14 @@ use serde_json::{Map, Value, json};
 /// One line of a part: `name`, `outcome` ("ok", or what was wrong), and what was measured.
 pub type Row = Map<String, Value>;
 
+/// A row of a JSON object; of nothing else.
+pub fn row(object: Value) -> Row {
+    match object {
+        Value::Object(row) => row,
+        _ => Row::new(),
+    }
+}
+
 /// The rows of one part, on disk after each.
 pub struct Results {
     path: PathBuf,
@@ -39,6 +47,11 @@ impl Results {
         let beside = self.path.with_extension("part");
         fs::write(&beside, format!("{whole:#}\n")).with_context(|| format!("cannot write {}", beside.display()))?;
         fs::rename(&beside, &self.path).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Where the file is.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     pub fn rows(&self) -> &[Row] {
@@ -81,10 +94,6 @@ pub fn is_ok(row: &Row) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn row(value: Value) -> Row {
-        value.as_object().cloned().unwrap()
-    }
 
     #[test]
     fn what_was_pushed_is_on_disk() {

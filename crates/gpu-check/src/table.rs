@@ -108,13 +108,13 @@ mod tests {
     #[test]
     fn a_table_aligns_and_tells_what_failed() {
         let rows = rows(json!([
-            {"name": "rms_norm/1x4096", "outcome": "ok", "us": 3.14159, "GB/s": 1234.56},
+            {"name": "rms_norm/1x4096", "outcome": "ok", "us": 2.71439, "GB/s": 1234.56},
             {"name": "copy", "outcome": "ok", "us": 12, "share": 0.5},
             {"name": "gone", "outcome": "hung for 20 s"},
         ]));
         let expected = "timings: 2 ok, 1 failed\n\
                         \x20 name                us  GB/s  share\n\
-                        \x20 rms_norm/1x4096  3.142  1235\n\
+                        \x20 rms_norm/1x4096  2.714  1235\n\
                         \x20 copy                12        0.500\n\
                         \x20 FAILED gone: hung for 20 s\n";
         assert_eq!(render("timings", &rows), expected);
