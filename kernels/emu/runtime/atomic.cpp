@@ -43,6 +43,7 @@ template <typename T> uint64_t apply(Atomic what, void* at, uint64_t operand, ui
     std::memcpy(&before, at, sizeof(T));
     const T now = after(what, before, of_bits<T>(operand), of_bits<T>(compare));
     std::memcpy(at, &now, sizeof(T));
+    if (std::memcmp(&before, &now, sizeof(T)) == 0) launch.nothing_changed(from);
     launch.maybe_yield();
     return bits_of(before);
 }

@@ -29,6 +29,7 @@ void volatile_read(const void* at, size_t bytes, const void* instruction) {
     if (!launch || !launch->running) return;
     emu::check_volatile_read(at, bytes, instruction);
     launch->races.acquired(reinterpret_cast<uintptr_t>(at));
+    launch->nothing_changed(instruction);
     launch->maybe_yield();
 }
 

@@ -110,6 +110,8 @@ public:
     void wake(Thread& thread);
     void maybe_yield();
     void made_progress() { spins_ = 0; }
+    // A look at memory that others may change: too many in a row are a deadlock.
+    void nothing_changed(const void* at);
     [[noreturn]] void fault(const std::string& problem, const void* at);
     uint32_t live_lanes(unsigned warp) const { return live_[warp]; }
 
