@@ -4,6 +4,8 @@
 
 #include <cstdio>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <string>
 
 #include "launch.h"
@@ -52,7 +54,7 @@ std::string short_name(const std::string& path) {
     return at == std::string::npos ? path : path.substr(at + 1);
 }
 
-std::string source_line(const void* at) {
+static std::string look_up(const void* at) {
     // A return address is that of the instruction after the call.
     Found found{reinterpret_cast<uintptr_t>(at) - 1, 0, {}};
     std::string line;
@@ -69,6 +71,14 @@ std::string source_line(const void* at) {
     char address[32];
     std::snprintf(address, sizeof address, "0x%zx", static_cast<size_t>(found.offset));
     return std::string("instruction ") + address;
+}
+
+std::string source_line(const void* at) {
+    static std::mutex guard;
+    static std::map<const void*, std::string> known;
+    std::lock_guard<std::mutex> lock(guard);
+    const auto found = known.find(at);
+    return found != known.end() ? found->second : known[at] = look_up(at);
 }
 
 }  // namespace emu
