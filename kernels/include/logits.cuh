@@ -65,8 +65,8 @@ __device__ __forceinline__ float logit_of_key(uint64_t key) {
 
 __device__ __forceinline__ uint32_t token_of_key(uint64_t key) { return ~static_cast<uint32_t>(key); }
 
-// A token and what it is chosen by.
-template <typename T> struct Choice {
+// A token and what it is chosen by. Aligned, to be moved as a whole.
+template <typename T> struct alignas(2 * sizeof(T)) Choice {
     T value;
     uint32_t token;
 };

@@ -15,7 +15,7 @@ constexpr uint32_t LISTED = 2048;
 constexpr float MASS_UNITS = 0x1p44f;
 
 // Tokens and their probability mass.
-struct Tally {
+struct alignas(16) Tally {
     uint64_t mass;
     uint32_t count;
 

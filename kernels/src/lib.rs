@@ -18,5 +18,6 @@ pub mod logits;
 mod operands;
 pub mod rms_norm;
 pub mod rope_kv_write;
+pub mod sample;
 
 pub use launch::{Arg, DevicePtr, Launch, LaunchError, Queue};

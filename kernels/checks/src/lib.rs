@@ -14,6 +14,9 @@ mod logits;
 mod random;
 mod rms_norm;
 mod rope_kv_write;
+mod sample;
+mod sample_model;
+mod sample_run;
 
 pub use device::{TestDevice, poisoned};
 pub use random::Random;
@@ -62,6 +65,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(gemv::cases());
     cases.extend(logits::cases());
     cases.extend(rms_norm::cases());
+    cases.extend(sample::cases());
     cases.extend(rope_kv_write::cases());
     cases
 }
@@ -77,6 +81,7 @@ pub fn timings() -> Vec<Timing> {
     timings.extend(gemv::timings());
     timings.extend(logits::timings());
     timings.extend(rms_norm::timings());
+    timings.extend(sample::timings());
     timings.extend(rope_kv_write::timings());
     timings
 }
