@@ -1,7 +1,7 @@
 //! Which architectures there are, by the name that config.json's `architectures` gives, and how a model of one is built.
 
 use plimsoll_nn::{Checkpoint, CheckpointError, Model, ModelInfo, Weights};
-use plimsoll_ops::linear::Activations;
+use plimsoll_ops::linear::Placement;
 use serde_json::Value;
 
 use crate::{gemma3, llama, qwen3};
@@ -44,17 +44,17 @@ pub fn find(config: &Value) -> Result<&'static Architecture, CheckpointError> {
     })
 }
 
-/// Loads a whole checkpoint; `progress` is called with the bytes loaded so far and in all.
+/// Loads a whole checkpoint, to be computed with at `placement`; `progress` is called with the bytes loaded so far and in all.
 ///
 /// # Errors
 /// An architecture or config that is not implemented; missing, misshapen or left-over tensors.
 pub fn load(
     checkpoint: &Checkpoint,
-    activations: Activations,
+    placement: impl Into<Placement>,
     progress: impl Fn(u64, u64),
 ) -> Result<Box<dyn Model>, CheckpointError> {
     let architecture = find(checkpoint.config())?;
-    let weights = Weights::new(checkpoint, activations, progress);
+    let weights = Weights::new(checkpoint, placement, progress);
     let model = (architecture.load)(checkpoint.config(), &weights)?;
     weights.finish()?;
     Ok(model)
@@ -68,10 +68,10 @@ pub fn load(
 pub fn load_dummy(
     config: &Value,
     seed: u64,
-    activations: Activations,
+    placement: impl Into<Placement>,
     progress: impl Fn(u64),
 ) -> Result<Box<dyn Model>, CheckpointError> {
-    (find(config)?.load)(config, &Weights::dummy(config, seed, activations, progress)?)
+    (find(config)?.load)(config, &Weights::dummy(config, seed, placement, progress)?)
 }
 
 /// Bytes of the weights that [`load_dummy`] makes, found by a dry run of it.

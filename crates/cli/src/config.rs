@@ -53,8 +53,10 @@ pub(crate) struct Shared {
 pub(crate) struct Engine {
     /// `None`: the model's own, cut to what the KV cache holds.
     pub(crate) max_model_len: Option<u32>,
-    pub(crate) max_num_seqs: u32,
-    pub(crate) max_num_batched_tokens: u32,
+    /// `None`: what suits the device ([`Engine::steps`]).
+    pub(crate) max_num_seqs: Option<u32>,
+    /// As `max_num_seqs`.
+    pub(crate) max_num_batched_tokens: Option<u32>,
     /// `None`: a share of the free memory.
     pub(crate) kv_cache_memory: Option<ByteSize>,
     /// Share of a GPU's free memory that may be used.
@@ -64,6 +66,13 @@ pub(crate) struct Engine {
     pub(crate) prefix_caching: bool,
     pub(crate) scheduling_policy: SchedulingPolicy,
     pub(crate) activations: ActivationsKind,
+}
+
+/// How much a step computes at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Steps {
+    pub(crate) max_num_seqs: u32,
+    pub(crate) max_num_batched_tokens: u32,
 }
 
 /// Who is let in, and for how long.
@@ -188,8 +197,8 @@ impl Engine {
     fn resolve(options: &ServeOptions) -> Result<Self> {
         let engine = Self {
             max_model_len: options.max_model_len,
-            max_num_seqs: options.max_num_seqs.unwrap_or(64),
-            max_num_batched_tokens: options.max_num_batched_tokens.unwrap_or(512),
+            max_num_seqs: options.max_num_seqs,
+            max_num_batched_tokens: options.max_num_batched_tokens,
             kv_cache_memory: options.kv_cache_memory,
             gpu_memory_utilization: options.gpu_memory_utilization.unwrap_or(0.9),
             kv_cache_dtype: options.kv_cache_dtype.unwrap_or(CacheDtype::Auto),
@@ -202,16 +211,27 @@ impl Engine {
         Ok(engine)
     }
 
-    fn check(&self) -> Result<()> {
-        let seqs = self.max_num_seqs;
+    /// How much a step computes at most, on a CPU or on a GPU. What was not asked for follows what was.
+    ///
+    /// # Errors
+    /// Numbers out of range, or that contradict each other.
+    pub(crate) fn steps(&self, on_gpu: bool) -> Result<Steps> {
+        let (usual_seqs, usual_tokens) = if on_gpu { (1024, 8192) } else { (64, 512) };
+        let most_seqs = self.max_num_batched_tokens.unwrap_or(u32::MAX);
+        let seqs = self.max_num_seqs.unwrap_or(most_seqs.min(usual_seqs));
         ensure!((1..=65_536).contains(&seqs), "--max-num-seqs is {seqs}; give 1 to 65536");
-        let tokens = self.max_num_batched_tokens;
+        let tokens = self.max_num_batched_tokens.unwrap_or(seqs.max(usual_tokens));
         ensure!((1..=1 << 20).contains(&tokens), "--max-num-batched-tokens is {tokens}; give 1 to 1048576");
         ensure!(
             tokens >= seqs,
             "--max-num-batched-tokens is {tokens}, fewer than the {seqs} of --max-num-seqs: not every sequence could \
              go on in a step; raise the one or lower the other"
         );
+        Ok(Steps { max_num_seqs: seqs, max_num_batched_tokens: tokens })
+    }
+
+    fn check(&self) -> Result<()> {
+        self.steps(false)?;
         let block = self.block_size;
         ensure!(
             block.is_power_of_two() && (8..=256).contains(&block),
@@ -290,8 +310,8 @@ impl fmt::Display for Config {
             f,
             "max-num-seqs {}, max-num-batched-tokens {}, block-size {}, kv-cache-dtype {:?}, \
              gpu-memory-utilization {}, prefix-caching {}, scheduling-policy {:?}, activations {:?}",
-            engine.max_num_seqs,
-            engine.max_num_batched_tokens,
+            or_auto(engine.max_num_seqs),
+            or_auto(engine.max_num_batched_tokens),
             engine.block_size,
             engine.kv_cache_dtype,
             engine.gpu_memory_utilization,
@@ -312,6 +332,10 @@ impl fmt::Display for Config {
             admission.api_keys.len()
         )
     }
+}
+
+fn or_auto(number: Option<u32>) -> String {
+    number.map_or_else(|| "auto".to_owned(), |number| number.to_string())
 }
 
 #[cfg(test)]
@@ -335,10 +359,25 @@ mod tests {
         let shared = SharedOptions { port: Some(9001), ..with_file("wins", text) };
         let config = Config::resolve(shared, ServeOptions::default()).unwrap();
         assert_eq!(config.shared.address.port(), 9001);
-        assert_eq!(config.engine.max_num_seqs, 8);
+        assert_eq!(config.engine.max_num_seqs, Some(8));
         assert_eq!(config.engine.kv_cache_memory, Some(ByteSize(1 << 30)));
         assert_eq!(config.engine.block_size, 16);
         assert_eq!(config.admission.api_keys, ["k"]);
+    }
+
+    #[test]
+    fn a_step_s_size_follows_the_device_and_what_was_asked_for() {
+        let steps = |seqs, tokens, on_gpu| {
+            let options =
+                ServeOptions { max_num_seqs: seqs, max_num_batched_tokens: tokens, ..ServeOptions::default() };
+            let config = Config::resolve(SharedOptions::default(), options);
+            config.and_then(|config| config.engine.steps(on_gpu)).map(|s| (s.max_num_seqs, s.max_num_batched_tokens))
+        };
+        assert_eq!(steps(None, None, false).unwrap(), (64, 512));
+        assert_eq!(steps(None, None, true).unwrap(), (1024, 8192));
+        assert_eq!(steps(Some(4096), None, false).unwrap(), (4096, 4096));
+        assert_eq!(steps(None, Some(16), true).unwrap(), (16, 16));
+        assert!(steps(Some(9), Some(8), true).unwrap_err().to_string().contains("lower the other"));
     }
 
     #[test]
@@ -371,7 +410,7 @@ mod tests {
         let files = [options[0].to_str().unwrap(), "shapes/tiny.json"];
         let config = resolved(&files, ServeOptions::default()).unwrap();
         assert_eq!(config.model, Model::Dummy("shapes/tiny.json".into()));
-        assert_eq!(config.engine.max_num_seqs, 8);
+        assert_eq!(config.engine.max_num_seqs, Some(8));
         assert!(config.to_string().contains("dummy"), "{config}");
     }
 

@@ -4,9 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use candle_core::Device as TensorDevice;
+use plimsoll_ops::gpu;
 use plimsoll_ops::kv_write::KvDtype;
 use serde::{Deserialize, Serialize};
 
+use crate::bytes::ByteSize;
 use crate::options::CacheDtype;
 
 /// What computes.
@@ -23,31 +26,64 @@ pub(crate) enum Device {
     Null,
 }
 
-/// The device that is meant: never [`Device::Auto`].
+/// The device that computes, ready to.
+#[derive(Clone, Debug)]
+pub(crate) enum Compute {
+    Cpu,
+    Gpu(TensorDevice),
+    Null,
+}
+
+/// The device that is meant. Says in a line which GPU it is; or why it is none, where one could have been meant.
 ///
 /// # Errors
 /// A GPU that this build or this machine cannot use.
-pub(crate) fn choose(wanted: Device) -> Result<Device> {
+pub(crate) fn choose(wanted: Device) -> Result<Compute> {
     match wanted {
-        Device::Auto | Device::Cpu => Ok(Device::Cpu),
-        Device::Null => Ok(Device::Null),
-        Device::Cuda(_) => bail!("--device {wanted}: this build has no CUDA; give --device cpu, or leave it out"),
+        Device::Cpu => Ok(Compute::Cpu),
+        Device::Null => Ok(Compute::Null),
+        Device::Cuda(number) => match gpu::open(number) {
+            Ok(device) => found(number, device),
+            Err(reason) => bail!("--device {wanted}: {reason}; or give --device cpu"),
+        },
+        Device::Auto => match gpu::open(0) {
+            Ok(device) => found(0, device),
+            Err(reason) => {
+                if gpu::IS_BUILT {
+                    println!("computing on the CPU, since there is no GPU to use: {reason}");
+                }
+                Ok(Compute::Cpu)
+            }
+        },
     }
+}
+
+fn found(number: usize, device: TensorDevice) -> Result<Compute> {
+    let info = gpu::info(&device)?;
+    println!(
+        "computing on cuda:{number}, {}: {} of {} free",
+        info.name,
+        ByteSize(info.free_memory),
+        ByteSize(info.total_memory)
+    );
+    Ok(Compute::Gpu(device))
 }
 
 /// The element type of a KV cache on `device`.
 ///
 /// # Errors
 /// A type that the device does not have.
-pub(crate) fn kv_dtype(wanted: CacheDtype, device: Device) -> Result<KvDtype> {
+pub(crate) fn kv_dtype(wanted: CacheDtype, device: &Compute) -> Result<KvDtype> {
     match (wanted, device) {
-        (CacheDtype::Auto, Device::Cuda(_)) => Ok(KvDtype::BF16),
-        (CacheDtype::Auto, _) | (CacheDtype::F16, _) => Ok(KvDtype::F16),
+        (CacheDtype::Auto | CacheDtype::Bf16, Compute::Gpu(_)) => Ok(KvDtype::BF16),
+        (CacheDtype::Fp8, Compute::Gpu(_)) => Ok(KvDtype::Fp8),
+        (CacheDtype::F16 | CacheDtype::F32, Compute::Gpu(_)) => {
+            bail!("--kv-cache-dtype {wanted:?} is not served on a GPU; give bf16 or fp8")
+        }
+        (CacheDtype::Auto | CacheDtype::F16, _) => Ok(KvDtype::F16),
         (CacheDtype::Bf16, _) => Ok(KvDtype::BF16),
         (CacheDtype::F32, _) => Ok(KvDtype::F32),
-        (CacheDtype::Fp8, _) => {
-            bail!("--kv-cache-dtype fp8 needs a GPU, and the device is {device}; give f16, bf16 or f32")
-        }
+        (CacheDtype::Fp8, _) => bail!("--kv-cache-dtype fp8 needs a GPU; give f16, bf16 or f32"),
     }
 }
 
@@ -110,12 +146,13 @@ mod tests {
 
     #[test]
     fn what_a_device_lacks_is_refused_by_its_option() {
-        assert_eq!(choose(Device::Auto).unwrap(), Device::Cpu);
         let refused = choose(Device::Cuda(3)).unwrap_err().to_string();
         assert!(refused.contains("--device cuda:3") && !refused.contains('\n'), "{refused}");
-        assert_eq!(kv_dtype(CacheDtype::Auto, Device::Cpu).unwrap(), KvDtype::F16);
-        assert_eq!(kv_dtype(CacheDtype::Auto, Device::Cuda(0)).unwrap(), KvDtype::BF16);
-        let refused = kv_dtype(CacheDtype::Fp8, Device::Cpu).unwrap_err().to_string();
-        assert!(refused.contains("--kv-cache-dtype fp8") && refused.contains("cpu"), "{refused}");
+        assert_eq!(kv_dtype(CacheDtype::Auto, &Compute::Cpu).unwrap(), KvDtype::F16);
+        let gpu = Compute::Gpu(TensorDevice::Cpu);
+        assert_eq!(kv_dtype(CacheDtype::Auto, &gpu).unwrap(), KvDtype::BF16);
+        assert!(kv_dtype(CacheDtype::F16, &gpu).unwrap_err().to_string().contains("give bf16 or fp8"));
+        let refused = kv_dtype(CacheDtype::Fp8, &Compute::Cpu).unwrap_err().to_string();
+        assert!(refused.contains("--kv-cache-dtype fp8"), "{refused}");
     }
 }

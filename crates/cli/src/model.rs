@@ -6,17 +6,18 @@ use anyhow::{Context, Result};
 use candle_core::Device as TensorDevice;
 use plimsoll_core::{CacheConfig, Executor};
 use plimsoll_nn::{KvCache, ModelInfo};
+use plimsoll_ops::gpu;
 use plimsoll_ops::kv_write::KvDtype;
-use plimsoll_ops::linear::Activations;
-use plimsoll_runner::{MemoryBudget, MemoryError, MemoryLimits, MemoryPlan, Runner, RunnerConfig};
+use plimsoll_ops::linear::{Activations, Placement};
+use plimsoll_runner::{MemoryBudget, MemoryError, MemoryLimits, MemoryPlan, RunnerConfig};
 use plimsoll_server::SamplingDefaults;
 use plimsoll_sim::{NullConfig, NullExecutor};
 use plimsoll_text::Tokenizer;
 
 use crate::bytes::ByteSize;
 use crate::catalogue::{Catalogue, Entry};
-use crate::config::{Config, Engine, Model};
-use crate::device::{self, Device};
+use crate::config::{Config, Engine, Model, Steps};
+use crate::device::{self, Compute};
 use crate::options::ActivationsKind;
 use crate::source::Source;
 use crate::{machine, pull};
@@ -24,6 +25,9 @@ use crate::{machine, pull};
 /// The KV cache takes this share of the free memory, and no more than this, unless told.
 const KV_CACHE_SHARE: u64 = 4;
 const KV_CACHE_MOST: u64 = 2 << 30;
+
+/// Of a GPU's memory, for libraries and captured steps. An estimate.
+const GPU_OVERHEAD: u64 = 512 << 20;
 
 /// A context this short serves nobody: rather refuse to start.
 const SHORTEST_CONTEXT: u32 = 128;
@@ -42,9 +46,9 @@ pub(crate) struct Loaded {
 pub(crate) struct Found {
     pub(crate) name: String,
     place: Where,
-    /// Never [`Device::Auto`].
-    device: Device,
+    compute: Compute,
     kv_dtype: KvDtype,
+    pub(crate) steps: Steps,
 }
 
 enum Where {
@@ -59,8 +63,6 @@ enum Where {
 /// The model is neither a path that exists nor a name of the catalogue, nor a config of one that can be made; or the
 /// device is not there, or cannot do what is asked of it.
 pub(crate) fn find(config: &Config) -> Result<Found> {
-    let device = device::choose(config.shared.device)?;
-    let kv_dtype = device::kv_dtype(config.engine.kv_cache_dtype, device)?;
     let (name, place) = match &config.model {
         Model::Default => named(Catalogue::load()?.default_model()),
         Model::Named(model) if Path::new(model).exists() => {
@@ -70,7 +72,10 @@ pub(crate) fn find(config: &Config) -> Result<Found> {
         Model::Named(model) => named(Catalogue::load()?.find(model)?),
         Model::Dummy(path) => (format!("{}-dummy", name_of(path)), Where::Dummy(Source::dummy(path)?)),
     };
-    Ok(Found { name: config.served_model_name.clone().unwrap_or(name), place, device, kv_dtype })
+    let compute = device::choose(config.shared.device)?;
+    let kv_dtype = device::kv_dtype(config.engine.kv_cache_dtype, &compute)?;
+    let steps = config.engine.steps(matches!(compute, Compute::Gpu(_)))?;
+    Ok(Found { name: config.served_model_name.clone().unwrap_or(name), place, compute, kv_dtype, steps })
 }
 
 fn named(entry: &Entry) -> (String, Where) {
@@ -101,15 +106,10 @@ impl Found {
         };
         let tokenizer = with_template(source.tokenizer()?, config.chat_template.as_deref())?;
         let info = source.info()?;
-        let null = self.device == Device::Null;
-        let weight_bytes = if null { 0 } else { source.weight_bytes()? };
-        let plan = plan(&info, weight_bytes, &config.engine, self.kv_dtype)?;
+        let means = Means { compute: self.compute, kv_dtype: self.kv_dtype, steps: self.steps, engine: &config.engine };
+        let plan = means.plan(&info, means.weight_bytes(&source)?)?;
         println!("{plan}");
-        let executor: Box<dyn Executor> = if null {
-            Box::new(NullExecutor::new(NullConfig { vocab_size: info.vocab_size as u32, ..NullConfig::default() }))
-        } else {
-            Box::new(runner(&source, &info, &plan, &config.engine, self.kv_dtype)?)
-        };
+        let executor = means.executor(&source, &info, &plan)?;
         Ok(Loaded {
             tokenizer,
             executor,
@@ -128,63 +128,121 @@ fn with_template(tokenizer: Tokenizer, file: Option<&Path>) -> Result<Tokenizer>
     tokenizer.with_chat_template(&source).with_context(|| format!("--chat-template {} cannot be used", file.display()))
 }
 
-fn plan(info: &ModelInfo, weight_bytes: u64, engine: &Engine, kv_dtype: KvDtype) -> Result<MemoryPlan> {
-    let context = info.max_position_embeddings as u32;
-    if let Some(len) = engine.max_model_len {
-        anyhow::ensure!(
-            len <= context,
-            "--max-model-len is {len}, but the model was made for {context} tokens at most"
-        );
-    }
-    let available = machine::available_memory();
-    let budget = engine.kv_cache_memory.map_or((available / KV_CACHE_SHARE).min(KV_CACHE_MOST), |size| size.0);
-    let limits = |max_model_len| MemoryLimits {
-        budget: MemoryBudget::KvCache(budget),
-        max_model_len,
-        max_num_seqs: engine.max_num_seqs,
-        max_num_batched_tokens: engine.max_num_batched_tokens,
-        block_size: engine.block_size,
-        steps_in_flight: 1,
-        kv_dtype,
-        activation_bytes: 4,
-        overhead: 0,
-    };
-    let plan = match MemoryPlan::new(info, weight_bytes, &limits(engine.max_model_len.unwrap_or(context))) {
-        // Nobody asked for the whole context: serve what fits.
-        Err(MemoryError::KvCacheTooSmall { fitting_len, .. })
-            if engine.max_model_len.is_none() && fitting_len >= SHORTEST_CONTEXT =>
-        {
-            println!("the KV cache holds {fitting_len} tokens, so requests may be that long (the model: {context})");
-            MemoryPlan::new(info, weight_bytes, &limits(fitting_len))
-        }
-        other => other,
-    }?;
-    let total = plan.total();
-    anyhow::ensure!(
-        total <= available,
-        "this would take {} and there are {} free; choose a smaller model, or lower --kv-cache-memory, \
-         --max-num-seqs or --max-num-batched-tokens\n{plan}",
-        ByteSize(total),
-        ByteSize(available)
-    );
-    Ok(plan)
+/// What a model is loaded with.
+struct Means<'a> {
+    compute: Compute,
+    kv_dtype: KvDtype,
+    steps: Steps,
+    engine: &'a Engine,
 }
 
-fn runner(source: &Source, info: &ModelInfo, plan: &MemoryPlan, engine: &Engine, kv_dtype: KvDtype) -> Result<Runner> {
-    let bar = pull::progress_bar(plan.weights, "loading");
-    let model = source.load(activations(engine.activations), |loaded| bar.set_position(loaded))?;
-    bar.finish_and_clear();
-    let blocks = plan.blocks_per_group();
-    let cache = KvCache::new(info, &blocks, engine.block_size as usize, kv_dtype, &TensorDevice::Cpu)
-        .context("the KV cache could not be allocated; lower --kv-cache-memory")?;
-    let config = RunnerConfig {
-        max_num_batched_tokens: engine.max_num_batched_tokens,
-        max_num_seqs: engine.max_num_seqs,
-        max_model_len: plan.max_model_len,
-        vocab_size: info.vocab_size as u32,
-        cache: plan.cache_config(),
-    };
-    Ok(Runner::new(model, cache, config))
+impl Means<'_> {
+    /// Bytes of the weights where they are computed with: on a GPU all are bf16.
+    fn weight_bytes(&self, source: &Source) -> Result<u64> {
+        match self.compute {
+            Compute::Null => Ok(0),
+            Compute::Cpu => source.weight_bytes(),
+            Compute::Gpu(_) => source.bf16_bytes(),
+        }
+    }
+
+    /// Bytes that may be allocated.
+    fn available(&self) -> Result<u64> {
+        match &self.compute {
+            Compute::Gpu(device) => {
+                Ok((gpu::info(device)?.free_memory as f64 * self.engine.gpu_memory_utilization) as u64)
+            }
+            Compute::Cpu | Compute::Null => Ok(machine::available_memory()),
+        }
+    }
+
+    fn limits(&self, available: u64, max_model_len: u32) -> MemoryLimits {
+        let on_gpu = matches!(self.compute, Compute::Gpu(_));
+        let budget = match self.engine.kv_cache_memory {
+            Some(size) => MemoryBudget::KvCache(size.0),
+            None if on_gpu => MemoryBudget::Total(available),
+            None => MemoryBudget::KvCache((available / KV_CACHE_SHARE).min(KV_CACHE_MOST)),
+        };
+        MemoryLimits {
+            budget,
+            max_model_len,
+            max_num_seqs: self.steps.max_num_seqs,
+            max_num_batched_tokens: self.steps.max_num_batched_tokens,
+            block_size: self.engine.block_size,
+            steps_in_flight: if on_gpu { 2 } else { 1 },
+            kv_dtype: self.kv_dtype,
+            activation_bytes: if on_gpu { 2 } else { 4 },
+            overhead: if on_gpu { GPU_OVERHEAD } else { 0 },
+        }
+    }
+
+    fn plan(&self, info: &ModelInfo, weight_bytes: u64) -> Result<MemoryPlan> {
+        let context = info.max_position_embeddings as u32;
+        if let Some(len) = self.engine.max_model_len {
+            anyhow::ensure!(
+                len <= context,
+                "--max-model-len is {len}, but the model was made for {context} tokens at most"
+            );
+        }
+        let available = self.available()?;
+        let wanted = self.engine.max_model_len.unwrap_or(context);
+        let plan = match MemoryPlan::new(info, weight_bytes, &self.limits(available, wanted)) {
+            // Nobody asked for the whole context: serve what fits.
+            Err(MemoryError::KvCacheTooSmall { fitting_len, .. })
+                if self.engine.max_model_len.is_none() && fitting_len >= SHORTEST_CONTEXT =>
+            {
+                println!(
+                    "the KV cache holds {fitting_len} tokens, so requests may be that long (the model: {context})"
+                );
+                MemoryPlan::new(info, weight_bytes, &self.limits(available, fitting_len))
+            }
+            other => other,
+        }?;
+        let total = plan.total();
+        anyhow::ensure!(
+            total <= available,
+            "this would take {} and {} may be used; choose a smaller model, or lower --kv-cache-memory, \
+             --max-num-seqs or --max-num-batched-tokens\n{plan}",
+            ByteSize(total),
+            ByteSize(available)
+        );
+        Ok(plan)
+    }
+
+    /// Loads the weights and makes ready to compute.
+    fn executor(&self, source: &Source, info: &ModelInfo, plan: &MemoryPlan) -> Result<Box<dyn Executor>> {
+        let (placement, device) = match &self.compute {
+            Compute::Cpu => (Placement::Cpu(activations(self.engine.activations)), TensorDevice::Cpu),
+            Compute::Gpu(device) => (Placement::Gpu(device.clone()), device.clone()),
+            Compute::Null => {
+                let vocab_size = info.vocab_size as u32;
+                return Ok(Box::new(NullExecutor::new(NullConfig { vocab_size, ..NullConfig::default() })));
+            }
+        };
+        let bar = pull::progress_bar(plan.weights, "loading");
+        let model = source.load(placement, |loaded| bar.set_position(loaded))?;
+        bar.finish_and_clear();
+        let blocks = plan.blocks_per_group();
+        let cache = KvCache::new(info, &blocks, self.engine.block_size as usize, self.kv_dtype, &device)
+            .context("the KV cache could not be allocated; lower --kv-cache-memory or --gpu-memory-utilization")?;
+        let config = RunnerConfig {
+            max_num_seqs: self.steps.max_num_seqs,
+            max_num_batched_tokens: self.steps.max_num_batched_tokens,
+            max_model_len: plan.max_model_len,
+            vocab_size: info.vocab_size as u32,
+            cache: plan.cache_config(),
+        };
+        let bar = pull::step_bar("capturing decode steps");
+        let told = |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        };
+        let executor = plimsoll_runner::executor(model, cache, info, config, &device, told).context(
+            "the device could not be made ready; lower --gpu-memory-utilization, --max-num-seqs or give --device cpu",
+        )?;
+        bar.finish_and_clear();
+        Ok(executor)
+    }
 }
 
 fn activations(kind: ActivationsKind) -> Activations {

@@ -78,17 +78,18 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_model_len: Option<u32>,
 
-    /// Sequences computed together [default: 64]
+    /// Sequences computed together [default: 64, on a GPU 1024]
     #[arg(long, env = "PLIMSOLL_MAX_NUM_SEQS", value_name = "N", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_num_seqs: Option<u32>,
 
-    /// Tokens computed in one step; long prompts are cut into chunks of this [default: 512]
+    /// Tokens computed in one step; long prompts are cut into chunks of this [default: 512, on a GPU 8192]
     #[arg(long, env = "PLIMSOLL_MAX_NUM_BATCHED_TOKENS", value_name = "TOKENS", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_num_batched_tokens: Option<u32>,
 
-    /// Memory for the KV cache, for instance `2GiB` [default: a quarter of the free memory, 2GiB at most]
+    /// Memory for the KV cache, for instance `2GiB` [default: a quarter of the free memory, 2GiB at most; on a GPU what
+    /// --gpu-memory-utilization leaves]
     #[arg(long, env = "PLIMSOLL_KV_CACHE_MEMORY", value_name = "SIZE", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kv_cache_memory: Option<ByteSize>,

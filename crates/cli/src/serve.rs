@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::child::READY;
-use crate::config::Config;
+use crate::config::{Config, Steps};
 use crate::model::{self, Found, Loaded};
 use crate::options::SchedulingPolicy;
 
@@ -26,7 +26,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let address = listener.local_addr()?;
     println!("listening on http://{address}; loading {}", found.name);
 
-    let state = ServerState::new(server_config(&config));
+    let state = ServerState::new(server_config(&config, found.steps));
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(plimsoll_server::serve(listener, state.clone(), async {
         stopped.await.ok();
@@ -71,22 +71,22 @@ struct Serving {
 }
 
 async fn load(found: Found, config: Config, state: ServerState) -> Result<Serving> {
-    let name = found.name.clone();
+    let (name, steps) = (found.name.clone(), found.steps);
     let (loaded, config) = tokio::task::spawn_blocking(move || found.load(&config).map(|loaded| (loaded, config)))
         .await
         .context("loading failed")??;
     let Loaded { tokenizer, executor, cache, max_model_len, vocab_size, defaults } = loaded;
     let scheduler = Scheduler::new(SchedulerConfig {
         cache,
-        max_num_seqs: config.engine.max_num_seqs,
-        max_num_batched_tokens: config.engine.max_num_batched_tokens,
+        max_num_seqs: steps.max_num_seqs,
+        max_num_batched_tokens: steps.max_num_batched_tokens,
         max_model_len,
-        max_waiting: waiting_limits(&config, max_model_len),
+        max_waiting: waiting_limits(&config, steps, max_model_len),
         policy: policy(config.engine.scheduling_policy),
         prefix_caching: config.engine.prefix_caching,
     })?;
     let engine_config = EngineConfig {
-        max_requests: max_sequences(&config),
+        max_requests: max_sequences(&config, steps),
         max_queued_tokens: config.admission.max_queued_tokens,
         vocab_size,
         ..EngineConfig::default()
@@ -106,14 +106,14 @@ async fn load(found: Found, config: Config, state: ServerState) -> Result<Servin
 }
 
 /// Sequences inside at most: those that run, and those that may wait.
-fn max_sequences(config: &Config) -> usize {
-    config.engine.max_num_seqs as usize + config.admission.max_queued_requests as usize
+fn max_sequences(config: &Config, steps: Steps) -> usize {
+    steps.max_num_seqs as usize + config.admission.max_queued_requests as usize
 }
 
 /// The door is the server's; the scheduler's own bounds are never the tighter ones.
-fn waiting_limits(config: &Config, max_model_len: u32) -> WaitingLimits {
+fn waiting_limits(config: &Config, steps: Steps, max_model_len: u32) -> WaitingLimits {
     let prompt_tokens = config.admission.max_queued_tokens.saturating_add(u64::from(max_model_len));
-    WaitingLimits { requests: max_sequences(config) as u32, prompt_tokens }
+    WaitingLimits { requests: max_sequences(config, steps) as u32, prompt_tokens }
 }
 
 fn policy(policy: SchedulingPolicy) -> Policy {
@@ -124,12 +124,12 @@ fn policy(policy: SchedulingPolicy) -> Policy {
     }
 }
 
-fn server_config(config: &Config) -> ServerConfig {
+fn server_config(config: &Config, steps: Steps) -> ServerConfig {
     let admission = &config.admission;
     ServerConfig {
         api_keys: admission.api_keys.clone(),
         allowed_hosts: admission.allowed_hosts.clone(),
-        max_sequences: max_sequences(config),
+        max_sequences: max_sequences(config, steps),
         max_queued_tokens: admission.max_queued_tokens,
         max_body: admission.max_body.0 as usize,
         max_connections: admission.max_connections,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use plimsoll_nn::{Checkpoint, Model, ModelInfo};
-use plimsoll_ops::linear::Activations;
+use plimsoll_ops::linear::Placement;
 use plimsoll_server::SamplingDefaults;
 use plimsoll_text::Tokenizer;
 use serde_json::Value;
@@ -69,16 +69,27 @@ impl Source {
         }
     }
 
+    /// Bytes of the weights as bf16.
+    ///
+    /// # Errors
+    /// A config that is not implemented.
+    pub(crate) fn bf16_bytes(&self) -> Result<u64> {
+        let mut config = match self {
+            Self::Checkpoint(checkpoint) => checkpoint.config().clone(),
+            Self::Dummy(config) => config.clone(),
+        };
+        config["dtype"] = "bfloat16".into();
+        Ok(plimsoll_models::dummy_bytes(&config)?)
+    }
+
     /// Reads or makes the weights; `progress` is told the bytes so far.
     ///
     /// # Errors
     /// A checkpoint that does not fit its config.
-    pub(crate) fn load(&self, activations: Activations, progress: impl Fn(u64)) -> Result<Box<dyn Model>> {
+    pub(crate) fn load(&self, placement: Placement, progress: impl Fn(u64)) -> Result<Box<dyn Model>> {
         Ok(match self {
-            Self::Checkpoint(checkpoint) => {
-                plimsoll_models::load(checkpoint, activations, |loaded, _| progress(loaded))
-            }
-            Self::Dummy(config) => plimsoll_models::load_dummy(config, DUMMY_SEED, activations, progress),
+            Self::Checkpoint(checkpoint) => plimsoll_models::load(checkpoint, placement, |loaded, _| progress(loaded)),
+            Self::Dummy(config) => plimsoll_models::load_dummy(config, DUMMY_SEED, placement, progress),
         }?)
     }
 

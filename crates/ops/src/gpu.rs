@@ -1,5 +1,8 @@
 //! Opening a GPU, and asking it what it has. In a build without CUDA there is none, and each answer says so.
 
+/// Whether this build can use a GPU at all.
+pub const IS_BUILT: bool = cfg!(feature = "cuda");
+
 /// Why there is no GPU to use: one line that says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

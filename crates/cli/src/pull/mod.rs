@@ -154,9 +154,17 @@ fn sha256(path: &Path) -> Result<String> {
 
 /// A bar over `bytes` bytes, drawn on standard error where that is a terminal.
 pub(crate) fn progress_bar(bytes: u64, what: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("  {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    let bar = ProgressBar::new(bytes).with_message(what.to_owned());
-    match style {
+    styled(bytes, what, "  {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+}
+
+/// A bar for work in steps.
+pub(crate) fn step_bar(what: &str) -> ProgressBar {
+    styled(0, what, "  {msg} {wide_bar} {pos}/{len} {eta}")
+}
+
+fn styled(length: u64, what: &str, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length).with_message(what.to_owned());
+    match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
