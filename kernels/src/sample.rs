@@ -18,6 +18,12 @@
 //! * `logprobs`: f32 `[count]`, and `top_ids` u32, `top_logprobs` f32 `[count, 20]`, likeliest first, then `u32::MAX` and
 //!   negative infinity: written for rows that ask for them.
 //!
+//! # Where it may differ from the CPU
+//! Both keep the same tokens except where a sum of probabilities lies within rounding (1e-6 of the whole) of `top_p`, or a
+//! weight of `min_p`; and where temperatures are so high that different logits have the same weight in f32, the CPU's
+//! `top_p` takes the lower ids first, the device the larger logits. Draws use other noise than the CPU's, and so give
+//! other tokens of the same distribution. Log probabilities agree to 1e-5.
+//!
 //! A skipped row ([`SampleRow::SKIPPED`]) writes nothing.
 
 use crate::operands::require;
