@@ -75,6 +75,29 @@ pub fn synchronize(device: &Device) -> Result<()> {
     Cuda::of(device)?.stream().synchronize().map_err(driver_error)
 }
 
+/// Whether an operation failed for want of the GPU's memory, and nothing else is wrong.
+pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
+    let text = format!("{error:?}");
+    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"].iter().any(|name| text.contains(name))
+}
+
+/// Gives memory that nothing uses back to the system, so that it can be had in other pieces.
+///
+/// # Errors
+/// The driver fails.
+pub fn give_back_free_memory(device: &Device) -> Result<()> {
+    synchronize(device)?;
+    let cuda = Cuda::of(device)?;
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: the device is open, and all its work is done.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&mut pool, cuda.stream().context().cu_device())
+            .result()
+            .and_then(|()| sys::cuMemPoolTrimTo(pool, 0).result())
+    }
+    .map_err(driver_error)
+}
+
 impl Cuda {
     fn new(device: CudaDevice) -> Result<Self> {
         // SAFETY: all work on this device goes through its one stream, so nothing needs the events. Captured launches
@@ -135,8 +158,12 @@ impl Cuda {
     /// # Errors
     /// The GPU is out of memory.
     pub(crate) fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let (shape, device) = (shape.into(), Device::Cuda(self.device.clone()));
+        // The driver has no allocations of nothing.
+        let held = if shape.elem_count() == 0 { Shape::from(1) } else { shape.clone() };
         // SAFETY: each op that asks for one writes all of it, which the kernels' checks look at.
-        unsafe { Tensor::empty(shape, dtype, &Device::Cuda(self.device.clone())) }
+        let tensor = unsafe { Tensor::empty(held, dtype, &device) }?;
+        if shape.elem_count() == 0 { tensor.narrow(0, 0, 0)?.reshape(shape) } else { Ok(tensor) }
     }
 }
 

@@ -44,15 +44,11 @@ impl CapturedStep {
         let device = shared.last_tokens.device().clone();
         let layout = StepLayout::new(&sizes);
         let inputs = empty(&device, layout.words(), DType::U32)?;
-        let (on_device, groups) = layout.view(&inputs, shared)?;
         let mut batch = ForwardBatch::of_padding(sizes.groups.len());
         let mut words = PinnedWords::new(&device, layout.words())?;
         layout.write(&batch, plans, words.as_mut_slice())?;
         words.upload(0..layout.words(), &inputs)?;
-        batch.on_device = Some(on_device);
-        for (group, tensors) in batch.groups.iter_mut().zip(groups) {
-            group.on_device = Some(tensors);
-        }
+        layout.attach(&mut batch, &inputs, shared, 0)?;
         model.forward(&batch, cache)?;
         synchronize(&device)?;
         let (graph, logits) = record(&device, || model.forward(&batch, cache))?;

@@ -11,7 +11,7 @@ use plimsoll_ops::attention::{GpuPlan, GpuShape, PagedTensors, PlanSize};
 const ALIGNMENT: usize = 64;
 
 /// A slot that nothing is written to, a row that nothing is read from.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 /// Memory of the GPU that all steps use, one after the other.
 pub(super) struct SharedTensors {
@@ -130,29 +130,36 @@ impl StepLayout {
         Ok(copies)
     }
 
-    /// The arrays as views of `buffer`, u32 `[words]`.
+    /// Gives a batch its arrays in the GPU's memory, views of `buffer`, u32 `[words]`. Its logits go to the shared ones'
+    /// row `first_row` on.
     ///
     /// # Errors
-    /// The buffer is too short.
-    pub(super) fn view(&self, buffer: &Tensor, shared: &SharedTensors) -> Result<(StepTensors, Vec<PagedTensors>)> {
+    /// The buffer is too short, or the logits have fewer rows.
+    pub(super) fn attach(
+        &self,
+        batch: &mut ForwardBatch,
+        buffer: &Tensor,
+        shared: &SharedTensors,
+        first_row: usize,
+    ) -> Result<()> {
         let part = |range: &Range<usize>| buffer.narrow(0, range.start, range.len());
-        let step = StepTensors {
+        batch.on_device = Some(StepTensors {
             input_ids: part(&self.input_ids)?,
             last_tokens: shared.last_tokens.clone(),
             positions: part(&self.positions)?,
             logit_rows: part(&self.logit_rows)?,
-            logits: shared.logits.narrow(0, 0, self.logit_rows.len())?,
-        };
-        let groups = self.groups.iter().zip(&shared.shapes).map(|(group, shape)| {
-            Ok(PagedTensors {
-                slot_mapping: part(&group.slot_mapping)?,
-                blocks: part(&group.blocks)?,
-                plan: part(&group.plan)?,
-                size: group.plan_size,
+            logits: shared.logits.narrow(0, first_row, self.logit_rows.len())?,
+        });
+        for ((batch, layout), shape) in batch.groups.iter_mut().zip(&self.groups).zip(&shared.shapes) {
+            batch.on_device = Some(PagedTensors {
+                slot_mapping: part(&layout.slot_mapping)?,
+                blocks: part(&layout.blocks)?,
+                plan: part(&layout.plan)?,
+                size: layout.plan_size,
                 group: shape.group(),
                 workspace: shared.workspace.clone(),
-            })
-        });
-        Ok((step, groups.collect::<Result<_>>()?))
+            });
+        }
+        Ok(())
     }
 }

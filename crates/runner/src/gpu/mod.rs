@@ -7,6 +7,7 @@
 mod buckets;
 mod captured;
 mod layout;
+mod split;
 
 use std::collections::VecDeque;
 
@@ -14,7 +15,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use plimsoll_core::{Executor, ExecutorError, SeqSlot, StepOutput, StepPlan, Ticket};
 use plimsoll_nn::{ForwardBatch, KvCache, Model, ModelInfo};
 use plimsoll_ops::attention::{GpuPlan, GpuShape};
-use plimsoll_ops::gpu::{Mark, PinnedWords, empty};
+use plimsoll_ops::gpu::{self, Mark, PinnedWords};
 use plimsoll_ops::sample::{GpuSampleParams, GpuSampling, SampleResult};
 
 use crate::batch::{self, BatchLimits};
@@ -23,6 +24,7 @@ use crate::slots::{LastToken, Slots};
 use buckets::buckets;
 use captured::CapturedStep;
 use layout::{GroupSizes, SharedTensors, StepLayout, StepSizes};
+use split::split;
 
 /// Steps that are queued at once: one runs, one waits behind it.
 const IN_FLIGHT: usize = 2;
@@ -100,16 +102,29 @@ impl GpuRunner {
             limits,
             shared: SharedTensors {
                 last_tokens: Tensor::zeros(seqs, DType::U32, device)?,
-                logits: empty(device, (seqs, vocab_size as usize), DType::F32)?,
-                workspace: empty(device, workspace.max(1), DType::F32)?,
+                logits: gpu::empty(device, (seqs, vocab_size as usize), DType::F32)?,
+                workspace: gpu::empty(device, workspace.max(1), DType::F32)?,
                 shapes,
             },
             captured: Vec::new(),
             lanes: [Lane::new(device, tokens, seqs)?, Lane::new(device, tokens, seqs)?],
             in_flight: VecDeque::new(),
         };
+        runner.reserve(tokens)?;
         runner.capture(seqs, progress)?;
         Ok(runner)
+    }
+
+    /// Runs a step of the largest size, of padding alone, so that the memory it takes is there when it is needed, and a
+    /// plan that was too hopeful shows now.
+    fn reserve(&mut self, tokens: usize) -> Result<()> {
+        let mut batch = ForwardBatch::of_padding(self.shared.shapes.len());
+        batch.input_ids = vec![0; tokens];
+        batch.positions = vec![0; tokens];
+        batch.groups.iter_mut().for_each(|group| group.slot_mapping = vec![layout::NONE; tokens]);
+        batch.logit_rows = vec![0; self.shared.logits.dim(0)?];
+        self.run_whole(&batch, 0, 0)?;
+        gpu::synchronize(&self.device)
     }
 
     /// Captures the decode steps, the largest first: what it allocates then serves the others.
@@ -141,9 +156,8 @@ impl GpuRunner {
     fn queue(&mut self, plan: &StepPlan) -> std::result::Result<InFlight, StepError> {
         plan.bindings.iter().try_for_each(|binding| self.slots.bind(binding))?;
         let batch = batch::build(plan, &mut self.slots, &self.limits)?;
-        let plans = self.plans(&batch)?;
         let lane = (plan.step % IN_FLIGHT as u64) as usize;
-        let logits = self.forward(plan, batch, &plans, lane)?;
+        let logits = self.forward(plan, batch, lane)?;
         let samplers: Vec<(SeqSlot, u32)> =
             plan.seqs.iter().filter_map(|seq| seq.sample.map(|index| (seq.slot, index))).collect();
         let sampling = if samplers.is_empty() { None } else { Some(self.sample(&samplers, &logits, lane)?) };
@@ -157,26 +171,49 @@ impl GpuRunner {
         self.shared.shapes.iter().zip(&batch.groups).map(|(shape, group)| GpuPlan::new(group, shape)).collect()
     }
 
-    /// Queues the forward pass. The logits may have more rows than there are sequences that sample.
-    fn forward(&mut self, plan: &StepPlan, mut batch: ForwardBatch, plans: &[GpuPlan], lane: usize) -> Result<Tensor> {
-        let needs = sizes(&batch, plans);
-        let inputs = &mut self.lanes[lane].inputs;
+    /// Queues the forward pass; the logits, f32 `[logit_rows, vocab]`, stay valid until the next one.
+    fn forward(&mut self, plan: &StepPlan, batch: ForwardBatch, lane: usize) -> Result<Tensor> {
+        let plans = self.plans(&batch)?;
+        let needs = sizes(&batch, &plans);
         let is_decode = plan.seqs.iter().all(|seq| seq.len == 1 && seq.sample.is_some());
         if is_decode && let Some(step) = self.captured.iter().find(|step| step.fits(&needs)) {
+            let inputs = &mut self.lanes[lane].inputs;
             grow(inputs, step.words(), &self.device)?;
-            return step.replay(&batch, plans, inputs).cloned();
+            return step.replay(&batch, &plans, inputs)?.narrow(0, 0, batch.logit_rows.len());
         }
+        self.run(&batch, 0, lane)?;
+        self.shared.logits.narrow(0, 0, batch.logit_rows.len())
+    }
+
+    /// Queues a batch as it is, its logits to row `first_row` on. Where the GPU's memory does not hold its activations,
+    /// it is run in two parts.
+    fn run(&mut self, batch: &ForwardBatch, first_row: usize, lane: usize) -> Result<()> {
+        let failed = match self.run_whole(batch, first_row, lane) {
+            Err(error) if gpu::is_out_of_memory(&error) => error,
+            other => return other,
+        };
+        let Some((first, last)) = split(batch, batch.input_ids.len() / 2) else { return Err(failed) };
+        gpu::give_back_free_memory(&self.device)?;
+        self.run(&first, first_row, lane)?;
+        // The second part's inputs take the place of the first's in the host's memory.
+        gpu::synchronize(&self.device)?;
+        self.run(&last, first_row + first.logit_rows.len(), lane)
+    }
+
+    fn run_whole(&mut self, batch: &ForwardBatch, first_row: usize, lane: usize) -> Result<()> {
+        let plans = self.plans(batch)?;
+        let mut needs = sizes(batch, &plans);
+        needs.tokens = padded(needs.tokens);
         let layout = StepLayout::new(&needs);
+        let inputs = &mut self.lanes[lane].inputs;
         grow(inputs, layout.words(), &self.device)?;
-        let words = empty(&self.device, layout.words(), DType::U32)?;
-        layout.write(&batch, plans, inputs.as_mut_slice())?;
+        let words = gpu::empty(&self.device, layout.words(), DType::U32)?;
+        layout.write(batch, &plans, inputs.as_mut_slice())?;
         inputs.upload(0..layout.words(), &words)?;
-        let (on_device, groups) = layout.view(&words, &self.shared)?;
-        batch.on_device = Some(on_device);
-        for (group, tensors) in batch.groups.iter_mut().zip(groups) {
-            group.on_device = Some(tensors);
-        }
-        self.model.forward(&batch, &self.cache)
+        let mut batch = batch.clone();
+        layout.attach(&mut batch, &words, &self.shared, first_row)?;
+        self.model.forward(&batch, &self.cache)?;
+        Ok(())
     }
 
     /// Queues the choice of a token for each sampler, and the way of the results to the host.
@@ -187,7 +224,7 @@ impl GpuRunner {
         lane: usize,
     ) -> std::result::Result<GpuSampling, StepError> {
         let expected = [samplers.len(), self.limits.vocab_size as usize];
-        if logits.dims2().map_or(true, |(rows, vocab)| rows < expected[0] || vocab != expected[1]) {
+        if logits.dims() != expected {
             return Err(StepError::LogitsShape { got: logits.dims().to_vec(), expected });
         }
         let mut rows = Vec::with_capacity(samplers.len());
@@ -201,9 +238,9 @@ impl GpuRunner {
         grow(words, sampling.words().len(), &self.device)?;
         grow(results, sampling.result_words(), &self.device)?;
         words.as_mut_slice()[..sampling.words().len()].copy_from_slice(sampling.words());
-        let inputs = empty(&self.device, sampling.words().len(), DType::U32)?;
+        let inputs = gpu::empty(&self.device, sampling.words().len(), DType::U32)?;
         words.upload(0..sampling.words().len(), &inputs)?;
-        let output = sampling.run(&logits.narrow(0, 0, samplers.len())?, &inputs, &self.shared.last_tokens)?;
+        let output = sampling.run(logits, &inputs, &self.shared.last_tokens)?;
         results.download(0, &output)?;
         for &(slot, _) in samplers {
             self.slots.get_mut(slot)?.await_token();
@@ -235,6 +272,11 @@ fn sizes(batch: &ForwardBatch, plans: &[GpuPlan]) -> StepSizes {
         logit_rows: batch.logit_rows.len(),
         groups: batch.groups.iter().zip(plans).map(group).collect(),
     }
+}
+
+/// Tokens that a step is padded to: cuBLASLt chooses an algorithm for each number of rows it meets.
+fn padded(tokens: usize) -> usize {
+    tokens.next_multiple_of(if tokens < 256 { 16 } else { 64 })
 }
 
 /// Makes room for `words` words. What was there is lost.
