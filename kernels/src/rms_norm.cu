@@ -8,8 +8,9 @@
 // Rows: bf16 [rows, hidden], hidden % 8 == 0 and at most 16384. Weights: f32 [hidden]. All arithmetic is in f32; the new
 // residual is rounded to bf16 once, and what is normalised is the rounded value, as a later layer would read it.
 //
-// One block a row, which stays in registers: 4 vectors of 8 a thread. Weights are fetched before the barrier of the sum,
-// so that their latency hides behind it. A row's bits depend on the row alone.
+// One block a row, which stays in registers: 4 vectors of 8 a thread. All loads come before the first use, and weights
+// before the barrier of the sum, so that a single row waits for memory once (twice in sandwich_norm). A row's bits depend
+// on the row alone.
 //
 // Bytes: rows * hidden * 4 (rms_norm) or * 8 (the others), and the weights. Share of the roofline: not measured yet.
 #include "rows.cuh"
@@ -75,16 +76,19 @@ __device__ __forceinline__ void write_normalized(bf16* out, const Vec16 (&row)[H
     });
 }
 
-// residual + addend, rounded, to memory and to `row`.
-__device__ __forceinline__ void add_to_residual(bf16* residual, Vec16& row, float (&addend)[8]) {
-    float old[8];
-    unpack8_bf16(load16(residual), old);
+__device__ __forceinline__ void load_row(Vec16 (&row)[HELD], const bf16* from, uint32_t hidden) {
+    for_each_vector(hidden, [&](int c, uint32_t element) { row[c] = load16(from + element); });
+}
+
+// The sum of two vectors, rounded.
+__device__ __forceinline__ Vec16 add(const Vec16& old, float (&addend)[8]) {
+    float sum[8];
+    unpack8_bf16(old, sum);
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        addend[j] += old[j];
+        sum[j] += addend[j];
     }
-    row = pack8_bf16(addend);
-    store16(residual, row);
+    return pack8_bf16(sum);
 }
 
 extern "C" __global__ void __launch_bounds__(512) rms_norm_bf16(bf16* out, const bf16* x, const float* weight, uint32_t hidden, float eps) {
@@ -92,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(512) rms_norm_bf16(bf16* out, const
     const uint64_t start = static_cast<uint64_t>(blockIdx.x) * hidden;
     Vec16 row[HELD];
     Weights weights;
-    for_each_vector(hidden, [&](int c, uint32_t element) { row[c] = load16(x + start + element); });
+    load_row(row, x + start, hidden);
     load_weights(weights, weight, hidden);
     const float scale = inverse_rms(row, hidden, eps, partials);
     write_normalized(out + start, row, weights, scale, hidden);
@@ -102,13 +106,16 @@ extern "C" __global__ void __launch_bounds__(512) add_rms_norm_bf16(bf16* normed
     __shared__ float partials[MOST_WARPS];
     const uint64_t start = static_cast<uint64_t>(blockIdx.x) * hidden;
     Vec16 row[HELD];
+    Vec16 old[HELD];
     Weights weights;
-    for_each_vector(hidden, [&](int c, uint32_t element) { row[c] = load16(branch + start + element); });
+    load_row(row, branch + start, hidden);
+    load_row(old, residual + start, hidden);
     load_weights(weights, weight, hidden);
     for_each_vector(hidden, [&](int c, uint32_t element) {
         float addend[8];
         unpack8_bf16(row[c], addend);
-        add_to_residual(residual + start + element, row[c], addend);
+        row[c] = add(old[c], addend);
+        store16(residual + start + element, row[c]);
     });
     const float scale = inverse_rms(row, hidden, eps, partials);
     write_normalized(normed + start, row, weights, scale, hidden);
@@ -119,14 +126,17 @@ extern "C" __global__ void __launch_bounds__(512) sandwich_norm_bf16(bf16* norme
     __shared__ float partials[MOST_WARPS];
     const uint64_t start = static_cast<uint64_t>(blockIdx.x) * hidden;
     Vec16 row[HELD];
+    Vec16 old[HELD];
     Weights weights;
-    for_each_vector(hidden, [&](int c, uint32_t element) { row[c] = load16(branch + start + element); });
+    load_row(row, branch + start, hidden);
+    load_row(old, residual + start, hidden);
     load_weights(weights, post, hidden);
     const float branch_scale = inverse_rms(row, hidden, eps, branch_partials);
     for_each_vector(hidden, [&](int c, uint32_t element) {
         float addend[8];
         normalize(row[c], weights, c, branch_scale, addend);
-        add_to_residual(residual + start + element, row[c], addend);
+        row[c] = add(old[c], addend);
+        store16(residual + start + element, row[c]);
     });
     load_weights(weights, weight, hidden);
     const float scale = inverse_rms(row, hidden, eps, partials);
