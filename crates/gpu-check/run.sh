@@ -44,9 +44,10 @@ part() {
 
 part ceilings 30
 part checks 90
-part golden 40
-part timings 90
-part models 130
+part golden 30
+part timings 80
+part models 120
+part dense 20
 part serve "$limit"
 
 ./gpu-check table --out "$out" >"$out/table.txt"

@@ -86,34 +86,45 @@ fn matrix(gpu: &Gpu) -> Result<Row> {
     // SAFETY: written by the product, and never read.
     let mut c: CudaSlice<bf16> = unsafe { gpu.stream.alloc(SIDE * SIDE) }?;
     let blas = CudaBlasLT::new(gpu.stream.clone())?;
-    let product = || {
-        let config = MatmulConfig {
-            transa: true,
-            transb: false,
-            transc: false,
-            m: SIDE as u64,
-            n: SIDE as u64,
-            k: SIDE as u64,
-            alpha: 1.0,
-            lda: SIDE as i64,
-            ldb: SIDE as i64,
-            beta: 0.0,
-            ldc: SIDE as i64,
-            stride_a: None,
-            stride_b: None,
-            stride_c: None,
-            stride_bias: None,
-            batch_size: None,
-        };
-        // SAFETY: three square matrices of that side.
-        Ok(unsafe { blas.matmul(config, &a, &b, &mut c, None, None) }?)
-    };
+    let product = || multiply(&blas, &a, &b, &mut c, [SIDE; 3]);
     let seconds = clock::median(gpu, 3, product)?;
     Ok(row(json!({"TFLOP/s": 2.0 * (SIDE as f64).powi(3) / seconds * 1e-12})))
 }
 
+/// `c [m, n] = b [m, k] a [n, k]^T`, all of them row-major, as a linear layer computes it.
+pub(crate) fn multiply(
+    blas: &CudaBlasLT,
+    a: &CudaSlice<bf16>,
+    b: &CudaSlice<bf16>,
+    c: &mut CudaSlice<bf16>,
+    [m, n, k]: [usize; 3],
+) -> Result<()> {
+    assert!(a.len() >= n * k && b.len() >= m * k && c.len() >= m * n, "operands of {m} x {n} x {k}");
+    // cuBLASLt counts in columns, so its m is the n here.
+    let config = MatmulConfig {
+        transa: true,
+        transb: false,
+        transc: false,
+        m: n as u64,
+        n: m as u64,
+        k: k as u64,
+        alpha: 1.0,
+        lda: k as i64,
+        ldb: k as i64,
+        beta: 0.0,
+        ldc: n as i64,
+        stride_a: None,
+        stride_b: None,
+        stride_c: None,
+        stride_bias: None,
+        batch_size: None,
+    };
+    // SAFETY: the operands have room for what the layouts say.
+    Ok(unsafe { blas.matmul(config, a, b, c, None, None) }?)
+}
+
 /// Random numbers: on zeros a chip is faster than it will be on real data. A million of them, again and again.
-fn noise(gpu: &Gpu, count: usize) -> Result<CudaSlice<bf16>> {
+pub(crate) fn noise(gpu: &Gpu, count: usize) -> Result<CudaSlice<bf16>> {
     const PATTERN: usize = 1 << 20;
     let mut random = Random::new(count as u64);
     let pattern: Vec<bf16> = (0..PATTERN).map(|_| bf16::from_f32(random.normal())).collect();

@@ -1,8 +1,8 @@
 //! Times of GPU work by events on its stream: medians over many repetitions, after a warm-up.
 
 use anyhow::{Context, Result};
+use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, CudaStream};
 use plimsoll_kernel_checks::Run;
 
 use crate::gpu::Gpu;
@@ -33,15 +33,20 @@ pub(crate) fn median(gpu: &Gpu, warm_up: usize, mut work: impl FnMut() -> Result
     Ok(seconds[REPETITIONS / 2])
 }
 
-/// How long one launch takes, in seconds, in a graph that goes round the prepared sets of inputs.
+/// How long one launch takes, in seconds, going round the prepared sets of inputs.
 pub(crate) fn per_launch(gpu: &Gpu, sets: &[Run]) -> Result<f64> {
-    let round = |_: &CudaStream| sets.iter().try_for_each(|run| run(&gpu.queue).map_err(anyhow::Error::from));
-    let eager = median(gpu, 2, || round(&gpu.stream))? / sets.len() as f64;
+    let round = || sets.iter().try_for_each(|run| run(&gpu.queue).map_err(anyhow::Error::from));
+    Ok(replayed(gpu, sets.len(), round)? / sets.len() as f64)
+}
+
+/// How long one `round` of so many launches takes, in seconds, as part of a graph: without what launching costs.
+pub(crate) fn replayed(gpu: &Gpu, launches: usize, round: impl Fn() -> Result<()>) -> Result<f64> {
+    let eager = median(gpu, 2, &round)?;
     let wanted = (LONG_ENOUGH_S / eager.max(1e-9)).ceil() as usize;
-    let rounds = wanted.min(MOST_LAUNCHES).div_ceil(sets.len()).max(1);
-    let graph = capture(gpu, || (0..rounds).try_for_each(|_| round(&gpu.stream)))?;
+    let rounds = wanted.min(MOST_LAUNCHES / launches).max(1);
+    let graph = capture(gpu, || (0..rounds).try_for_each(|_| round()))?;
     let replayed = median(gpu, 2, || Ok(graph.launch()?))?;
-    Ok(replayed / (rounds * sets.len()) as f64)
+    Ok(replayed / rounds as f64)
 }
 
 fn capture(gpu: &Gpu, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {

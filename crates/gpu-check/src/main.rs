@@ -6,6 +6,7 @@
 mod ceilings;
 mod checks;
 mod clock;
+mod dense;
 mod goldens;
 mod gpu;
 mod models;
@@ -79,13 +80,16 @@ enum Part {
     Golden,
     /// Every kernel's time at the shapes of real models
     Timings,
+    /// A layer's matrix products against cuBLASLt alone
+    Dense,
     /// Whole models' steps, with random weights
     Models,
     /// The server under load
     Serve,
 }
 
-const PARTS: &[Part] = &[Part::Ceilings, Part::Checks, Part::Golden, Part::Timings, Part::Models, Part::Serve];
+const PARTS: &[Part] =
+    &[Part::Ceilings, Part::Checks, Part::Golden, Part::Timings, Part::Dense, Part::Models, Part::Serve];
 
 impl Part {
     fn name(self) -> &'static str {
@@ -94,6 +98,7 @@ impl Part {
             Self::Checks => "checks",
             Self::Golden => "golden",
             Self::Timings => "timings",
+            Self::Dense => "dense",
             Self::Models => "models",
             Self::Serve => "serve",
         }
@@ -103,7 +108,7 @@ impl Part {
     fn patience(self) -> Duration {
         Duration::from_secs(match self {
             Self::Checks => 20,
-            Self::Ceilings | Self::Golden | Self::Timings => 40,
+            Self::Ceilings | Self::Golden | Self::Timings | Self::Dense => 40,
             Self::Models | Self::Serve => 90,
         })
     }
@@ -137,6 +142,7 @@ fn items(job: &Job) -> Result<Vec<worker::Item>> {
         Part::Ceilings => ceilings::items(),
         Part::Checks => checks::items(job.seed.unwrap_or(0)),
         Part::Golden => goldens::items(&job.data.join("tests/golden"))?,
+        Part::Dense => dense::items(&job.out),
         Part::Timings => timings::items(&job.out),
         Part::Models => models::items(&job.data.join(ARCHITECTURES), &job.out),
         Part::Serve => Vec::new(), // has no worker: the server is its process

@@ -127,7 +127,8 @@ fn long(gpu: &Gpu, model: &mut Model, ceilings: Ceilings) -> Result<Row> {
     let mut found = ceilings.rates(model.weight_bytes + model.long_kv, 0, step);
     found.insert("tok/s".to_owned(), json!(1.0 / step));
     let mut events = Events { gpu, pairs: Vec::new() };
-    found.extend(events.gap(&model.driver.run(&asks, &mut events)?, 1)?);
+    let timed = model.driver.run(&asks, &mut events)?;
+    found.extend(events.gap(&timed, 1)?);
     found.insert("prefill tok/s".to_owned(), json!(tokens as f64 / seconds));
     for key in ["TFLOP/s", "of matrix"] {
         found.extend(prefill.get(key).map(|value| (key.to_owned(), value.clone())));
@@ -160,7 +161,7 @@ impl Observer for Events<'_> {
 
 impl Events<'_> {
     /// The medians over steady decode steps: the GPU's pause before a step, and its share of pause and step together.
-    fn gap(&mut self, run: &Run, seqs: usize) -> Result<Row> {
+    fn gap(&self, run: &Run, seqs: usize) -> Result<Row> {
         let (mut pauses, mut shares) = (Vec::new(), Vec::new());
         for at in run.steady_decodes(seqs) {
             let (Some((_, Some(before))), Some((begin, Some(end)))) = (self.pairs.get(at - 1), self.pairs.get(at))
