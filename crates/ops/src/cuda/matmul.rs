@@ -1,33 +1,40 @@
-//! Matrix products by cuBLASLt. Asking it for an algorithm takes longer than a small product, so the answer is kept for
-//! each shape.
+//! Matrix products: by cuBLASLt, or for few rows by the kernel that only reads the weights fast. Which one, and which of
+//! cuBLASLt's algorithms, is found out by trying them when a shape first comes up, and kept.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use candle_core::cuda_backend::cudarc::cublas::sys::cublasOperation_t;
-use candle_core::cuda_backend::cudarc::cublaslt::result::{
-    create_handle, create_matmul_desc, create_matmul_pref, create_matrix_layout, destroy_matmul_desc,
-    destroy_matmul_pref, destroy_matrix_layout, get_matmul_algo_heuristic, matmul, set_matmul_desc_attribute,
-    set_matmul_pref_attribute,
-};
+use candle_core::cuda_backend::cudarc::cublaslt::result::{create_handle, destroy_handle, matmul};
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
-use candle_core::{DType, Result, bail};
-use plimsoll_kernels::DevicePtr;
+use candle_core::{DType, Result};
 use plimsoll_kernels::cuda::CudaQueue;
+use plimsoll_kernels::gemv::{Gemv, MOST_TOKENS, Output};
+use plimsoll_kernels::{DevicePtr, LaunchError};
 
-use super::driver_error;
+use super::lt_problem::Problem;
+use super::stopwatch::Stopwatch;
+use super::{driver_error, launch_error};
 
 /// What NVIDIA recommends for Hopper; less would do before it.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// cuBLASLt on one stream.
+/// Products of more rows take the first algorithm that cuBLASLt names: they come in too many sizes to try each.
+const MOST_TRIED_ROWS: usize = 512;
+
+/// Larger than any GPU's cache: written between tries, so that weights are read from memory as in a model's step.
+const FLUSH_BYTES: usize = 128 << 20;
+
+/// Each way is tried so often; its best time counts.
+const TRIES: usize = 3;
+
+/// Products on one stream.
 pub(super) struct Matmul {
     stream: Arc<CudaStream>,
     handle: sys::cublasLtHandle_t,
     workspace: CudaSlice<u8>,
-    plans: HashMap<Product, Plan>,
+    chosen: HashMap<Product, Chosen>,
 }
 
 // SAFETY: the handle may be used from any thread, one at a time, which the lock around this sees to.
@@ -42,6 +49,7 @@ pub(super) struct Product {
     pub(super) out: DType,
 }
 
+#[derive(Clone, Copy)]
 pub(super) struct Operands {
     /// bf16 `[m, k]`.
     pub(super) x: DevicePtr,
@@ -52,12 +60,15 @@ pub(super) struct Operands {
 }
 
 /// How one product is computed.
-struct Plan {
-    description: sys::cublasLtMatmulDesc_t,
-    weight: sys::cublasLtMatrixLayout_t,
-    x: sys::cublasLtMatrixLayout_t,
-    y: sys::cublasLtMatrixLayout_t,
-    algorithm: sys::cublasLtMatmulAlgo_t,
+struct Chosen {
+    problem: Problem,
+    way: Way,
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Lt(sys::cublasLtMatmulAlgo_t),
+    Gemv,
 }
 
 impl Matmul {
@@ -66,19 +77,62 @@ impl Matmul {
         let handle = create_handle().map_err(driver_error)?;
         // SAFETY: cuBLASLt writes before it reads there.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.map_err(driver_error)?;
-        Ok(Self { stream, handle, workspace, plans: HashMap::new() })
+        Ok(Self { stream, handle, workspace, chosen: HashMap::new() })
     }
 
-    /// Queues a product.
+    /// Queues a product. A shape's first one may be run several times, and waited for.
     ///
     /// # Errors
-    /// cuBLASLt has no algorithm for it, or fails.
+    /// There is no algorithm for it, or the device fails.
     pub(super) fn run(&mut self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<()> {
-        queue.stream().context().bind_to_thread().map_err(driver_error)?;
-        if !self.plans.contains_key(&product) {
-            self.plans.insert(product, Plan::new(self.handle, product)?);
+        self.stream.context().bind_to_thread().map_err(driver_error)?;
+        if !self.chosen.contains_key(&product) {
+            let chosen = self.choose(queue, operands, product)?;
+            self.chosen.insert(product, chosen);
         }
-        let plan = &self.plans[&product];
+        let chosen = &self.chosen[&product];
+        self.launch(queue, operands, product, &chosen.problem, chosen.way)
+    }
+
+    fn choose(&self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<Chosen> {
+        let problem = Problem::new(product)?;
+        let mut ways: Vec<Way> =
+            problem.algorithms(self.handle, product, WORKSPACE_BYTES)?.into_iter().map(Way::Lt).collect();
+        if product.m <= MOST_TOKENS as usize && product.k.is_multiple_of(8) {
+            ways.push(Way::Gemv);
+        }
+        let mut best = (f32::INFINITY, ways[0]);
+        let stopwatch = Stopwatch::new(&self.stream)?;
+        if ways.len() == 1 || product.m > MOST_TRIED_ROWS || stopwatch.is_capturing()? {
+            return Ok(Chosen { problem, way: best.1 });
+        }
+        // SAFETY: only written.
+        let mut flushed = unsafe { self.stream.alloc::<u8>(FLUSH_BYTES) }.map_err(driver_error)?;
+        for way in ways {
+            for _ in 0..TRIES {
+                self.stream.memset_zeros(&mut flushed).map_err(driver_error)?;
+                let took = stopwatch.time(|| self.launch(queue, operands, product, &problem, way))?;
+                best = if took < best.0 { (took, way) } else { best };
+            }
+        }
+        Ok(Chosen { problem, way: best.1 })
+    }
+
+    fn launch(
+        &self,
+        queue: &CudaQueue,
+        operands: Operands,
+        product: Product,
+        problem: &Problem,
+        way: Way,
+    ) -> Result<()> {
+        match way {
+            Way::Gemv => gemv(queue, operands, product).map_err(launch_error),
+            Way::Lt(algorithm) => self.launch_lt(operands, problem, &algorithm),
+        }
+    }
+
+    fn launch_lt(&self, operands: Operands, problem: &Problem, algorithm: &sys::cublasLtMatmulAlgo_t) -> Result<()> {
         let (alpha, beta) = (1f32, 0f32);
         let address = |at: DevicePtr| at.0 as *const c_void;
         // SAFETY: the layouts describe the operands, whose sizes the caller has checked; the workspace is as large as
@@ -86,18 +140,18 @@ impl Matmul {
         unsafe {
             matmul(
                 self.handle,
-                plan.description,
+                problem.description(),
                 (&raw const alpha).cast(),
                 (&raw const beta).cast(),
                 address(operands.weight),
-                plan.weight,
+                problem.weight(),
                 address(operands.x),
-                plan.x,
+                problem.x(),
                 address(operands.y),
-                plan.y,
+                problem.y(),
                 operands.y.0 as *mut c_void,
-                plan.y,
-                &plan.algorithm,
+                problem.y(),
+                algorithm,
                 self.workspace.device_ptr(&self.stream).0 as *mut c_void,
                 WORKSPACE_BYTES,
                 self.stream.cu_stream().cast(),
@@ -107,62 +161,22 @@ impl Matmul {
     }
 }
 
-impl Plan {
-    /// cuBLASLt counts in columns: there `y^T [n, m] = weight [n, k] x^T [k, m]`, with `weight` stored transposed.
-    fn new(handle: sys::cublasLtHandle_t, product: Product) -> Result<Self> {
-        let Product { m, n, k, out } = product;
-        let bf16 = sys::cudaDataType_t::CUDA_R_16BF;
-        let out = match out {
-            DType::BF16 => bf16,
-            DType::F32 => sys::cudaDataType_t::CUDA_R_32F,
-            other => bail!("linear: no product gives {other:?}"),
-        };
-        let layout = |of, rows: usize, columns: usize| {
-            create_matrix_layout(of, rows as u64, columns as u64, rows as i64).map_err(driver_error)
-        };
-        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let description = create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F).map_err(driver_error)?;
-        let transposed = cublasOperation_t::CUBLAS_OP_T;
-        // SAFETY: the attribute is of that type.
-        unsafe {
-            set_matmul_desc_attribute(
-                description,
-                sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
-                (&raw const transposed).cast(),
-                size_of_val(&transposed),
-            )
-        }
-        .map_err(driver_error)?;
-        let (weight, x, y) = (layout(bf16, k, n)?, layout(bf16, k, m)?, layout(out, n, m)?);
-        let preference = create_matmul_pref().map_err(driver_error)?;
-        let most = WORKSPACE_BYTES;
-        // SAFETY: all handles are alive; the attribute is a size.
-        let chosen = unsafe {
-            set_matmul_pref_attribute(
-                preference,
-                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                (&raw const most).cast(),
-                size_of::<usize>(),
-            )
-            .and_then(|()| get_matmul_algo_heuristic(handle, description, weight, x, y, y, preference))
-        };
-        // SAFETY: created above, destroyed once.
-        unsafe { destroy_matmul_pref(preference) }.map_err(driver_error)?;
-        let algorithm = chosen.map_err(|error| {
-            candle_core::Error::Msg(format!("cuBLASLt has no algorithm for [{m}, {k}] x [{n}, {k}]^T: {error:?}"))
-        })?;
-        Ok(Self { description, weight, x, y, algorithm: algorithm.algo })
+impl Drop for Matmul {
+    fn drop(&mut self) {
+        // SAFETY: created by `new`, destroyed once.
+        let _ = unsafe { destroy_handle(self.handle) };
     }
 }
 
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: created by `new`, destroyed once.
-        unsafe {
-            for layout in [self.weight, self.x, self.y] {
-                let _ = destroy_matrix_layout(layout);
-            }
-            let _ = destroy_matmul_desc(self.description);
-        }
-    }
+fn gemv(queue: &CudaQueue, operands: Operands, product: Product) -> std::result::Result<(), LaunchError> {
+    let op = Gemv {
+        y: operands.y,
+        output: if product.out == DType::F32 { Output::F32 } else { Output::Bf16 },
+        x: operands.x,
+        w: operands.weight,
+        tokens: product.m as u32,
+        rows: product.n as u32,
+        columns: product.k as u32,
+    };
+    op.run(queue)
 }

@@ -1,7 +1,9 @@
 //! What the ops share on a GPU: the opened devices with their kernels and matrix products, and the addresses of tensors.
 
+mod lt_problem;
 mod matmul;
 mod preflight;
+mod stopwatch;
 mod transfer;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -170,7 +170,10 @@ impl Lists {
             self.seen.push(seen);
             self.biases.push(bias.to_bits());
         }
-        self.banned.extend(params.banned.iter().filter(|token| (**token as usize) < vocab));
+        let mut banned: Vec<u32> = params.banned.iter().copied().filter(|token| (*token as usize) < vocab).collect();
+        banned.sort_unstable();
+        banned.dedup();
+        self.banned.extend(banned);
         let mask = params.allowed.map_or(NONE, |allowed| self.push_mask(allowed, vocab));
         let row = SampleRow {
             seed: params.seed,
