@@ -5,6 +5,7 @@
 
 mod candle;
 mod edges;
+mod emulated_driver;
 mod kernels;
 mod pack;
 mod portable;
@@ -24,6 +25,7 @@ cargo xtask golden   make tests/golden anew (python3; installs torch and transfo
 cargo xtask cuda-toolkit [--env]   find nvcc, or assemble it from PyPI in target/cuda-toolkit; print where it is
 cargo xtask kernels                    compile every CUDA kernel for each architecture; fail on register spills
 cargo xtask cuda-build [--release]     build plimsoll with CUDA, without a GPU, as target/cuda-portable/*/plimsoll
+cargo xtask emulated-driver            build a stand-in for the CUDA driver that runs the kernels in the emulator
 cargo xtask gpu-check                  pack target/gpu-check, which checks and measures this tree on a GPU host";
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn chore(root: &Path) -> Result<()> {
         Some("ci") => run("bash", &[".ci/run"], root),
         Some("golden") => golden(root),
         Some("kernels") => kernels::run(root, &arguments),
+        Some("emulated-driver") => emulated_driver::run(root),
         Some("gpu-check") => pack::run(root, &arguments),
         Some("cuda-build") => portable::run(root, &arguments),
         Some("cuda-toolkit") => toolkit::run(root, &arguments),

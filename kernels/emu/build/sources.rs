@@ -98,7 +98,7 @@ pub(crate) fn translation_unit(kernels: &Kernels) -> String {
         let bounds = if bounds.is_empty() { String::new() } else { format!(", {bounds}") };
         text += &format!("    emu::entry<{name}>(\"{name}\"{bounds}),\n");
     }
-    text += "    {nullptr, nullptr, 0, 0},\n};\n}\n";
+    text += "    {nullptr, nullptr, 0, nullptr, 0},\n};\n}\n";
     let count = kernels.entries.len();
     text + &format!("extern const emu::Entries {table};\nconst emu::Entries {table}{{{table}_source::all, {count}}};\n")
 }

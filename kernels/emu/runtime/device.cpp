@@ -93,5 +93,16 @@ int emu_parameters(const char* kernel) {
     return entry ? static_cast<int>(entry->parameters) : -1;
 }
 
+size_t emu_parameter_bytes(const char* kernel, size_t index) {
+    const emu::Entry* entry = find_entry(kernel);
+    return entry && index < entry->parameters ? entry->parameter_bytes[index] : 0;
+}
+
+int emu_check_range(EmuDevice* device, uint64_t at, size_t bytes) {
+    return device->memory.covers(at, bytes, device->error) ? 0 : 1;
+}
+
+size_t emu_memory_used(const EmuDevice* device) { return device->memory.used; }
+
 const char* emu_error(const EmuDevice* device) { return device->error.c_str(); }
 }

@@ -25,6 +25,11 @@ int emu_launch(EmuDevice* device, const char* kernel, const uint32_t grid[3], co
                uint32_t shared_bytes, void* const* arguments, size_t count);
 // Parameters of a kernel, or -1 if there is none of that name.
 int emu_parameters(const char* kernel);
+// Bytes of one of them.
+size_t emu_parameter_bytes(const char* kernel, size_t index);
+// 0 if all of these bytes are one allocation's; 1 with a message if not.
+int emu_check_range(EmuDevice* device, uint64_t at, size_t bytes);
+size_t emu_memory_used(const EmuDevice* device);
 const char* emu_error(const EmuDevice* device);
 
 #ifdef __cplusplus

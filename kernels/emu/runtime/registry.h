@@ -15,6 +15,7 @@ struct Entry {
     const char* name;
     void (*call)();
     size_t parameters;
+    const unsigned char* parameter_bytes;
     unsigned most_threads;  // from __launch_bounds__; 0 without
 };
 
@@ -24,6 +25,13 @@ struct Entries {
 };
 
 template <typename... P> constexpr size_t parameters_of(void (*)(P...)) { return sizeof...(P); }
+
+template <typename... P> struct Sizes {
+    // One more than needed, so that none is an empty array.
+    static constexpr unsigned char bytes[] = {sizeof(P)..., 0};
+};
+
+template <typename... P> constexpr const unsigned char* sizes_of(void (*)(P...)) { return Sizes<P...>::bytes; }
 
 template <typename P> P argument(size_t index) {
     static_assert(sizeof(P) <= 8 && !std::is_class_v<P>, "a kernel's parameters are pointers and numbers");
@@ -39,7 +47,7 @@ template <typename... P, size_t... I> void call_with(void (*kernel)(P...), std::
 template <auto Kernel> void call() { call_with(Kernel, std::make_index_sequence<parameters_of(Kernel)>()); }
 
 template <auto Kernel> constexpr Entry entry(const char* name, unsigned most_threads = 0, unsigned = 0) {
-    return Entry{name, call<Kernel>, parameters_of(Kernel), most_threads};
+    return Entry{name, call<Kernel>, parameters_of(Kernel), sizes_of(Kernel), most_threads};
 }
 
 }  // namespace emu
