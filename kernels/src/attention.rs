@@ -1,10 +1,12 @@
-//! Causal attention of a ragged batch over the paged KV cache (`attention_decode.cu`, `attention_prefill.cu`): any mix of
-//! prompt chunks and decode tokens, grouped-query heads, sliding windows, chunks, sinks, capped scores.
+//! Causal attention of a ragged batch over the paged KV cache (`attention_decode.cu`, `attention_prefill.cu`): any mix
+//! of prompt chunks and decode tokens, grouped-query heads, sliding windows, chunks, sinks, capped scores.
 //!
 //! [`AttentionPlan`] cuts a step's work once for all layers of a KV group; [`Attention::run`] is one layer's launches.
 //! Under a CUDA graph both are made for a [`PlanSize`], and only the contents of buffers change.
 
 mod plan;
+
+use std::f32::consts::LOG2_E;
 
 use crate::{Arg, DevicePtr, Launch, LaunchError, Queue};
 
@@ -147,6 +149,11 @@ impl Attention {
             KvDtype::Bf16 => (1.0, 1.0),
             KvDtype::Fp8 => (self.k_scale, self.v_scale),
         };
+        let scale = self.scale * k_scale;
+        let (log2_scale, cap_scale) = match self.softcap {
+            Some(cap) => (cap * LOG2_E, scale / cap),
+            None => (scale * LOG2_E, 0.0),
+        };
         let word = |at: usize| self.plan.byte_add(at * size_of::<u32>());
         [
             self.out.into(),
@@ -165,8 +172,8 @@ impl Attention {
             self.num_blocks.into(),
             group.window.unwrap_or(0).into(),
             group.chunk.unwrap_or(0).into(),
-            (self.scale * k_scale).into(),
-            self.softcap.unwrap_or(0.0).into(),
+            log2_scale.into(),
+            cap_scale.into(),
             v_scale.into(),
         ]
     }
@@ -211,8 +218,8 @@ fn prefill_kernel(group: &KvGroup, variant: usize) -> Kernel {
         "attention_prefill_d256_fp8",
     ];
     let rows = group.prefill_rows();
-    let tiles = rows * group.head_dim * 2 + 2 * 64 * group.row_bytes();
-    Kernel { name: NAMES[variant], threads: 128, shared_bytes: tiles.max(parts_bytes(group, rows)) }
+    let bytes = rows * group.head_dim * 2 + 2 * 2 * 32 * group.row_bytes();
+    Kernel { name: NAMES[variant], threads: 128, shared_bytes: bytes.max(parts_bytes(group, rows)) }
 }
 
 /// `SharedParts` of attention/finish.cuh.

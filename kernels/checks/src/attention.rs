@@ -111,7 +111,7 @@ fn mixed(device: &dyn TestDevice, random: &mut Random) -> Result<(), String> {
     for dim in [64, 128] {
         let setup = Setup { spare: 3, ..Setup::new(4, 2, dim) };
         let mut seqs = decode_batch(random, setup.block_size, 3);
-        seqs.insert(random.below(4), (length(random, 16), if dim == 64 { 300 } else { 70 }));
+        seqs.insert(random.below(4), (length(random, 16), 300));
         check(device, random, &setup, &seqs)?;
     }
     Ok(())

@@ -101,8 +101,14 @@ fn draw(random: &mut Random, shape: Shape) -> Inputs {
     }
 }
 
-/// Uploads, launches, and gives q and the two caches' bytes.
-fn launch(device: &dyn TestDevice, shape: Shape, inputs: &Inputs) -> Result<(Vec<f32>, Vec<u8>, Vec<u8>), String> {
+/// What a launch wrote: q, and the two caches' bytes.
+struct Written {
+    q: Vec<f32>,
+    k: Vec<u8>,
+    v: Vec<u8>,
+}
+
+fn launch(device: &dyn TestDevice, shape: Shape, inputs: &Inputs) -> Result<Written, String> {
     let Shape { tokens, heads, kv_heads, dim, .. } = shape;
     let element = shape.dtype.size_in_bytes() as usize;
     let cache_bytes = inputs.num_blocks * kv_heads * shape.block_size * dim * element;
@@ -136,12 +142,12 @@ fn launch(device: &dyn TestDevice, shape: Shape, inputs: &Inputs) -> Result<(Vec
         v_scale: inputs.v_scale,
     };
     op.run(device.queue()).map_err(|e| e.to_string())?;
-    Ok((to_bf16(&q.read(device)?), k.read(device)?, v.read(device)?))
+    Ok(Written { q: to_bf16(&q.read(device)?), k: k.read(device)?, v: v.read(device)? })
 }
 
 fn check(device: &dyn TestDevice, random: &mut Random, shape: Shape) -> Result<(), String> {
     let inputs = draw(random, shape);
-    let (got_q, got_k, got_v) = launch(device, shape, &inputs)?;
+    let got = launch(device, shape, &inputs)?;
     let part = |first: usize, count: usize| -> Vec<f32> {
         let row = (shape.heads + 2 * shape.kv_heads) * shape.dim;
         let part = |token: &[f32]| token[first * shape.dim..(first + count) * shape.dim].to_vec();
@@ -149,12 +155,12 @@ fn check(device: &dyn TestDevice, random: &mut Random, shape: Shape) -> Result<(
     };
     let want_q = turned(part(0, shape.heads), shape.heads, &inputs.q_norm, shape, &inputs);
     let largest = want_q.iter().fold(0f32, |most, x| most.max(x.abs()));
-    expect_close("q", &got_q, &want_q, ROUNDING, ANGLE_ERROR * largest)?;
+    expect_close("q", &got.q, &want_q, ROUNDING, ANGLE_ERROR * largest)?;
     let keys = turned(part(shape.heads, shape.kv_heads), shape.kv_heads, &inputs.k_norm, shape, &inputs);
     let largest = keys.iter().fold(0f32, |most, x| most.max(x.abs()));
-    check_cache("k", &got_k, &keys, inputs.k_scale, ANGLE_ERROR * largest, shape, &inputs)?;
+    check_cache("k", &got.k, &keys, inputs.k_scale, ANGLE_ERROR * largest, shape, &inputs)?;
     let values = part(shape.heads + shape.kv_heads, shape.kv_heads);
-    check_cache("v", &got_v, &values, inputs.v_scale, 0.0, shape, &inputs)
+    check_cache("v", &got.v, &values, inputs.v_scale, 0.0, shape, &inputs)
 }
 
 /// Heads of all tokens, normalised and turned by the CPU ops.
@@ -231,8 +237,8 @@ fn long_angles(device: &dyn TestDevice, _: &mut Random) -> Result<(), String> {
         k_scale: 1.0,
         v_scale: 1.0,
     };
-    let (q, ..) = launch(device, shape, &inputs)?;
-    for (position, q) in inputs.positions.iter().zip(q.chunks(16)) {
+    let got = launch(device, shape, &inputs)?;
+    for (position, q) in inputs.positions.iter().zip(got.q.chunks(16)) {
         let angles: Vec<f64> = inputs.inv_freq.iter().map(|f| f64::from(*position as f32 * f)).collect();
         let want: Vec<f32> =
             angles.iter().map(|a| a.cos() as f32).chain(angles.iter().map(|a| a.sin() as f32)).collect();

@@ -51,29 +51,37 @@ template <typename Kv, int D> __device__ __forceinline__ void decode(const Opera
     constexpr int STAGES = Shape::STAGES, TILE_BYTES = Shape::TILE_BYTES;
     constexpr uint32_t STRIDE = Shape::STRIDE;
     const uint32_t index = blockIdx.x / to.kv_heads, kv_head = blockIdx.x % to.kv_heads;
+    const Item item = load_item(to.items, index);
     if (index >= num_items) {
         return;
     }
     DYN_SMEM(unsigned char, shared);
-    const Item item = load_item(to.items, index);
     const uint32_t first = to.first_visible(item.position), last_first = to.first_visible(item.last_position());
-    const float log2_scale = to.log2_scale();
     unsigned char* ring = shared + warp_id() * STAGES * Shape::STAGE_BYTES;
 
     uint32_t position = item.begin + warp_id() * RUN;
+    const auto find = [&](RunAddress& run, uint32_t at) {
+        if (at < item.end) {
+            run = look_up(to, item.table, at);
+        }
+    };
+    const auto copy = [&](unsigned char* tile, const Kv* cache, const RunAddress& run, uint32_t at) {
+        if (at < item.end) {
+            copy_run<Kv, D>(tile, cache, run.row(to, kv_head), at, first, item.end);
+        }
+        cp_async_commit();
+    };
+    RunAddress runs[STAGES] = {}, next{};
 #pragma unroll
     for (int stage = 0; stage < STAGES; stage++) {
-        const uint32_t at = position + stage * STRIDE;
+        find(runs[stage], position + stage * STRIDE);
+    }
+    find(next, position + STAGES * STRIDE);
+#pragma unroll
+    for (int stage = 0; stage < STAGES; stage++) {
         unsigned char* keys = ring + stage * Shape::STAGE_BYTES;
-        const uint32_t row = at < item.end ? cache_row(to, item.table, kv_head, at) : 0;
-        if (at < item.end) {
-            copy_run<Kv, D>(keys, to.k, row, at, first, item.end);
-        }
-        cp_async_commit();
-        if (at < item.end) {
-            copy_run<Kv, D>(keys + TILE_BYTES, to.v, row, at, first, item.end);
-        }
-        cp_async_commit();
+        copy(keys, to.k, runs[stage], position + stage * STRIDE);
+        copy(keys + TILE_BYTES, to.v, runs[stage], position + stage * STRIDE);
     }
     uint32_t queries[D / 16][4];
     load_queries<Kv, D>(queries, to, item, kv_head);
@@ -86,45 +94,33 @@ template <typename Kv, int D> __device__ __forceinline__ void decode(const Opera
 
     Softmax<Kv, D, 1> softmax;
     softmax.clear();
-    // Looked up a step before it is needed.
-    uint32_t next_row = position + STAGES * STRIDE < item.end
-                            ? cache_row(to, item.table, kv_head, position + STAGES * STRIDE)
-                            : 0;
     for (int stage = 0; position < item.end; position += STRIDE, stage = stage + 1 == STAGES ? 0 : stage + 1) {
         unsigned char* keys = ring + stage * Shape::STAGE_BYTES;
         unsigned char* values = keys + TILE_BYTES;
-        const uint32_t ahead = position + STAGES * STRIDE, row = next_row;
-        if (ahead + STRIDE < item.end) {
-            next_row = cache_row(to, item.table, kv_head, ahead + STRIDE);
-        }
+        const uint32_t ahead = position + STAGES * STRIDE;
         Fragment<1, 2> scores;
         cp_async_wait<2 * STAGES - 1>();
         __syncwarp();
         multiply_keys<Kv, D, 1, 1>(scores, keys, query);
         __syncwarp();
-        if (ahead < item.end) {
-            copy_run<Kv, D>(keys, to.k, row, ahead, first, item.end);
-        }
-        cp_async_commit();
-        if (to.softcap > 0) {
-            cap(scores, to.scale / to.softcap);
+        copy(keys, to.k, next, ahead);
+        if (to.cap_scale != 0) {
+            cap(scores, to.cap_scale);
         }
         if (position < last_first || position + RUN > item.position) {
             mask(scores, to, item, 0, position);
         }
-        softmax.add(scores, log2_scale);
+        softmax.add(scores, to.log2_scale);
         cp_async_wait<2 * STAGES - 1>();
         __syncwarp();
         softmax.template multiply_values<1>(scores, values);
         __syncwarp();
-        if (ahead < item.end) {
-            copy_run<Kv, D>(values, to.v, row, ahead, first, item.end);
-        }
-        cp_async_commit();
+        copy(values, to.v, next, ahead);
+        find(next, ahead + STRIDE);
     }
     __syncthreads();
     auto& parts = *reinterpret_cast<typename Shape::Parts*>(shared);
-    parts.store(warp_id(), 0, softmax, log2_scale);
+    parts.store(warp_id(), 0, softmax, to.log2_scale);
     __syncthreads();
     finish<D, Shape::ROWS, Shape::WARPS, Shape::THREADS>(to, item, kv_head, parts);
 }

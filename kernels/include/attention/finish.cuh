@@ -47,18 +47,34 @@ struct RowPiece {
     float sum = 0;
     float4 values = make_float4(0, 0, 0, 0);
 
-    __device__ __forceinline__ void merge(float other_max, float other_sum, const float4& other) {
-        const float top = fmaxf(max, other_max), base = top == -INFINITY ? 0.0f : top;
-        const float a = fast_exp2(max - base), b = fast_exp2(other_max - base);
+    // Adds others, in their order.
+    template <int N>
+    __device__ __forceinline__ void merge(const float (&others_max)[N], const float (&others_sum)[N],
+                                          const float4 (&others)[N]) {
+        float top = max;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            top = fmaxf(top, others_max[i]);
+        }
+        const float base = top == -INFINITY ? 0.0f : top, factor = fast_exp2(max - base);
         max = top;
-        sum = sum * a + other_sum * b;
-        values = make_float4(values.x * a + other.x * b, values.y * a + other.y * b, values.z * a + other.z * b,
-                             values.w * a + other.w * b);
+        sum *= factor;
+        values = make_float4(values.x * factor, values.y * factor, values.z * factor, values.w * factor);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const float f = fast_exp2(others_max[i] - base);
+            const float4& v = others[i];
+            sum = fmaf(others_sum[i], f, sum);
+            values = make_float4(fmaf(v.x, f, values.x), fmaf(v.y, f, values.y), fmaf(v.z, f, values.z),
+                                 fmaf(v.w, f, values.w));
+        }
     }
 };
 
 // Floats of a part in the workspace: values [ROWS, D], max [ROWS], sum [ROWS].
 template <int D, int ROWS> constexpr size_t PART_FLOATS = ROWS * (D + 2);
+// Parts that a thread loads before it waits for the first; where D is small registers are few.
+template <int D> constexpr int PARTS_AT_ONCE = D < 128 ? 8 : 16;
 
 template <int D, typename Kv>
 __device__ __forceinline__ void write_out(const Operands<Kv>& to, const Item& item, uint32_t kv_head, uint32_t row,
@@ -107,12 +123,16 @@ __device__ __forceinline__ void finish(const Operands<Kv>& to, const Item& item,
                                        const SharedParts<D, ROWS, PARTS>& shared) {
     const uint32_t rows = item.tokens * to.group();
     const auto merged = [&](uint32_t row, uint32_t column) {
-        RowPiece piece;
+        float max[PARTS], sum[PARTS];
+        float4 values[PARTS];
 #pragma unroll
         for (int p = 0; p < PARTS; p++) {
-            const float* values = &shared.values[p][row][column ^ shared.swizzle(row)];
-            piece.merge(shared.max[p][row], shared.sum[p][row], *reinterpret_cast<const float4*>(values));
+            max[p] = shared.max[p][row];
+            sum[p] = shared.sum[p][row];
+            values[p] = *reinterpret_cast<const float4*>(&shared.values[p][row][column ^ shared.swizzle(row)]);
         }
+        RowPiece piece;
+        piece.merge(max, sum, values);
         return piece;
     };
     if (item.first_part == WHOLE) {
@@ -121,11 +141,9 @@ __device__ __forceinline__ void finish(const Operands<Kv>& to, const Item& item,
         });
         return;
     }
-    const auto part_of = [&](uint32_t part) {
-        const size_t slot = static_cast<size_t>(item.first_part + part) * to.kv_heads + kv_head;
-        return to.partials + slot * PART_FLOATS<D, ROWS>;
-    };
-    float* mine = part_of(item.part);
+    float* parts = to.partials + (static_cast<size_t>(item.first_part) * to.kv_heads + kv_head) * PART_FLOATS<D, ROWS>;
+    const size_t stride = to.kv_heads * PART_FLOATS<D, ROWS>;
+    float* mine = parts + item.part * stride;
     for_row_pieces<D, THREADS>(rows, [&](uint32_t row, uint32_t column) {
         const RowPiece piece = merged(row, column);
         __stcg(reinterpret_cast<float4*>(mine + row * D + column), piece.values);
@@ -138,12 +156,21 @@ __device__ __forceinline__ void finish(const Operands<Kv>& to, const Item& item,
         return;
     }
     for_row_pieces<D, THREADS>(rows, [&](uint32_t row, uint32_t column) {
+        constexpr int N = PARTS_AT_ONCE<D>;
         RowPiece piece;
-#pragma unroll 4
-        for (uint32_t part = 0; part < item.parts; part++) {
-            const float* from = part_of(part);
-            piece.merge(__ldcg(from + ROWS * D + row), __ldcg(from + ROWS * D + ROWS + row),
-                        __ldcg(reinterpret_cast<const float4*>(from + row * D + column)));
+        for (uint32_t start = 0; start < item.parts; start += N) {
+            float max[N], sum[N];
+            float4 values[N];
+            const float* from = parts + start * stride;
+#pragma unroll
+            for (int i = 0; i < N; i++, from += stride) {
+                const bool exists = start + i < item.parts;
+                max[i] = exists ? __ldcg(from + ROWS * D + row) : -INFINITY;
+                sum[i] = exists ? __ldcg(from + ROWS * D + ROWS + row) : 0.0f;
+                values[i] = exists ? __ldcg(reinterpret_cast<const float4*>(from + row * D + column))
+                                   : make_float4(0, 0, 0, 0);
+            }
+            piece.merge(max, sum, values);
         }
         write_out<D>(to, item, kv_head, row, column, piece);
     });

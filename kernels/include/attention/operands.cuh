@@ -28,7 +28,8 @@ template <typename Kv> struct Operands {
     uint32_t window;
     // A query sees only its own of the chunks of this many positions; 0: there are none.
     uint32_t chunk;
-    float scale, softcap, v_scale;
+    // A score is q . k * log2_scale, in units of log2; if cap_scale is not 0, tanh(q . k * cap_scale) * log2_scale.
+    float log2_scale, cap_scale, v_scale;
 
     __device__ __forceinline__ uint32_t group() const { return heads / kv_heads; }
 
@@ -43,9 +44,6 @@ template <typename Kv> struct Operands {
         }
         return first;
     }
-
-    // Scores are multiplied by this before exp2, once capped.
-    __device__ __forceinline__ float log2_scale() const { return (softcap > 0 ? softcap : scale) * LOG2E; }
 };
 
 // A piece of work, as the plan laid it out: all heads of one KV head's group at some neighbouring query tokens of a
@@ -71,14 +69,23 @@ __device__ __forceinline__ Item load_item(const uint32_t* items, uint32_t index)
     return item;
 }
 
-// The row of the cache, of D elements, where the RUN positions from `position` (a multiple of RUN) begin.
+// Where RUN positions lie side by side. It is looked up long before it is needed, and nothing is computed from the
+// block's number in between, so that no thread waits for it.
+struct RunAddress {
+    uint32_t block, offset;
+
+    // The row of the cache, of D elements, where they begin.
+    template <typename Kv> __device__ __forceinline__ uint32_t row(const Operands<Kv>& to, uint32_t kv_head) const {
+        DEVICE_ASSERT(block < to.num_blocks, "a block table leads outside the cache");
+        return (block * to.kv_heads + kv_head) * to.block_size + offset;
+    }
+};
+
+// Of the positions from `position`, a multiple of RUN, on.
 template <typename Kv>
-__device__ __forceinline__ uint32_t cache_row(const Operands<Kv>& to, uint32_t table, uint32_t kv_head,
-                                              uint32_t position) {
+__device__ __forceinline__ RunAddress look_up(const Operands<Kv>& to, uint32_t table, uint32_t position) {
     const uint32_t logical = position / to.block_size;
-    const uint32_t block = __ldg(to.blocks + (table + logical));
-    DEVICE_ASSERT(block < to.num_blocks, "a block table leads outside the cache");
-    return (block * to.kv_heads + kv_head) * to.block_size + (position - logical * to.block_size);
+    return {__ldg(to.blocks + (table + logical)), position - logical * to.block_size};
 }
 
 // 2^x to two units in the last place; results below 2^-126 are 0. exp2f spends three more instructions on those.

@@ -1,6 +1,6 @@
 // Attention of many query tokens: a block has 128 rows (query token x head of the group), 64 where D is 256, and its
-// warps share tiles of 64 positions. While a tile's keys are multiplied its values arrive, and while its values are,
-// the next tile's keys (arXiv:2307.08691). With two blocks on a multiprocessor one computes while the other waits.
+// warps share tiles of 32 positions; while they multiply one, the next arrives. With two blocks on a multiprocessor one
+// computes while the other waits. A tile is short so that scores take few registers (arXiv:2307.08691 has 64).
 #pragma once
 #include "attention/copy.cuh"
 #include "attention/finish.cuh"
@@ -13,10 +13,14 @@ template <typename Kv, int D> struct Prefill {
     // Times 16 rows a warp: each key and value that a warp reads from shared memory then serves as many products.
     static constexpr int M = D <= 128 ? 2 : 1;
     static constexpr int ROWS = WARPS * M * 16;
-    static constexpr int RUNS = 4;
+    static constexpr int RUNS = 2;
     static constexpr uint32_t TILE = RUNS * RUN;
     static constexpr int QUERY_BYTES = ROWS * D * 2;
-    static constexpr int TILE_BYTES = TILE * Tile<Kv, D>::ROW_BYTES;
+    static constexpr int RUN_BYTES = RUN * Tile<Kv, D>::ROW_BYTES;
+    // Keys and values of a tile. Two stages.
+    static constexpr int STAGE_BYTES = 2 * RUNS * RUN_BYTES;
+    // Each warp copies one run of keys or of values.
+    static_assert(WARPS == 2 * RUNS);
     using Parts = SharedParts<D, ROWS, 1>;
 };
 
@@ -53,65 +57,70 @@ template <typename Kv, int D> __device__ __forceinline__ void prefill(const Oper
     }
     DYN_SMEM(unsigned char, shared);
     unsigned char* queries = shared;
-    unsigned char* keys = queries + Shape::QUERY_BYTES;
-    unsigned char* values = keys + Shape::TILE_BYTES;
+    unsigned char* stages = queries + Shape::QUERY_BYTES;
 
-    // Kept in shared memory, so that what only the end needs takes no registers before it.
-    __shared__ Item kept;
+    // In shared memory, since no register is to spare.
+    __shared__ Item item;
     if (threadIdx.x == 0) {
-        kept = load_item(to.items, index);
+        item = load_item(to.items, index);
     }
     __syncthreads();
-    const Item item = kept;
     const uint32_t first = to.first_visible(item.position), last_first = to.first_visible(item.last_position());
     const uint32_t warp_row = warp_id() * M * 16;
-    const float log2_scale = to.log2_scale();
 
-    // A warp copies one of a tile's runs of positions. Those that hold nothing visible are in no block.
-    static_assert(Shape::WARPS == RUNS);
-    const uint32_t run_at = warp_id() * RUN;
-    const auto find_row = [&](uint32_t start) {
+    // This warp's run of a tile: of keys or of values, from this position of the tile on.
+    const Kv* cache = warp_id() < Shape::RUNS ? to.k : to.v;
+    const uint32_t run_at = warp_id() % Shape::RUNS * RUN;
+    RunAddress next{};
+    const auto find_next = [&](uint32_t start) {
         const uint32_t position = start + run_at;
-        return position + RUN > first && position < item.end ? cache_row(to, item.table, kv_head, position) : 0;
+        // A run that holds nothing visible is in no block.
+        if (position + RUN > first && position < item.end) {
+            next = look_up(to, item.table, position);
+        }
     };
-    const auto copy = [&](unsigned char* tile, const Kv* cache, uint32_t row, uint32_t start) {
-        copy_run<Kv, D>(tile + run_at * Tile<Kv, D>::ROW_BYTES, cache, row, start + run_at, first, item.end);
+    const auto copy = [&](uint32_t stage, uint32_t start) {
+        unsigned char* tile = stages + stage * Shape::STAGE_BYTES + warp_id() * Shape::RUN_BYTES;
+        copy_run<Kv, D>(tile, cache, next.row(to, kv_head), start + run_at, first, item.end);
         cp_async_commit();
     };
-
-    uint32_t row = find_row(item.begin);
-    copy(keys, to.k, row, item.begin);
+    find_next(item.begin);
+    copy(0, item.begin);
+    find_next(item.begin + TILE);
     stage_queries<Kv, D>(queries, to, item, kv_head);
     const auto query = [&](uint32_t(&a)[4], int m, int step) {
-        const uint32_t row = warp_row + 16 * m + lane_id() % 16;
-        ldmatrix_x4(a, queries + Tile<bf16, D>::offset(row, 2 * step + lane_id() / 16));
+        using T = Tile<bf16, D>;
+        const uint32_t at = T::offset(lane_id() % 16, lane_id() / 16) + warp_row * T::ROW_BYTES;
+        ldmatrix_x4(a, queries + T::move(at, 16 * m, 2 * step));
     };
     Softmax<Kv, D, M> softmax;
     softmax.clear();
-    for (uint32_t start = item.begin; start < item.end; start += TILE) {
+    uint32_t stage = 0;
+    for (uint32_t start = item.begin; start < item.end; start += TILE, stage ^= 1) {
         cp_async_wait<0>();
-        __syncthreads();  // The tile's keys are there, and all warps are done with the values before.
-        copy(values, to.v, row, start);
-        row = find_row(start + TILE);
+        __syncthreads();  // The tile is there, and all warps are done with the one before.
+        if (start + TILE < item.end) {
+            copy(stage ^ 1, start + TILE);
+        }
+        find_next(start + 2 * TILE);
+        const unsigned char* keys = stages + stage * Shape::STAGE_BYTES;
+        const unsigned char* values = keys + Shape::RUNS * Shape::RUN_BYTES;
         Fragment<M, 2 * RUNS> scores;
         multiply_keys<Kv, D, M, RUNS>(scores, keys, query);
-        cp_async_wait<0>();
-        __syncthreads();  // Its values are there, and all warps are done with the keys.
-        copy(keys, to.k, row, start + TILE);
-        if (to.softcap > 0) {
-            cap(scores, to.scale / to.softcap);
+        if (to.cap_scale != 0) {
+            cap(scores, to.cap_scale);
         }
         if (start < last_first || start + TILE > item.position) {
             mask(scores, to, item, warp_row, start);
         }
-        softmax.add(scores, log2_scale);
+        softmax.add(scores, to.log2_scale);
         softmax.template multiply_values<RUNS>(scores, values);
     }
     __syncthreads();
     auto& parts = *reinterpret_cast<typename Shape::Parts*>(shared);
-    parts.store(0, warp_row, softmax, log2_scale);
+    parts.store(0, warp_row, softmax, to.log2_scale);
     __syncthreads();
-    finish<D, Shape::ROWS, 1, Shape::THREADS>(to, kept, kv_head, parts);
+    finish<D, Shape::ROWS, 1, Shape::THREADS>(to, item, kv_head, parts);
 }
 
 }  // namespace attention

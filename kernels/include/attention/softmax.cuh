@@ -27,41 +27,40 @@ __device__ __forceinline__ void multiply_keys(Fragment<M, 2 * RUNS>& scores, con
     }
 #pragma unroll
     for (int span = 0; span < Tile<Kv, D>::SPANS; span++) {
-        uint32_t a[STEPS][M][4];
-#pragma unroll
-        for (int i = 0; i < STEPS; i++) {
-#pragma unroll
-            for (int m = 0; m < M; m++) {
-                load_query(a[i][m], m, span * STEPS + i);
-            }
-        }
+        uint32_t r[RUNS][4];
 #pragma unroll
         for (int run = 0; run < RUNS; run++) {
-            uint32_t b[STEPS][2][2];
-            load_keys<Kv, D>(b, keys, run * RUN, span);
+            load_keys<Kv, D>(r[run], keys, run * RUN, span);
+        }
 #pragma unroll
-            for (int i = 0; i < STEPS; i++) {
+        for (int i = 0; i < STEPS; i++) {
+            uint32_t a[M][4];
 #pragma unroll
-                for (int n = 0; n < 2; n++) {
+            for (int m = 0; m < M; m++) {
+                load_query(a[m], m, span * STEPS + i);
+            }
 #pragma unroll
-                    for (int m = 0; m < M; m++) {
-                        mma_m16n8k16_bf16(scores[m][2 * run + n], a[i][m], b[i][n], scores[m][2 * run + n]);
-                    }
+            for (int n = 0; n < 2 * RUNS; n++) {
+                uint32_t b[2];
+                key_operand<Kv>(b, r[n / 2], i, n % 2);
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+                    mma_m16n8k16_bf16(scores[m][n], a[m], b, scores[m][n]);
                 }
             }
         }
     }
 }
 
-// Caps scores: afterwards they are tanh(score * scale / softcap), which Operands::log2_scale makes good.
-template <int M, int N> __device__ __forceinline__ void cap(Fragment<M, N>& scores, float factor) {
+// Caps scores, of which Operands::log2_scale then makes what they should be.
+template <int M, int N> __device__ __forceinline__ void cap(Fragment<M, N>& scores, float cap_scale) {
 #pragma unroll
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int n = 0; n < N; n++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                scores[m][n][e] = fast_tanh(scores[m][n][e] * factor);
+                scores[m][n][e] = fast_tanh(scores[m][n][e] * cap_scale);
             }
         }
     }
@@ -95,7 +94,7 @@ __device__ __forceinline__ void mask(Fragment<M, N>& scores, const Operands<Kv>&
 }
 
 // With m the largest score so far: sum is that of exp(score - m), of this lane's columns alone, and values that of
-// exp(score - m) * v. Scores and m are before log2_scale.
+// exp(score - m) * v. Scores and m are before Operands::log2_scale.
 template <typename Kv, int D, int M> struct Softmax {
     Fragment<M, D / 8> values;
     float max[M][2];
@@ -185,17 +184,16 @@ template <typename Kv, int D, int M> struct Softmax {
             }
 #pragma unroll
             for (int span = 0; span < Tile<Kv, D>::SPANS; span++) {
-                uint32_t b[STEPS][2][2];
-                load_values<Kv, D>(b, tile, run * RUN, span);
+                uint32_t r[4];
+                load_values<Kv, D>(r, tile, run * RUN, span);
 #pragma unroll
-                for (int i = 0; i < STEPS; i++) {
+                for (int n = 0; n < 2 * STEPS; n++) {
+                    uint32_t b[2];
+                    value_operand<Kv>(b, r, n / 2, n % 2);
 #pragma unroll
-                    for (int n = 0; n < 2; n++) {
-#pragma unroll
-                        for (int m = 0; m < M; m++) {
-                            float(&d)[4] = values[m][2 * (span * STEPS + i) + n];
-                            mma_m16n8k16_bf16(d, a[m], b[i][n], d);
-                        }
+                    for (int m = 0; m < M; m++) {
+                        float(&d)[4] = values[m][2 * STEPS * span + n];
+                        mma_m16n8k16_bf16(d, a[m], b, d);
                     }
                 }
             }

@@ -19,11 +19,18 @@ template <typename Kv, int D> struct Tile {
     static constexpr int SPANS = D / SPAN;
     static_assert(D % SPAN == 0);
 
+    static constexpr uint32_t ROWS_A_LINE = ROW_BYTES < 128 ? 128 / ROW_BYTES : 1;
+    static constexpr uint32_t MASK = (PIECES < 8 ? PIECES : 8) - 1;
+
     // Byte offset of a piece.
     __device__ __forceinline__ static uint32_t offset(uint32_t row, uint32_t piece) {
-        constexpr uint32_t ROWS_A_LINE = ROW_BYTES < 128 ? 128 / ROW_BYTES : 1;
-        constexpr uint32_t MASK = (PIECES < 8 ? PIECES : 8) - 1;
         return row * ROW_BYTES + ((piece ^ ((row / ROWS_A_LINE) & MASK)) << 4);
+    }
+
+    // The offset of the piece `rows` and `pieces` on from that at `at`, where none of the bits of `rows` and `pieces`
+    // is set in its row and piece. With constants this is one or two instructions, and needs no register kept.
+    __device__ __forceinline__ static uint32_t move(uint32_t at, uint32_t rows, uint32_t pieces) {
+        return (at ^ ((pieces ^ ((rows / ROWS_A_LINE) & MASK)) << 4)) + rows * ROW_BYTES;
     }
 };
 
@@ -41,43 +48,42 @@ __device__ __forceinline__ uint32_t widen_odd_bytes(uint32_t bytes) {
 
 __device__ __forceinline__ uint32_t widen_even_bytes(uint32_t bytes) { return widen_odd_bytes(bytes << 8); }
 
-// Operands b of q * k^T: b[i][n] holds the keys of positions row + 8 n .. + 8 at the span's 16 columns number i.
+// Elements of 16 positions, from `row` of the tile on, at a span of columns, as ldmatrix gives them.
 template <typename Kv, int D>
-__device__ __forceinline__ void load_keys(uint32_t (&b)[Tile<Kv, D>::SPAN / 16][2][2], const unsigned char* tile,
-                                          uint32_t row, uint32_t span) {
+__device__ __forceinline__ void load_keys(uint32_t (&r)[4], const unsigned char* tile, uint32_t row, uint32_t span) {
+    using T = Tile<Kv, D>;
     const uint32_t lane = lane_id();
-    uint32_t r[4];
-    ldmatrix_x4(r, tile + Tile<Kv, D>::offset(row + lane % 8 + lane / 16 * 8, 2 * span + lane / 8 % 2));
+    ldmatrix_x4(r, tile + T::move(T::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2), row, 2 * span));
+}
+
+template <typename Kv, int D>
+__device__ __forceinline__ void load_values(uint32_t (&r)[4], const unsigned char* tile, uint32_t row, uint32_t span) {
+    using T = Tile<Kv, D>;
+    ldmatrix_x4_trans(r, tile + T::move(T::offset(lane_id() % 16, lane_id() / 16), row, 2 * span));
+}
+
+// Operand b of q * k^T for the span's 16 columns number `step` and half `n` of the 16 positions.
+template <typename Kv>
+__device__ __forceinline__ void key_operand(uint32_t (&b)[2], const uint32_t (&r)[4], int step, int n) {
     if constexpr (sizeof(Kv) == 2) {
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            b[0][n][0] = r[2 * n];
-            b[0][n][1] = r[2 * n + 1];
-        }
+        b[0] = r[2 * n];
+        b[1] = r[2 * n + 1];
     } else {
-#pragma unroll
-        for (int m = 0; m < 4; m++) {
-            b[m % 2][m / 2][0] = widen_even_bytes(r[m]);
-            b[m % 2][m / 2][1] = widen_odd_bytes(r[m]);
-        }
+        b[0] = widen_even_bytes(r[2 * n + step]);
+        b[1] = widen_odd_bytes(r[2 * n + step]);
     }
 }
 
-// Operands b of p * v: b[i][n] holds the values of positions row .. row + 16 at half n of the span's 16 columns
-// number i: columns 8 n .. 8 n + 8 of a bf16 cache, even (0) or odd (1) columns of an fp8 one.
-template <typename Kv, int D>
-__device__ __forceinline__ void load_values(uint32_t (&b)[Tile<Kv, D>::SPAN / 16][2][2], const unsigned char* tile,
-                                            uint32_t row, uint32_t span) {
-    const uint32_t lane = lane_id();
-    uint32_t r[4];
-    ldmatrix_x4_trans(r, tile + Tile<Kv, D>::offset(row + lane % 16, 2 * span + lane / 16));
+// Operand b of p * v for half `n` of the span's 16 columns number `step`: columns 8 n .. 8 n + 8 of a bf16 cache, the
+// even (0) or odd (1) columns of an fp8 one.
+template <typename Kv>
+__device__ __forceinline__ void value_operand(uint32_t (&b)[2], const uint32_t (&r)[4], int step, int n) {
 #pragma unroll
-    for (int m = 0; m < 4; m++) {
+    for (int i = 0; i < 2; i++) {
         if constexpr (sizeof(Kv) == 2) {
-            b[0][m / 2][m % 2] = r[m];
+            b[i] = r[2 * n + i];
         } else {
-            b[m / 2][0][m % 2] = widen_even_bytes(r[m]);
-            b[m / 2][1][m % 2] = widen_odd_bytes(r[m]);
+            b[i] = n == 0 ? widen_even_bytes(r[2 * step + i]) : widen_odd_bytes(r[2 * step + i]);
         }
     }
 }
@@ -96,7 +102,7 @@ __device__ __forceinline__ void even_columns_first(Vec16& first, Vec16& second) 
     second = odd;
 }
 
-// Stores a lane's four elements of a row at 16 columns: `halves` are those of the two operands that load_values gave.
+// Stores a lane's four elements of a row at 16 columns: `a` and `b` are of value_operand's halves 0 and 1.
 template <typename Kv>
 __device__ __forceinline__ void store_columns(float* row_swizzled, uint32_t column, uint32_t swizzle, const float2& a,
                                               const float2& b) {
