@@ -4,10 +4,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::results::Row;
@@ -26,6 +26,7 @@ impl Server {
     pub fn start(program: &Path, arguments: &[String], patience: Duration) -> Result<Self> {
         let mut command = Command::new(program);
         command.arg("serve").args(arguments).args(["--port", "0"]).stdout(Stdio::piped());
+        command.env("RUST_LOG", "warn"); // else a line a request
         let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let output = child.stdout.take().context("the server has no output")?;
         let mut server = Self { child, url: String::new() };
@@ -38,8 +39,11 @@ impl Server {
         });
         let until = Instant::now() + patience;
         while server.url.is_empty() {
-            let line = lines.recv_timeout(until.saturating_duration_since(Instant::now()));
-            let line = line.with_context(|| format!("the server was not ready within {} s", patience.as_secs()))?;
+            let line = match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) => bail!("the server was not ready within {} s", patience.as_secs()),
+                Err(RecvTimeoutError::Disconnected) => bail!("the server ended before it was ready; its log says why"),
+            };
             println!("{line}");
             if let Some((_, url)) = line.split_once("is ready at ") {
                 url.trim().clone_into(&mut server.url);
@@ -151,7 +155,8 @@ END"#,
     #[test]
     fn a_server_that_ends_or_lags_is_an_error() {
         let program = script("ending", "echo loading; exit 1");
-        assert!(Server::start(&program, &[], Duration::from_secs(20)).is_err());
+        let error = Server::start(&program, &[], Duration::from_secs(20)).err().unwrap().to_string();
+        assert!(error.contains("ended before it was ready"), "{error}");
         let program = script("lagging", "exec sleep 100");
         let error = Server::start(&program, &[], Duration::from_secs(1)).err().unwrap().to_string();
         assert!(error.contains("not ready within 1 s"), "{error}");
