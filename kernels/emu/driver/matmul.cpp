@@ -1,6 +1,7 @@
 #include "matmul.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -20,13 +21,21 @@ namespace {
 #define WIDEST
 #endif
 
+const std::array<float, 256> E4M3_VALUES = [] {
+    std::array<float, 256> all{};
+    for (unsigned code = 0; code < 256; code++) {
+        all[code] = __half2float(__nv_cvt_fp8_to_halfraw(static_cast<unsigned char>(code), __NV_E4M3));
+    }
+    return all;
+}();
+
 double load(Type type, CUdeviceptr at, int64_t index) {
     switch (type) {
         case F32: return reinterpret_cast<const float*>(at)[index];
         case F64: return reinterpret_cast<const double*>(at)[index];
         case F16: return __half2float(reinterpret_cast<const __half*>(at)[index]);
         case BF16: return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(at)[index]);
-        case E4M3: return float(reinterpret_cast<const __nv_fp8_e4m3*>(at)[index]);
+        case E4M3: return E4M3_VALUES[reinterpret_cast<const uint8_t*>(at)[index]];
     }
     return NAN;
 }

@@ -153,6 +153,7 @@ void poison_untouched(Launch& launch, const Place& place, uintptr_t at, size_t b
 void check_notes(Launch& launch, const Place& place, uintptr_t at, size_t bytes, Access how, const void* instruction) {
     for (size_t i = 0; i < bytes; i++) {
         const uint32_t wrote = place.writes[i];
+        if (i > 0 && wrote == place.writes[i - 1]) continue;
         if (!place.is_global && note_of(wrote) == IN_FLIGHT && launch.races.is_of_this_block(wrote)) {
             launch.fault(verb(how, bytes) + "of " + place.what + " (offset " + std::to_string(place.offset + i) +
                              ") into which a cp_async_16 of " + whose(launch, wrote) +

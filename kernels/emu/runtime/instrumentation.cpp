@@ -73,6 +73,10 @@ void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
     emu::copy_bytes(to, from, bytes);
     return to;
 }
+void* __tsan_memmove(void* to, const void* from, size_t bytes) {
+    emu::copy_bytes(to, from, bytes);
+    return to;
+}
 void* __tsan_memset(void* to, int value, size_t bytes) {
     emu::set_bytes(to, value, bytes);
     return to;

@@ -53,6 +53,7 @@ bool Launch::run() {
 
     threads.resize(count);
     live_.resize((count + 31) / 32);
+    waiting_.resize(live_.size());
     dynamic_storage_.resize(request.shared_bytes + 128);
     dynamic = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(dynamic_storage_.data()) + 127) & ~uintptr_t(127));
     Launch* outer = current_launch();
@@ -90,6 +91,7 @@ void Launch::run_block(uint64_t number) {
 void Launch::start_threads() {
     live = unsigned(threads.size());
     std::fill(live_.begin(), live_.end(), 0);
+    std::fill(waiting_.begin(), waiting_.end(), 0);
     ready_.clear();
     for (unsigned i = 0; i < threads.size(); i++) {
         Thread& thread = threads[i];

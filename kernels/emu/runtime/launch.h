@@ -56,7 +56,7 @@ struct Thread {
     // What it waits in, for the report of a deadlock; null while it can run.
     const char* waits_in;
     const void* waits_at;
-    const Operation* operation;  // the warp function it waits in, or null; with its mask and operands
+    const Operation* operation;  // the last warp function it came to, with its mask and operands
     uint32_t mask;
     void* operands;
     std::vector<AsyncCopy> copies;
@@ -114,6 +114,8 @@ public:
     void nothing_changed(const void* at);
     [[noreturn]] void fault(const std::string& problem, const void* at);
     uint32_t live_lanes(unsigned warp) const { return live_[warp]; }
+    // Lanes that wait in a warp function.
+    uint32_t& waiting_lanes(unsigned warp) { return waiting_[warp]; }
 
     Memory& memory;
     Races races;
@@ -137,6 +139,7 @@ private:
     void finished(Thread& thread);
 
     std::vector<uint32_t> live_;  // lanes of each warp that have not ended
+    std::vector<uint32_t> waiting_;
     std::vector<unsigned> ready_;
     std::vector<char> dynamic_storage_;
     Context main_;

@@ -17,11 +17,13 @@ std::string hex(uint32_t mask) {
 bool try_complete(Launch& launch, unsigned warp, const Thread& me) {
     const Operation& operation = *me.operation;
     const uint32_t mask = me.mask, wanted = mask & launch.live_lanes(warp);
+    uint32_t& arrived = launch.waiting_lanes(warp);
+    if ((arrived & wanted) != wanted) return false;
     Lanes lanes{};
     for (unsigned lane = 0; lane < 32; lane++) {
         if (!(wanted >> lane & 1)) continue;
         const Thread& other = launch.threads[warp * 32 + lane];
-        if (!other.operation || !(other.mask >> me.lane() & 1)) return false;
+        if (!(other.mask >> me.lane() & 1)) return false;  // it waits for others first
         if (other.operation != me.operation || other.mask != mask) {
             launch.fault(std::string("lanes disagree: lane ") + std::to_string(lane) + " waits in " +
                              other.operation->name + " with mask " + hex(other.mask) + ", lane " +
@@ -34,10 +36,10 @@ bool try_complete(Launch& launch, unsigned warp, const Thread& me) {
     if (operation.orders_memory) {
         launch.races.warp_synchronized(warp, wanted, wanted == launch.live_lanes(warp));
     }
+    arrived &= ~wanted;
     for (unsigned lane = 0; lane < 32; lane++) {
         if (!(wanted >> lane & 1)) continue;
         Thread& other = launch.threads[warp * 32 + lane];
-        other.operation = nullptr;
         if (&other != launch.running) launch.wake(other);
     }
     return true;
@@ -163,14 +165,13 @@ void together(const Operation& operation, uint32_t mask, void* operands, const v
     me.mask = mask;
     me.operands = operands;
     me.waits_at = at;
+    launch.waiting_lanes(me.warp()) |= 1u << me.lane();
     if (!try_complete(launch, me.warp(), me)) launch.wait(operation.name, at);
 }
 
 void warp_thread_left(Launch& launch, unsigned warp) {
     for (unsigned lane = 0; lane < 32; lane++) {
-        if (!(launch.live_lanes(warp) >> lane & 1)) continue;
-        const Thread& thread = launch.threads[warp * 32 + lane];
-        if (thread.operation) try_complete(launch, warp, thread);
+        if (launch.waiting_lanes(warp) >> lane & 1) try_complete(launch, warp, launch.threads[warp * 32 + lane]);
     }
 }
 
