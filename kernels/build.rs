@@ -45,6 +45,9 @@ fn compile(source: &Path, out: &Path) -> std::process::Child {
     for architecture in architectures.split(',') {
         nvcc.arg(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
     }
+    if env::var("PROFILE").as_deref() == Ok("debug") {
+        nvcc.arg("-DKERNEL_CHECKS");
+    }
     nvcc.arg(PORTABLE).arg(source).arg("-o").arg(out.join(stem(source)).with_extension("fatbin"));
     nvcc.spawn().unwrap_or_else(|error| {
         panic!(
@@ -68,7 +71,7 @@ fn table(sources: &[PathBuf]) -> String {
     let mut text = String::from("&[\n");
     for source in sources {
         let code = fs::read_to_string(source).expect("a source");
-        let fatbin = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}.fatbin\"))", stem(source));
+        let fatbin = format!("&Aligned(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}.fatbin\")))", stem(source));
         text += &format!("    Module {{ fatbin: {fatbin}, kernels: &{:?} }},\n", entry_points(&code));
     }
     text + "]\n"

@@ -9,9 +9,13 @@ use cudarc::driver::{CudaStream, DriverError, sys};
 
 use crate::{Launch, LaunchError, Queue};
 
+/// The driver reads a fat binary's header as 64-bit words.
+#[repr(C, align(64))]
+struct Aligned<T: ?Sized>(T);
+
 /// One fat binary and the entry points in it.
 struct Module {
-    fatbin: &'static [u8],
+    fatbin: &'static Aligned<[u8]>,
     kernels: &'static [&'static str],
 }
 
@@ -61,7 +65,7 @@ impl CudaQueue {
     fn load(&mut self, module: &Module, most_shared: i32) -> Result<(), DriverError> {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the image is a whole fat binary, and the context is bound.
-        unsafe { sys::cuModuleLoadData(&mut handle, module.fatbin.as_ptr().cast()) }.result()?;
+        unsafe { sys::cuModuleLoadData(&mut handle, module.fatbin.0.as_ptr().cast()) }.result()?;
         self.modules.push(handle);
         for name in module.kernels {
             let symbol = CString::new(*name).expect("a kernel's name has no zero byte");

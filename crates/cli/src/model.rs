@@ -74,7 +74,13 @@ pub(crate) fn find(config: &Config) -> Result<Found> {
     };
     let compute = device::choose(config.shared.device)?;
     let kv_dtype = device::kv_dtype(config.engine.kv_cache_dtype, &compute)?;
-    let steps = config.engine.steps(matches!(compute, Compute::Gpu(_)))?;
+    let on_gpu = matches!(compute, Compute::Gpu(_));
+    let block = config.engine.block_size;
+    anyhow::ensure!(
+        !on_gpu || block.is_multiple_of(16),
+        "--block-size is {block}; on a GPU give 16, 32, 64, 128 or 256"
+    );
+    let steps = config.engine.steps(on_gpu)?;
     Ok(Found { name: config.served_model_name.clone().unwrap_or(name), place, compute, kv_dtype, steps })
 }
 
@@ -172,6 +178,7 @@ impl Means<'_> {
             steps_in_flight: if on_gpu { 2 } else { 1 },
             kv_dtype: self.kv_dtype,
             activation_bytes: if on_gpu { 2 } else { 4 },
+            captured_tokens: if on_gpu { self.steps.max_num_seqs } else { 0 },
             overhead: if on_gpu { GPU_OVERHEAD } else { 0 },
         }
     }

@@ -43,6 +43,8 @@ pub struct MemoryLimits {
     pub kv_dtype: KvDtype,
     /// Bytes of an activation: 4 on a CPU, 2 on a GPU.
     pub activation_bytes: u64,
+    /// Tokens of the largest captured step, which holds activations of its own; 0 where none is captured.
+    pub captured_tokens: u32,
     /// Bytes that the device's libraries and captured steps take, beside all that is computed with.
     pub overhead: u64,
 }
@@ -186,7 +188,8 @@ fn workspace_bytes(info: &ModelInfo, limits: &MemoryLimits) -> u64 {
     let attention = info.layers.iter().map(qkv).max().unwrap_or(0);
     let widest = attention.max(mul(3, info.intermediate_size as u64));
     let a_token = mul(3, info.hidden_size as u64).saturating_add(widest);
-    let activations = mul(a_token, u64::from(limits.max_num_batched_tokens));
+    let tokens = u64::from(limits.max_num_batched_tokens) + u64::from(limits.captured_tokens);
+    let activations = mul(a_token, tokens);
     let logits = mul(info.vocab_size as u64, u64::from(limits.max_num_seqs));
     mul(activations, limits.activation_bytes).saturating_add(mul(logits, F32))
 }

@@ -32,6 +32,7 @@ fn limits(budget: MemoryBudget) -> MemoryLimits {
         steps_in_flight: 1,
         kv_dtype: KvDtype::F16,
         activation_bytes: 4,
+        captured_tokens: 0,
         overhead: 0,
     }
 }
@@ -140,7 +141,7 @@ prop_compose! {
         let budget = MemoryBudget::KvCache(budget);
         let kv_dtype = KvDtype::BF16;
         let (activation_bytes, overhead) = (2, 1 << 20);
-        MemoryLimits { budget, max_model_len, max_num_seqs, max_num_batched_tokens, block_size, steps_in_flight, kv_dtype, activation_bytes, overhead }
+        MemoryLimits { budget, max_model_len, max_num_seqs, max_num_batched_tokens, block_size, steps_in_flight, kv_dtype, activation_bytes, captured_tokens: max_num_seqs, overhead }
     }
 }
 

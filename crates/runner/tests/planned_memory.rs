@@ -18,6 +18,7 @@ fn limits(setup: &Setup, budget: u64) -> MemoryLimits {
         steps_in_flight: 1,
         kv_dtype: KvDtype::F32,
         activation_bytes: 4,
+        captured_tokens: 0,
         overhead: 0,
     }
 }

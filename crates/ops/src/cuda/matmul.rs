@@ -1,5 +1,5 @@
 //! Matrix products: by cuBLASLt, or for few rows by the kernel that only reads the weights fast. Which one, and which of
-//! cuBLASLt's algorithms, is found out by trying them when a shape first comes up, and kept.
+//! cuBLASLt's algorithms, is found out by trying them when a shape first comes up while the server starts, and kept.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -35,6 +35,8 @@ pub(super) struct Matmul {
     handle: sys::cublasLtHandle_t,
     workspace: CudaSlice<u8>,
     chosen: HashMap<Product, Chosen>,
+    /// Whether new shapes are tried out, which takes time; else they take what cuBLASLt names first.
+    tries: bool,
 }
 
 // SAFETY: the handle may be used from any thread, one at a time, which the lock around this sees to.
@@ -77,7 +79,7 @@ impl Matmul {
         let handle = create_handle().map_err(driver_error)?;
         // SAFETY: cuBLASLt writes before it reads there.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.map_err(driver_error)?;
-        Ok(Self { stream, handle, workspace, chosen: HashMap::new() })
+        Ok(Self { stream, handle, workspace, chosen: HashMap::new(), tries: true })
     }
 
     /// Queues a product. A shape's first one may be run several times, and waited for.
@@ -94,6 +96,11 @@ impl Matmul {
         self.launch(queue, operands, product, &chosen.problem, chosen.way)
     }
 
+    /// From now on requests are waiting: no more trying.
+    pub(super) fn end_trying(&mut self) {
+        self.tries = false;
+    }
+
     fn choose(&self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<Chosen> {
         let problem = Problem::new(product)?;
         let mut ways: Vec<Way> =
@@ -102,10 +109,10 @@ impl Matmul {
             ways.push(Way::Gemv);
         }
         let mut best = (f32::INFINITY, ways[0]);
-        let stopwatch = Stopwatch::new(&self.stream)?;
-        if ways.len() == 1 || product.m > MOST_TRIED_ROWS || stopwatch.is_capturing()? {
+        if !self.tries || ways.len() == 1 || product.m > MOST_TRIED_ROWS {
             return Ok(Chosen { problem, way: best.1 });
         }
+        let stopwatch = Stopwatch::new(&self.stream)?;
         // SAFETY: only written.
         let mut flushed = unsafe { self.stream.alloc::<u8>(FLUSH_BYTES) }.map_err(driver_error)?;
         for way in ways {

@@ -77,6 +77,15 @@ pub fn synchronize(device: &Device) -> Result<()> {
     Cuda::of(device)?.stream().synchronize().map_err(driver_error)
 }
 
+/// Ends the time in which new shapes of products are tried out: from now on requests wait.
+///
+/// # Errors
+/// `device` was not opened by [`open`].
+pub fn end_trying(device: &Device) -> Result<()> {
+    Cuda::of(device)?.matmul.lock().unwrap_or_else(PoisonError::into_inner).end_trying();
+    Ok(())
+}
+
 /// Whether an operation failed for want of the GPU's memory, and nothing else is wrong.
 pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
     let text = format!("{error:?}");

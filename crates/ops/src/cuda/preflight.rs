@@ -1,6 +1,7 @@
 //! Whether a GPU can be used at all, asked before anything would panic for want of a library.
 
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, result};
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute_enum;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result};
 use libloading::Library;
 
 use crate::gpu::Unavailable;
@@ -32,8 +33,7 @@ pub(super) fn check(ordinal: usize) -> Result<(), Unavailable> {
     if ordinal >= count.max(0) as usize {
         return Err(Unavailable(format!("there is no GPU {ordinal}: the CUDA driver has {count} (see nvidia-smi)")));
     }
-    let context = CudaContext::new(ordinal).map_err(|error| failed("the GPU cannot be used", &error))?;
-    let capability = context.compute_capability().map_err(|error| failed("the GPU does not answer", &error))?;
+    let capability = capability(ordinal).map_err(|error| failed("the GPU does not answer", &error))?;
     if capability < OLDEST {
         let ((major, minor), (oldest, _)) = (capability, OLDEST);
         return Err(Unavailable(format!(
@@ -41,6 +41,16 @@ pub(super) fn check(ordinal: usize) -> Result<(), Unavailable> {
         )));
     }
     Ok(())
+}
+
+/// Asked without a context, which opening the GPU will make.
+fn capability(ordinal: usize) -> Result<(i32, i32), DriverError> {
+    use CUdevice_attribute_enum::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let device = result::device::get(ordinal as i32)?;
+    // SAFETY: the driver gave the device.
+    unsafe { Ok((result::device::get_attribute(device, MAJOR)?, result::device::get_attribute(device, MINOR)?)) }
 }
 
 fn loads(name: &str, version: &str) -> bool {

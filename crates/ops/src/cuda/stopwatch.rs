@@ -32,10 +32,4 @@ impl<'a> Stopwatch<'a> {
         self.end.record(self.stream).map_err(driver_error)?;
         self.start.elapsed_ms(&self.end).map_err(driver_error)
     }
-
-    /// Whether work on the stream is being recorded instead of run.
-    pub(super) fn is_capturing(&self) -> Result<bool> {
-        let status = self.stream.capture_status().map_err(driver_error)?;
-        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
-    }
 }

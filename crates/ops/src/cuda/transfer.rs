@@ -62,6 +62,7 @@ impl PinnedWords {
     /// The range is not inside both, or the driver fails.
     pub fn upload(&self, range: Range<usize>, to: &Tensor) -> Result<()> {
         self.check(&range, to)?;
+        self.stream.context().bind_to_thread().map_err(driver_error)?;
         let to = address("upload", "the target", to, DType::U32)?.byte_add(range.start * size_of::<u32>());
         // SAFETY: both ranges are inside their memory, which lives on until the copy is done: the host's by the caller's
         // word, the GPU's because it is given back in the stream's order.
@@ -82,6 +83,7 @@ impl PinnedWords {
         if at + words > self.len {
             bail!("download: words {at}..{} of {}", at + words, self.len);
         }
+        self.stream.context().bind_to_thread().map_err(driver_error)?;
         let from = address("download", "the source", from, from.dtype())?;
         // SAFETY: as above.
         unsafe {

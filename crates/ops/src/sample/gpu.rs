@@ -3,7 +3,6 @@
 //! The stages are those of the CPU; the draw is another one (Gumbel noise of seed, index and token id), so a seed gives
 //! another text on a GPU than on a CPU.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor, bail};
@@ -165,7 +164,7 @@ impl Lists {
     fn push(&mut self, row: &GpuSampleParams<'_>, vocab: usize) {
         let params = &row.params;
         let (first_adjustment, first_banned) = (self.tokens.len() as u32, self.banned.len() as u32);
-        for (token, (bias, seen)) in adjustments(params, vocab) {
+        for (token, bias, seen) in adjustments(params, vocab) {
             self.tokens.push(token);
             self.seen.push(seen);
             self.biases.push(bias.to_bits());
@@ -207,17 +206,25 @@ impl Lists {
     }
 }
 
-/// What is done to single logits: by token, its bias, and [`SEEN`] with how often it was generated.
-fn adjustments(params: &SampleParams<'_>, vocab: usize) -> BTreeMap<u32, (f32, u32)> {
-    let mut all: BTreeMap<u32, (f32, u32)> = BTreeMap::new();
-    for (token, bias) in params.logit_bias {
-        all.entry(*token).or_default().0 += bias;
-    }
-    if params.uses_counts() {
-        for (token, generated) in params.counts.seen() {
-            all.entry(token).or_default().1 = SEEN | generated.min(SEEN - 1);
+/// What is done to single logits, by rising token: its bias, and [`SEEN`] with how often it was generated.
+fn adjustments<'a>(params: &'a SampleParams<'a>, vocab: usize) -> impl Iterator<Item = (u32, f32, u32)> + 'a {
+    let mut biases: Vec<(u32, f32)> = params.logit_bias.to_vec();
+    biases.sort_by_key(|(token, _)| *token);
+    let mut biases = biases.into_iter().peekable();
+    let seen = if params.uses_counts() { Some(params.counts.seen()) } else { None };
+    let mut seen = seen.into_iter().flatten().peekable();
+    let next = move || {
+        let token = match (biases.peek(), seen.peek()) {
+            (Some((biased, _)), Some((seen, _))) => *biased.min(seen),
+            (Some((token, _)), None) | (None, Some((token, _))) => *token,
+            (None, None) => return None,
+        };
+        let mut bias = 0.0;
+        while let Some((_, more)) = biases.next_if(|(biased, _)| *biased == token) {
+            bias += more;
         }
-    }
-    all.retain(|token, _| (*token as usize) < vocab);
-    all
+        let seen = seen.next_if(|(seen, _)| *seen == token).map_or(0, |(_, count)| SEEN | count.min(SEEN - 1));
+        Some((token, bias, seen))
+    };
+    std::iter::from_fn(next).filter(move |(token, ..)| (*token as usize) < vocab)
 }

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream, DriverError, sys};
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use plimsoll_nn::{ForwardBatch, KvCache, Model};
 use plimsoll_ops::attention::GpuPlan;
-use plimsoll_ops::gpu::{PinnedWords, empty, synchronize};
+use plimsoll_ops::gpu::{PinnedWords, synchronize};
 
 use super::layout::{SharedTensors, StepLayout, StepSizes};
 
@@ -18,7 +18,7 @@ use super::layout::{SharedTensors, StepLayout, StepSizes};
 pub(super) struct CapturedStep {
     sizes: StepSizes,
     layout: StepLayout,
-    /// u32 `[layout.words()]`: where the step reads its inputs.
+    /// u32: where the step reads its inputs, the same place for all steps.
     inputs: Tensor,
     /// f32 `[sequences, vocab]`, a view of memory that all steps share.
     logits: Tensor,
@@ -43,7 +43,7 @@ impl CapturedStep {
     ) -> Result<Self> {
         let device = shared.last_tokens.device().clone();
         let layout = StepLayout::new(&sizes);
-        let inputs = empty(&device, layout.words(), DType::U32)?;
+        let inputs = shared.inputs.clone();
         let mut batch = ForwardBatch::of_padding(sizes.groups.len());
         let mut words = PinnedWords::new(&device, layout.words())?;
         layout.write(&batch, plans, words.as_mut_slice())?;

@@ -19,6 +19,8 @@ pub(super) struct SharedTensors {
     pub(super) last_tokens: Tensor,
     /// f32 `[sequences, vocab]`.
     pub(super) logits: Tensor,
+    /// u32, for any captured step.
+    pub(super) inputs: Tensor,
     /// f32, for the attention's parts.
     pub(super) workspace: Tensor,
     /// Each KV group's attention.
@@ -126,8 +128,7 @@ impl StepLayout {
             put(&used, &from.blocks, 0);
             copies.push(used);
         }
-        copies.retain(|range| !range.is_empty());
-        Ok(copies)
+        Ok(joined(copies))
     }
 
     /// Gives a batch its arrays in the GPU's memory, views of `buffer`, u32 `[words]`. Its logits go to the shared ones'
@@ -162,4 +163,16 @@ impl StepLayout {
         }
         Ok(())
     }
+}
+
+/// Ranges in their order, those that touch made one: each is a copy, and a copy is a wait for the GPU.
+fn joined(ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    let mut joined: Vec<Range<usize>> = Vec::with_capacity(ranges.len());
+    for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    joined
 }

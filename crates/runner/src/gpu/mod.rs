@@ -29,6 +29,10 @@ use split::split;
 /// Steps that are queued at once: one runs, one waits behind it.
 const IN_FLIGHT: usize = 2;
 
+/// Block table entries of all sequences of a captured step together, in one KV group: 16 MiB of them. A step with more
+/// is run as it comes.
+const MOST_TABLE_ENTRIES: usize = 4 << 20;
+
 /// Runs one model on one GPU.
 pub(crate) struct GpuRunner {
     device: Device,
@@ -103,6 +107,7 @@ impl GpuRunner {
             shared: SharedTensors {
                 last_tokens: Tensor::zeros(seqs, DType::U32, device)?,
                 logits: gpu::empty(device, (seqs, vocab_size as usize), DType::F32)?,
+                inputs: Tensor::zeros(1, DType::U32, device)?,
                 workspace: gpu::empty(device, workspace.max(1), DType::F32)?,
                 shapes,
             },
@@ -112,6 +117,7 @@ impl GpuRunner {
         };
         runner.reserve(tokens)?;
         runner.capture(seqs, progress)?;
+        gpu::end_trying(device)?;
         Ok(runner)
     }
 
@@ -123,34 +129,43 @@ impl GpuRunner {
         batch.positions = vec![0; tokens];
         batch.groups.iter_mut().for_each(|group| group.slot_mapping = vec![layout::NONE; tokens]);
         batch.logit_rows = vec![0; self.shared.logits.dim(0)?];
-        self.run_whole(&batch, 0, 0)?;
+        let plans = self.plans(&batch)?;
+        self.run_whole(&batch, &plans, 0, 0)?;
         gpu::synchronize(&self.device)
     }
 
     /// Captures the decode steps, the largest first: what it allocates then serves the others.
     fn capture(&mut self, most: usize, progress: impl Fn(usize, usize)) -> Result<()> {
         let sizes = buckets(most);
+        self.shared.inputs = gpu::empty(&self.device, StepLayout::new(&self.decode_sizes(most)).words(), DType::U32)?;
         for (done, &size) in sizes.iter().rev().enumerate() {
             progress(done, sizes.len());
             let step = self.capture_one(size)?;
             self.captured.push(step);
         }
         self.captured.reverse();
+        let words = self.captured.iter().map(CapturedStep::words).max().unwrap_or(0);
+        for lane in &mut self.lanes {
+            grow(&mut lane.inputs, words, &self.device)?;
+        }
         progress(sizes.len(), sizes.len());
         Ok(())
     }
 
     fn capture_one(&self, size: usize) -> Result<CapturedStep> {
         let plans = self.plans(&ForwardBatch::of_padding(self.shared.shapes.len()))?;
-        let group = |(shape, kv): (&GpuShape, &plimsoll_core::KvGroup)| {
-            let longest = self.limits.max_model_len.div_ceil(self.limits.cache.block_size) as usize;
-            // Sequences share blocks, but rarely so many that twice the cache's would not hold their tables.
-            let blocks = (size * longest).min(2 * kv.num_blocks as usize + size);
-            GroupSizes { blocks, plan: shape.decode_size(size) }
+        CapturedStep::capture(self.decode_sizes(size), &plans, &*self.model, &self.cache, &self.shared)
+    }
+
+    /// What decode steps of up to `size` sequences have.
+    fn decode_sizes(&self, size: usize) -> StepSizes {
+        let longest = self.limits.max_model_len.div_ceil(self.limits.cache.block_size) as usize;
+        let group = |shape: &GpuShape| GroupSizes {
+            blocks: (size * longest).min(MOST_TABLE_ENTRIES),
+            plan: shape.decode_size(size),
         };
-        let groups = self.shared.shapes.iter().zip(&self.limits.cache.groups).map(group).collect();
-        let sizes = StepSizes { tokens: size, logit_rows: size, groups };
-        CapturedStep::capture(sizes, &plans, &*self.model, &self.cache, &self.shared)
+        let groups = self.shared.shapes.iter().map(group).collect();
+        StepSizes { tokens: size, logit_rows: size, groups }
     }
 
     fn queue(&mut self, plan: &StepPlan) -> std::result::Result<InFlight, StepError> {
@@ -181,14 +196,19 @@ impl GpuRunner {
             grow(inputs, step.words(), &self.device)?;
             return step.replay(&batch, &plans, inputs)?.narrow(0, 0, batch.logit_rows.len());
         }
-        self.run(&batch, 0, lane)?;
+        self.run_planned(&batch, &plans, 0, lane)?;
         self.shared.logits.narrow(0, 0, batch.logit_rows.len())
     }
 
     /// Queues a batch as it is, its logits to row `first_row` on. Where the GPU's memory does not hold its activations,
     /// it is run in two parts.
     fn run(&mut self, batch: &ForwardBatch, first_row: usize, lane: usize) -> Result<()> {
-        let failed = match self.run_whole(batch, first_row, lane) {
+        let plans = self.plans(batch)?;
+        self.run_planned(batch, &plans, first_row, lane)
+    }
+
+    fn run_planned(&mut self, batch: &ForwardBatch, plans: &[GpuPlan], first_row: usize, lane: usize) -> Result<()> {
+        let failed = match self.run_whole(batch, plans, first_row, lane) {
             Err(error) if gpu::is_out_of_memory(&error) => error,
             other => return other,
         };
@@ -200,15 +220,15 @@ impl GpuRunner {
         self.run(&last, first_row + first.logit_rows.len(), lane)
     }
 
-    fn run_whole(&mut self, batch: &ForwardBatch, first_row: usize, lane: usize) -> Result<()> {
-        let plans = self.plans(batch)?;
-        let mut needs = sizes(batch, &plans);
+    fn run_whole(&mut self, batch: &ForwardBatch, plans: &[GpuPlan], first_row: usize, lane: usize) -> Result<()> {
+        let mut needs = sizes(batch, plans);
         needs.tokens = padded(needs.tokens);
+        needs.logit_rows = padded(needs.logit_rows).min(self.shared.logits.dim(0)? - first_row);
         let layout = StepLayout::new(&needs);
         let inputs = &mut self.lanes[lane].inputs;
         grow(inputs, layout.words(), &self.device)?;
         let words = gpu::empty(&self.device, layout.words(), DType::U32)?;
-        layout.write(batch, &plans, inputs.as_mut_slice())?;
+        layout.write(batch, plans, inputs.as_mut_slice())?;
         inputs.upload(0..layout.words(), &words)?;
         let mut batch = batch.clone();
         layout.attach(&mut batch, &words, &self.shared, first_row)?;
@@ -216,8 +236,24 @@ impl GpuRunner {
         Ok(())
     }
 
-    /// Queues the choice of a token for each sampler, and the way of the results to the host.
+    /// As [`GpuRunner::try_sample`], once more where what lies free in pieces would have done.
     fn sample(
+        &mut self,
+        samplers: &[(SeqSlot, u32)],
+        logits: &Tensor,
+        lane: usize,
+    ) -> std::result::Result<GpuSampling, StepError> {
+        match self.try_sample(samplers, logits, lane) {
+            Err(StepError::Tensor(error)) if gpu::is_out_of_memory(&error) => {
+                gpu::give_back_free_memory(&self.device)?;
+                self.try_sample(samplers, logits, lane)
+            }
+            other => other,
+        }
+    }
+
+    /// Queues the choice of a token for each sampler, and the way of the results to the host.
+    fn try_sample(
         &mut self,
         samplers: &[(SeqSlot, u32)],
         logits: &Tensor,
@@ -299,6 +335,13 @@ fn shapes(info: &ModelInfo, cache: &KvCache, block_size: usize, device: &Device)
         GpuShape::new(heads, window, block_size, cache.dtype(), device)
     };
     info.groups.iter().enumerate().map(of_group).collect()
+}
+
+impl Drop for GpuRunner {
+    fn drop(&mut self) {
+        // Nothing that is being used may go; whether the work succeeded does not matter any more.
+        let _ = gpu::synchronize(&self.device);
+    }
 }
 
 impl Executor for GpuRunner {
