@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "crates/cli",
         &["api", "bench", "core", "engine", "models", "nn", "ops", "runner", "sched", "server", "sim", "text"],
     ),
+    ("crates/gpu-check", &["core", "kernel-checks", "kernels", "models", "nn", "ops", "runner", "sched"]),
     ("crates/xtask", &[]),
 ];
 

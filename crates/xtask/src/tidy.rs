@@ -10,7 +10,7 @@ use crate::edges;
 const MAX_LINES: usize = 600;
 
 /// Where code may differ by the feature `cuda`.
-const CUDA_ROOMS: &[&str] = &["crates/ops/", "crates/runner/src/graph.rs", "kernels/"];
+const CUDA_ROOMS: &[&str] = &["crates/ops/", "crates/runner/", "crates/gpu-check/", "kernels/"];
 
 /// What a pure crate's sources may not name: time and chance come from outside.
 const IMPURE: &[&str] = &["std::time", "Instant::now", "SystemTime", "thread_rng", "rand::", "tokio::", "candle"];
