@@ -1,4 +1,6 @@
 // Allocations, copies and fills, pinned memory, pools.
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -15,6 +17,7 @@ namespace {
 
 // Larger graph allocations keep what they hold from one replay to the next.
 constexpr size_t MOST_POISONED = 64 << 20;
+constexpr size_t WORTH_HANDING_BACK = 1 << 20;
 
 CUresult allocate(State& state, CUdeviceptr* at, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;
@@ -60,13 +63,32 @@ CUresult copy(const void* to, const void* from, size_t bytes) {
 
 const void* host(CUdeviceptr at) { return reinterpret_cast<const void*>(at); }
 
+template <typename T> void fill_now(CUdeviceptr at, T value, size_t count) {
+    T* first = reinterpret_cast<T*>(at);
+    for (size_t i = 0; i < count; i++) first[i] = value;
+}
+
+// Zeroing a KV cache must not take its memory before it is used: whole pages are handed back, to be zeros anew.
+template <> void fill_now(CUdeviceptr at, unsigned char value, size_t count) {
+    constexpr uintptr_t PAGE = 4096;
+    const uintptr_t first = (at + PAGE - 1) & ~(PAGE - 1), last = (at + count) & ~(PAGE - 1);
+    if (value != 0 || first >= last || last - first < WORTH_HANDING_BACK) {
+        std::memset(reinterpret_cast<void*>(at), value, count);
+        return;
+    }
+    std::memset(reinterpret_cast<void*>(at), 0, first - at);
+    std::memset(reinterpret_cast<void*>(last), 0, at + count - last);
+    if (madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED) != 0) {
+        std::memset(reinterpret_cast<void*>(first), 0, last - first);
+    }
+}
+
 template <typename T> CUresult fill(const char* call, CUdeviceptr at, T value, size_t count, void* handle) {
     State& state = State::get();
     Lock lock(state.guard);
     if (const CUresult error = state.check_range(call, at, count * sizeof(T))) return error;
     return state.enqueue(*state.stream(handle), [at, value, count] {
-        T* first = reinterpret_cast<T*>(at);
-        for (size_t i = 0; i < count; i++) first[i] = value;
+        fill_now<T>(at, value, count);
         return SUCCESS;
     });
 }

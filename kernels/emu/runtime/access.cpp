@@ -3,7 +3,6 @@
 #include <link.h>
 
 #include <algorithm>
-#include <memory>
 
 #include "launch.h"
 
@@ -58,7 +57,7 @@ struct Shared {
     Shadow fixed_shadow, dynamic_shadow;
 };
 
-thread_local std::unique_ptr<Shared> shared;
+thread_local Shared* shared = nullptr;
 
 // The region an address is in.
 struct Place {
@@ -171,11 +170,15 @@ void check_notes(Launch& launch, const Place& place, uintptr_t at, size_t bytes,
 void access_begins(Launch& launch) {
     const Image& own = image();
     const uintptr_t dynamic = reinterpret_cast<uintptr_t>(launch.dynamic);
-    shared.reset(new Shared{own.shared, dynamic, own.shared_bytes, launch.request.shared_bytes,
-                            Shadow(own.shared_bytes), Shadow(launch.request.shared_bytes)});
+    access_ends();
+    shared = new Shared{own.shared, dynamic, own.shared_bytes, launch.request.shared_bytes,
+                        Shadow(own.shared_bytes), Shadow(launch.request.shared_bytes)};
 }
 
-void access_ends() { shared.reset(); }
+void access_ends() {
+    delete shared;
+    shared = nullptr;
+}
 
 void forget_shared_accesses() {
     Launch& launch = here();
