@@ -15,12 +15,6 @@ use crate::clock;
 use crate::gpu::Gpu;
 use crate::worker::Item;
 
-/// Many times any cache.
-const COPY_BYTES: usize = 2 << 30;
-
-/// Rows, columns and depth of the product.
-const SIDE: usize = 8192;
-
 pub(crate) fn items() -> Vec<Item> {
     vec![
         Item { name: "device".to_owned(), run: Box::new(device) },
@@ -74,21 +68,23 @@ fn device(gpu: &Gpu) -> Result<Row> {
 
 /// Counts bytes read and bytes written.
 fn copy(gpu: &Gpu) -> Result<Row> {
-    let from = noise(gpu, COPY_BYTES / 2)?;
+    let bytes = gpu.scale.copy_bytes;
+    let from = noise(gpu, bytes / 2)?;
     // SAFETY: written by the copy, and never read.
-    let mut to: CudaSlice<bf16> = unsafe { gpu.stream.alloc(COPY_BYTES / 2) }?;
+    let mut to: CudaSlice<bf16> = unsafe { gpu.stream.alloc(bytes / 2) }?;
     let seconds = clock::median(gpu, 3, || Ok(gpu.stream.memcpy_dtod(&from, &mut to)?))?;
-    Ok(row(json!({"GB/s": 2.0 * COPY_BYTES as f64 / seconds * 1e-9})))
+    Ok(row(json!({"GB/s": 2.0 * bytes as f64 / seconds * 1e-9})))
 }
 
 fn matrix(gpu: &Gpu) -> Result<Row> {
-    let (a, b) = (noise(gpu, SIDE * SIDE)?, noise(gpu, SIDE * SIDE)?);
+    let side = gpu.scale.side;
+    let (a, b) = (noise(gpu, side * side)?, noise(gpu, side * side)?);
     // SAFETY: written by the product, and never read.
-    let mut c: CudaSlice<bf16> = unsafe { gpu.stream.alloc(SIDE * SIDE) }?;
+    let mut c: CudaSlice<bf16> = unsafe { gpu.stream.alloc(side * side) }?;
     let blas = CudaBlasLT::new(gpu.stream.clone())?;
-    let product = || multiply(&blas, &a, &b, &mut c, [SIDE; 3]);
+    let product = || multiply(&blas, &a, &b, &mut c, [side; 3]);
     let seconds = clock::median(gpu, 3, product)?;
-    Ok(row(json!({"TFLOP/s": 2.0 * (SIDE as f64).powi(3) / seconds * 1e-12})))
+    Ok(row(json!({"TFLOP/s": 2.0 * (side as f64).powi(3) / seconds * 1e-12})))
 }
 
 /// `c [m, n] = b [m, k] a [n, k]^T`, all of them row-major, as a linear layer computes it.

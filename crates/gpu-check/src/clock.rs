@@ -7,12 +7,6 @@ use plimsoll_kernel_checks::Run;
 
 use crate::gpu::Gpu;
 
-/// Timed repetitions; the median is told.
-const REPETITIONS: usize = 21;
-
-/// Work that one measurement should take at least, so that events' resolution does not matter.
-const LONG_ENOUGH_S: f64 = 1e-3;
-
 /// Launches in one graph at most.
 const MOST_LAUNCHES: usize = 256;
 
@@ -22,15 +16,15 @@ pub(crate) fn median(gpu: &Gpu, warm_up: usize, mut work: impl FnMut() -> Result
         work()?;
     }
     gpu.stream.synchronize()?;
-    let mut seconds = Vec::with_capacity(REPETITIONS);
-    for _ in 0..REPETITIONS {
+    let mut seconds = Vec::with_capacity(gpu.scale.repetitions);
+    for _ in 0..gpu.scale.repetitions {
         let begin = gpu.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))?;
         work()?;
         let end = gpu.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))?;
         seconds.push(f64::from(begin.elapsed_ms(&end)?) * 1e-3);
     }
     seconds.sort_by(f64::total_cmp);
-    Ok(seconds[REPETITIONS / 2])
+    Ok(seconds[seconds.len() / 2])
 }
 
 /// How long one launch takes, in seconds, going round the prepared sets of inputs.
@@ -42,7 +36,7 @@ pub(crate) fn per_launch(gpu: &Gpu, sets: &[Run]) -> Result<f64> {
 /// How long one `round` of so many launches takes, in seconds, as part of a graph: without what launching costs.
 pub(crate) fn replayed(gpu: &Gpu, launches: usize, round: impl Fn() -> Result<()>) -> Result<f64> {
     let eager = median(gpu, 2, &round)?;
-    let wanted = (LONG_ENOUGH_S / eager.max(1e-9)).ceil() as usize;
+    let wanted = (gpu.scale.long_enough_s / eager.max(1e-9)).ceil() as usize;
     let rounds = wanted.min(MOST_LAUNCHES / launches).max(1);
     let graph = capture(gpu, || (0..rounds).try_for_each(|_| round()))?;
     let replayed = median(gpu, 2, || Ok(graph.launch()?))?;

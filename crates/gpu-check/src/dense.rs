@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::ceilings::{Ceilings, multiply, noise};
 use crate::clock;
 use crate::gpu::Gpu;
+use crate::scale::Scale;
 use crate::worker::Item;
 
 /// Out and in features of a layer's four matrices: queries, keys and values; attention's output; gate and up; down.
@@ -26,14 +27,12 @@ const LAYERS: [(&str, Layer); 2] = [
     ("gemma-3-27b", [(8192, 5376), (5376, 4096), (43008, 5376), (5376, 21504)]),
 ];
 
-/// Rows of the activations.
-const TOKENS: [usize; 6] = [1, 8, 32, 128, 512, 8192];
-
-pub(crate) fn items(out: &Path) -> Vec<Item> {
+pub(crate) fn items(out: &Path, scale: &Scale) -> Vec<Item> {
     let ceilings = Ceilings::read(out);
     let mut items = Vec::new();
     for (name, layer) in LAYERS {
-        for tokens in TOKENS {
+        let layer = layer.map(|(out, into)| (out / scale.layer_divisor, into / scale.layer_divisor));
+        for &tokens in scale.layer_tokens {
             let run = Box::new(move |gpu: &Gpu| time(gpu, layer, tokens, ceilings));
             items.push(Item { name: format!("dense/{name} tokens={tokens}"), run });
         }

@@ -9,19 +9,22 @@ use plimsoll_kernel_checks::TestDevice;
 use plimsoll_kernels::cuda::CudaQueue;
 use plimsoll_kernels::{DevicePtr, Queue};
 
+use crate::scale::Scale;
+
 /// An opened GPU.
 pub(crate) struct Gpu {
     pub(crate) device: candle_core::Device,
     pub(crate) stream: Arc<CudaStream>,
     pub(crate) queue: CudaQueue,
+    pub(crate) scale: &'static Scale,
 }
 
 impl Gpu {
-    pub(crate) fn open() -> Result<Self> {
+    pub(crate) fn open(scale: &'static Scale) -> Result<Self> {
         let device = plimsoll_ops::gpu::open(0)?;
         let stream = device.as_cuda_device()?.cuda_stream();
         let queue = CudaQueue::new(stream.clone()).context("the kernels do not load")?;
-        Ok(Self { device, stream, queue })
+        Ok(Self { device, stream, queue, scale })
     }
 
     /// Bytes of its second-level cache.

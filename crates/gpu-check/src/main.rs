@@ -10,6 +10,7 @@ mod dense;
 mod goldens;
 mod gpu;
 mod models;
+mod scale;
 mod serve;
 mod timings;
 mod worker;
@@ -47,9 +48,6 @@ enum Arguments {
     },
 }
 
-/// Where the models' shapes are, in the data folder.
-const ARCHITECTURES: &str = "configs/architectures";
-
 #[derive(Args)]
 struct Job {
     part: Part,
@@ -65,9 +63,18 @@ struct Job {
     /// Device that the server computes on
     #[arg(long, default_value = "cuda:0")]
     device: String,
+    /// Everything small, to see on a stand-in for a GPU that it runs: the figures mean nothing
+    #[arg(long)]
+    rehearse: bool,
     /// Seed of the random inputs [default: the clock's]
     #[arg(long)]
     seed: Option<u64>,
+}
+
+impl Job {
+    fn scale(&self) -> &'static scale::Scale {
+        if self.rehearse { &scale::REHEARSAL } else { &scale::FULL }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -130,7 +137,7 @@ fn run(arguments: Arguments) -> Result<bool> {
     match arguments {
         Arguments::Run(job) => run_part(&job),
         Arguments::Worker { job, from } => {
-            worker::run(items(&job)?, from)?;
+            worker::run(items(&job)?, from, job.scale())?;
             Ok(true)
         }
         Arguments::Table { out } => print_tables(&out),
@@ -142,9 +149,9 @@ fn items(job: &Job) -> Result<Vec<worker::Item>> {
         Part::Ceilings => ceilings::items(),
         Part::Checks => checks::items(job.seed.unwrap_or(0)),
         Part::Golden => goldens::items(&job.data.join("tests/golden"))?,
-        Part::Dense => dense::items(&job.out),
-        Part::Timings => timings::items(&job.out),
-        Part::Models => models::items(&job.data.join(ARCHITECTURES), &job.out),
+        Part::Dense => dense::items(&job.out, job.scale()),
+        Part::Timings => timings::items(&job.out, job.scale()),
+        Part::Models => models::items(&job.data, &job.out, job.scale()),
         Part::Serve => Vec::new(), // has no worker: the server is its process
     })
 }
@@ -160,14 +167,13 @@ fn run_part(job: &Job) -> Result<bool> {
     let command = |from: usize| {
         let mut worker = Command::new(&program);
         worker.arg("worker").arg(job.part.name()).arg("--out").arg(&job.out).arg("--data").arg(&job.data);
+        worker.args(job.rehearse.then_some("--rehearse"));
         worker.args(["--seconds", &job.seconds.to_string(), "--seed", &seed.to_string(), "--from", &from.to_string()]);
         worker
     };
     let limits = Limits { patience: job.part.patience(), until: Instant::now() + Duration::from_secs(job.seconds) };
     let all = match job.part {
-        Part::Serve => {
-            serve::run(&serve::program()?, &job.device, &job.data.join(ARCHITECTURES), limits.until, &mut results)?
-        }
+        Part::Serve => serve::run(&serve::program()?, &job.device, &job.data, job.scale(), limits.until, &mut results)?,
         _ => supervise::run(command, limits, |row| results.push(row))?,
     };
     print!("{}", rendered(job.part, results.rows()));

@@ -120,6 +120,7 @@ fn plan(info: &ModelInfo, weights: u64, sizes: Sizes, kv_dtype: KvDtype) -> Resu
         steps_in_flight: 2,
         kv_dtype,
         activation_bytes: 2,
+        captured_tokens: sizes.max_num_seqs,
         overhead: 0,
     };
     Ok(MemoryPlan::new(info, weights, &limits)?)

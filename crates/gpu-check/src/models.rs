@@ -9,29 +9,15 @@ use anyhow::{Context, Result};
 use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::CUevent_flags;
 use plimsoll_gpu_check::drive::{Ask, Driver, Observer, Run, Unobserved, median};
-use plimsoll_gpu_check::model::{Opened, Sizes, Source, open};
+use plimsoll_gpu_check::model::{Opened, Source, open};
 use plimsoll_gpu_check::results::{Row, row};
 use plimsoll_kernel_checks::Random;
 use serde_json::json;
 
 use crate::ceilings::Ceilings;
 use crate::gpu::Gpu;
+use crate::scale::Scale;
 use crate::worker::Item;
-
-/// By the names of their files in configs/architectures; the most telling first.
-const MODELS: [&str; 4] = ["llama-3.1-8b", "gemma-3-27b-it", "qwen3-8b", "llama-3.2-1b"];
-
-/// Sequences that are decoded together.
-const BATCHES: [u32; 3] = [1, 32, 256];
-
-/// Prompt tokens of each before decoding, and tokens decoded.
-const SHORT: (usize, u32) = (32, 64);
-
-/// A long prompt: one chunk of prefill, then decoding at that context.
-const LONG: (usize, u32) = (8192, 32);
-
-const SIZES: Sizes =
-    Sizes { max_num_seqs: 256, max_num_batched_tokens: 8192, max_model_len: 8448, cached_tokens: 256 * 128 + 8448 };
 
 /// The model that is loaded, so that the items after one another of the same model share it.
 type Loaded = Rc<RefCell<Option<Model>>>;
@@ -46,18 +32,18 @@ struct Model {
     vocab: usize,
 }
 
-pub(crate) fn items(configs: &Path, out: &Path) -> Vec<Item> {
+pub(crate) fn items(data: &Path, out: &Path, scale: &Scale) -> Vec<Item> {
     let loaded: Loaded = Rc::default();
     let ceilings = Ceilings::read(out);
     let mut items = Vec::new();
-    for name in MODELS {
-        let config = configs.join(format!("{name}.json"));
-        for seqs in BATCHES {
+    for &(name, config) in scale.models {
+        let config = data.join(config);
+        for &seqs in scale.batches {
             let run = with_model(&loaded, name, &config, move |gpu, model| decode(gpu, model, seqs, ceilings));
             items.push(Item { name: format!("{name}/decode {seqs}"), run });
         }
         let run = with_model(&loaded, name, &config, move |gpu, model| long(gpu, model, ceilings));
-        items.push(Item { name: format!("{name}/prefill {} and decode there", LONG.0), run });
+        items.push(Item { name: format!("{name}/prefill {} and decode there", scale.long.0), run });
     }
     items
 }
@@ -81,13 +67,13 @@ fn with_model(
 
 impl Model {
     fn load(gpu: &Gpu, name: &'static str, config: &Path) -> Result<Self> {
-        let opened: Opened = open(Source::Dummy(config), SIZES, &gpu.device)?;
+        let opened: Opened = open(Source::Dummy(config), gpu.scale.sizes, &gpu.device)?;
         let halfway = |(prompt, tokens): (usize, u32)| opened.kv_bytes(prompt as u64 + u64::from(tokens / 2));
         Ok(Self {
             name,
             weight_bytes: opened.weight_bytes,
-            short_kv: halfway(SHORT),
-            long_kv: halfway(LONG),
+            short_kv: halfway(gpu.scale.short),
+            long_kv: halfway(gpu.scale.long),
             vocab: opened.info.vocab_size,
             driver: Driver::new(opened)?,
         })
@@ -102,7 +88,7 @@ impl Model {
 }
 
 fn decode(gpu: &Gpu, model: &mut Model, seqs: u32, ceilings: Ceilings) -> Result<Row> {
-    let asks = model.asks(seqs, SHORT);
+    let asks = model.asks(seqs, gpu.scale.short);
     model.driver.run(&asks, &mut Unobserved)?; // warm up
     let plain = model.driver.run(&asks, &mut Unobserved)?;
     let seconds = plain.decode_interval(seqs as usize).context("no steady decode step was seen")?;
@@ -116,7 +102,7 @@ fn decode(gpu: &Gpu, model: &mut Model, seqs: u32, ceilings: Ceilings) -> Result
 }
 
 fn long(gpu: &Gpu, model: &mut Model, ceilings: Ceilings) -> Result<Row> {
-    let asks = model.asks(1, LONG);
+    let asks = model.asks(1, gpu.scale.long);
     model.driver.run(&asks, &mut Unobserved)?; // warm up
     let run = model.driver.run(&asks, &mut Unobserved)?;
     let (tokens, seconds) = run.prefill();

@@ -8,15 +8,7 @@ use plimsoll_gpu_check::results::{Results, Row, row};
 use plimsoll_gpu_check::serving::{self, Load, Server};
 use serde_json::json;
 
-const fn load(concurrency: u32, requests: u32, max_seconds: u64) -> Load {
-    Load { concurrency, requests, max_seconds }
-}
-
-/// Models and what they are put under, the most telling first.
-const SCENARIOS: [(&str, &[Load]); 2] = [
-    ("llama-3.1-8b", &[load(32, 320, 20), load(4096, 8192, 30), load(256, 1536, 20), load(1024, 4096, 25)]),
-    ("gemma-3-27b-it", &[load(32, 256, 25), load(256, 1024, 25)]),
-];
+use crate::scale::Scale;
 
 /// How long a server may take until it is ready, and a load that is put on it at least.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,14 +18,21 @@ const SHORTEST: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// The results cannot be written.
-pub(crate) fn run(program: &Path, device: &str, configs: &Path, until: Instant, results: &mut Results) -> Result<bool> {
+pub(crate) fn run(
+    program: &Path,
+    device: &str,
+    data: &Path,
+    scale: &Scale,
+    until: Instant,
+    results: &mut Results,
+) -> Result<bool> {
     let left = || until.saturating_duration_since(Instant::now());
-    for (model, loads) in SCENARIOS {
+    for &(model, config, loads) in scale.served {
         if left() < SHORTEST {
             return Ok(false);
         }
-        let config = configs.join(format!("{model}.json"));
-        let mut server = match Server::start(program, &arguments(device, &config), PATIENCE.min(left())) {
+        let arguments = arguments(device, &data.join(config), scale.served_len);
+        let mut server = match Server::start(program, &arguments, PATIENCE.min(left())) {
             Ok(server) => server,
             Err(error) => {
                 results.push(told(&format!("{model}/start"), Err(error)))?;
@@ -58,9 +57,9 @@ pub(crate) fn run(program: &Path, device: &str, configs: &Path, until: Instant, 
     Ok(true)
 }
 
-fn arguments(device: &str, config: &Path) -> Vec<String> {
-    let config = config.display().to_string();
-    ["--device", device, "--load-format", "dummy", "--config", &config, "--max-model-len", "2048"]
+fn arguments(device: &str, config: &Path, max_model_len: u32) -> Vec<String> {
+    let (config, len) = (config.display().to_string(), max_model_len.to_string());
+    ["--device", device, "--load-format", "dummy", "--config", &config, "--max-model-len", &len]
         .map(str::to_owned)
         .into()
 }

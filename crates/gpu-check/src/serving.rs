@@ -72,16 +72,18 @@ pub struct Load {
     pub requests: u32,
     /// No request is sent after this.
     pub max_seconds: u64,
+    pub output_tokens: u32,
 }
 
 /// Drives the server and tells the share of requests that succeeded, and the rates and latencies; prompts of 1 to 63
-/// tokens, outputs of 100. The whole report is kept in `folder`.
+/// tokens. The whole report is kept in `folder`.
 ///
 /// # Errors
 /// The load does not run, or not one request succeeds.
 pub fn drive(program: &Path, server: &Server, load: Load, folder: &Path) -> Result<Row> {
     let mut command = Command::new(program);
-    command.args(["bench", "--url", &server.url, "--ignore-eos", "--max-tokens", "100"]);
+    command.args(["bench", "--url", &server.url, "--ignore-eos"]);
+    command.args(["--max-tokens", &load.output_tokens.to_string()]);
     command.args(["--min-prompt-tokens", "1", "--max-prompt-tokens", "63", "--timeout", "120"]);
     command.args(["--concurrency", &load.concurrency.to_string(), "--requests", &load.requests.to_string()]);
     command.args(["--max-seconds", &load.max_seconds.to_string(), "--out"]).arg(folder).stdout(Stdio::null());
@@ -119,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    const LOAD: Load = Load { concurrency: 4, requests: 8, max_seconds: 5 };
+    const LOAD: Load = Load { concurrency: 4, requests: 8, max_seconds: 5, output_tokens: 100 };
 
     /// A shell script in the program's place.
     fn script(name: &str, text: &str) -> PathBuf {

@@ -10,6 +10,7 @@ use plimsoll_kernel_checks::{Run, Timing, timings};
 use crate::ceilings::Ceilings;
 use crate::clock;
 use crate::gpu::Gpu;
+use crate::scale::Scale;
 use crate::worker::Item;
 
 /// Sets of inputs that launches go round.
@@ -18,11 +19,11 @@ const MOST_SETS: u64 = 16;
 /// What making further sets may take: they are made on the host.
 const PREPARING: Duration = Duration::from_millis(1500);
 
-pub(crate) fn items(folder: &Path) -> Vec<Item> {
+pub(crate) fn items(folder: &Path, scale: &Scale) -> Vec<Item> {
     let ceilings = Ceilings::read(folder);
     let item =
         |timing: Timing| Item { name: timing.name.clone(), run: Box::new(move |gpu| time(gpu, &timing, ceilings)) };
-    timings().into_iter().map(item).collect()
+    timings().into_iter().filter(|timing| timing.bytes <= scale.most_bytes).map(item).collect()
 }
 
 fn time(gpu: &Gpu, timing: &Timing, ceilings: Ceilings) -> Result<Row> {

@@ -9,6 +9,7 @@ use plimsoll_gpu_check::results::Row;
 use serde_json::{Value, json};
 
 use crate::gpu::Gpu;
+use crate::scale::Scale;
 
 /// What is run and told of on its own.
 pub(crate) struct Item {
@@ -19,8 +20,8 @@ pub(crate) struct Item {
 
 /// # Errors
 /// There is no GPU, or an item has left it unusable: the items after it need a new process.
-pub(crate) fn run(items: Vec<Item>, from: usize) -> Result<()> {
-    let gpu = Gpu::open()?;
+pub(crate) fn run(items: Vec<Item>, from: usize, scale: &'static Scale) -> Result<()> {
+    let gpu = Gpu::open(scale)?;
     for (index, item) in items.iter().enumerate().skip(from) {
         print_line(&json!({"begin": index, "name": item.name}))?;
         let started = Instant::now();

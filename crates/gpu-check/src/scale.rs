@@ -1,0 +1,95 @@
+//! How large everything is: as it is measured on a GPU, or as small as a rehearsal on a stand-in for one can bear, whose
+//! figures mean nothing.
+
+use plimsoll_gpu_check::model::Sizes;
+use plimsoll_gpu_check::serving::Load;
+
+pub(crate) struct Scale {
+    /// Timed repetitions, of which the median is told.
+    pub(crate) repetitions: usize,
+    /// Work that one measurement should take at least, so that events' resolution does not matter.
+    pub(crate) long_enough_s: f64,
+    /// Bytes of the copy; many times any cache.
+    pub(crate) copy_bytes: usize,
+    /// Rows, columns and depth of the large product.
+    pub(crate) side: usize,
+    /// Kernels that move more are not timed.
+    pub(crate) most_bytes: u64,
+    /// Features of a layer's products are divided by this.
+    pub(crate) layer_divisor: usize,
+    /// Rows of a layer's products.
+    pub(crate) layer_tokens: &'static [usize],
+    /// Names of models and their config.json in the data folder; the most telling first.
+    pub(crate) models: &'static [(&'static str, &'static str)],
+    pub(crate) sizes: Sizes,
+    /// Sequences that are decoded together.
+    pub(crate) batches: &'static [u32],
+    /// Prompt tokens of each before decoding, and tokens decoded.
+    pub(crate) short: (usize, u32),
+    /// A long prompt: one chunk of prefill, then decoding at that context.
+    pub(crate) long: (usize, u32),
+    /// Models that are served and what they are put under.
+    pub(crate) served: &'static [(&'static str, &'static str, &'static [Load])],
+    /// `--max-model-len` of the server.
+    pub(crate) served_len: u32,
+}
+
+const LLAMA_8B: &str = "configs/architectures/llama-3.1-8b.json";
+const GEMMA_27B: &str = "configs/architectures/gemma-3-27b-it.json";
+
+pub(crate) const FULL: Scale = Scale {
+    repetitions: 21,
+    long_enough_s: 1e-3,
+    copy_bytes: 2 << 30,
+    side: 8192,
+    most_bytes: u64::MAX,
+    layer_divisor: 1,
+    layer_tokens: &[1, 8, 32, 128, 512, 8192],
+    models: &[
+        ("llama-3.1-8b", LLAMA_8B),
+        ("gemma-3-27b-it", GEMMA_27B),
+        ("qwen3-8b", "configs/architectures/qwen3-8b.json"),
+        ("llama-3.2-1b", "configs/architectures/llama-3.2-1b.json"),
+    ],
+    sizes: Sizes {
+        max_num_seqs: 256,
+        max_num_batched_tokens: 8192,
+        max_model_len: 8448,
+        cached_tokens: 256 * 128 + 8448,
+    },
+    batches: &[1, 32, 256],
+    short: (32, 64),
+    long: (8192, 32),
+    served: &[
+        (
+            "llama-3.1-8b",
+            LLAMA_8B,
+            &[load(32, 320, 20), load(4096, 8192, 30), load(256, 1536, 20), load(1024, 4096, 25)],
+        ),
+        ("gemma-3-27b-it", GEMMA_27B, &[load(32, 256, 25), load(256, 1024, 25)]),
+    ],
+    served_len: 2048,
+};
+
+const TINY: &str = "tests/golden/llama/config.json";
+
+pub(crate) const REHEARSAL: Scale = Scale {
+    repetitions: 1,
+    long_enough_s: 0.0,
+    copy_bytes: 1 << 20,
+    side: 64,
+    most_bytes: 1 << 18,
+    layer_divisor: 64,
+    layer_tokens: &[1, 32],
+    models: &[("tiny", TINY)],
+    sizes: Sizes { max_num_seqs: 2, max_num_batched_tokens: 64, max_model_len: 128, cached_tokens: 256 },
+    batches: &[1, 2],
+    short: (4, 6),
+    long: (48, 6),
+    served: &[("tiny", TINY, &[Load { concurrency: 2, requests: 4, max_seconds: 60, output_tokens: 8 }])],
+    served_len: 128,
+};
+
+const fn load(concurrency: u32, requests: u32, max_seconds: u64) -> Load {
+    Load { concurrency, requests, max_seconds, output_tokens: 100 }
+}
