@@ -37,7 +37,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `plimsoll serve ARGUMENTS` on a free port and waits until it is ready.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut child = plimsoll()
+        Self::start_as(plimsoll(), arguments)
+    }
+
+    /// As [`Server::start`], of a binary and an environment of the test's choice.
+    pub(crate) fn start_as(mut plimsoll: Command, arguments: &[&str]) -> Self {
+        let mut child = plimsoll
             .arg("serve")
             .args(arguments)
             .args(["--port", "0"])

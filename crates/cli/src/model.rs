@@ -27,7 +27,7 @@ const KV_CACHE_SHARE: u64 = 4;
 const KV_CACHE_MOST: u64 = 2 << 30;
 
 /// Of a GPU's memory, for libraries and captured steps. An estimate.
-const GPU_OVERHEAD: u64 = 512 << 20;
+const GPU_OVERHEAD: u64 = 1 << 30;
 
 /// A context this short serves nobody: rather refuse to start.
 const SHORTEST_CONTEXT: u32 = 128;

@@ -4,6 +4,7 @@
 //! It must never be needed to build or run Plimsoll.
 
 mod candle;
+mod cuda_test;
 mod edges;
 mod emulated_driver;
 mod kernels;
@@ -26,6 +27,7 @@ cargo xtask cuda-toolkit [--env]   find nvcc, or assemble it from PyPI in target
 cargo xtask kernels                    compile every CUDA kernel for each architecture; fail on register spills
 cargo xtask cuda-build [--release]     build plimsoll with CUDA, without a GPU, as target/cuda-portable/*/plimsoll
 cargo xtask emulated-driver            build a stand-in for the CUDA driver that runs the kernels in the emulator
+cargo xtask cuda-test                  run the CUDA build over that stand-in: golden models, and the server
 cargo xtask gpu-check                  pack target/gpu-check, which checks and measures this tree on a GPU host";
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn chore(root: &Path) -> Result<()> {
         Some("emulated-driver") => emulated_driver::run(root),
         Some("gpu-check") => pack::run(root, &arguments),
         Some("cuda-build") => portable::run(root, &arguments),
+        Some("cuda-test") => cuda_test::run(root),
         Some("cuda-toolkit") => toolkit::run(root, &arguments),
         Some("help" | "--help" | "-h") | None => {
             println!("{HELP}");

@@ -1,5 +1,6 @@
 //! What the ops share on a GPU: the opened devices with their kernels and matrix products, and the addresses of tensors.
 
+mod arena;
 mod lt_problem;
 mod matmul;
 mod preflight;
@@ -15,6 +16,7 @@ use plimsoll_kernels::cuda::CudaQueue;
 use plimsoll_kernels::{DevicePtr, LaunchError};
 
 use crate::gpu::{GpuInfo, Unavailable};
+use arena::Arena;
 use matmul::Matmul;
 pub use transfer::{Mark, PinnedWords};
 
@@ -23,6 +25,7 @@ pub(crate) struct Cuda {
     device: CudaDevice,
     queue: CudaQueue,
     matmul: Mutex<Matmul>,
+    arena: Mutex<Option<Arena>>,
 }
 
 /// All of them; a handful at most.
@@ -77,6 +80,20 @@ pub fn synchronize(device: &Device) -> Result<()> {
     Cuda::of(device)?.stream().synchronize().map_err(driver_error)
 }
 
+/// Runs `work` with its activations in `memory`, bf16, one beside the other as far as it reaches, instead of allocated and
+/// freed. They are not to be used afterwards.
+///
+/// # Errors
+/// Those of `work`, or `device` was not opened by [`open`].
+pub fn in_arena<T>(device: &Device, memory: &Tensor, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let cuda = Cuda::of(device)?;
+    let set = |arena| *cuda.arena.lock().unwrap_or_else(PoisonError::into_inner) = arena;
+    set(Some(Arena::new(memory.clone())));
+    let result = work();
+    set(None);
+    result
+}
+
 /// Ends the time in which new shapes of products are tried out: from now on requests wait.
 ///
 /// # Errors
@@ -118,7 +135,7 @@ impl Cuda {
         keep_freed_memory(&stream).map_err(driver_error)?;
         let queue = CudaQueue::new(stream.clone()).map_err(driver_error)?;
         let matmul = Mutex::new(Matmul::new(stream)?);
-        Ok(Self { device, queue, matmul })
+        Ok(Self { device, queue, matmul, arena: Mutex::new(None) })
     }
 
     /// The opened GPU that a tensor's device is.
@@ -170,6 +187,10 @@ impl Cuda {
     /// The GPU is out of memory.
     pub(crate) fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
         let (shape, device) = (shape.into(), Device::Cuda(self.device.clone()));
+        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tensor) = arena.as_mut().and_then(|arena| arena.take(&shape, dtype).transpose()) {
+            return tensor;
+        }
         // The driver has no allocations of nothing.
         let held = if shape.elem_count() == 0 { Shape::from(1) } else { shape.clone() };
         // SAFETY: each op that asks for one writes all of it, which the kernels' checks look at.

@@ -10,7 +10,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream, DriverErr
 use candle_core::{Device, Result, Tensor};
 use plimsoll_nn::{ForwardBatch, KvCache, Model};
 use plimsoll_ops::attention::GpuPlan;
-use plimsoll_ops::gpu::{PinnedWords, synchronize};
+use plimsoll_ops::gpu::{PinnedWords, in_arena, synchronize};
 
 use super::layout::{SharedTensors, StepLayout, StepSizes};
 
@@ -51,7 +51,8 @@ impl CapturedStep {
         layout.attach(&mut batch, &inputs, shared, 0)?;
         model.forward(&batch, cache)?;
         synchronize(&device)?;
-        let (graph, logits) = record(&device, || model.forward(&batch, cache))?;
+        let forward = || in_arena(&device, &shared.arena, || model.forward(&batch, cache));
+        let (graph, logits) = record(&device, forward)?;
         graph.upload().map_err(driver_error)?;
         Ok(Self { sizes, layout, inputs, logits, graph })
     }

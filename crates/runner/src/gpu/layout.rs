@@ -21,6 +21,8 @@ pub(super) struct SharedTensors {
     pub(super) logits: Tensor,
     /// u32, for any captured step.
     pub(super) inputs: Tensor,
+    /// bf16, for the activations of small captured steps.
+    pub(super) arena: Tensor,
     /// f32, for the attention's parts.
     pub(super) workspace: Tensor,
     /// Each KV group's attention.

@@ -108,6 +108,7 @@ impl GpuRunner {
                 last_tokens: Tensor::zeros(seqs, DType::U32, device)?,
                 logits: gpu::empty(device, (seqs, vocab_size as usize), DType::F32)?,
                 inputs: Tensor::zeros(1, DType::U32, device)?,
+                arena: gpu::empty(device, arena_len(device)?, DType::BF16)?,
                 workspace: gpu::empty(device, workspace.max(1), DType::F32)?,
                 shapes,
             },
@@ -308,6 +309,12 @@ fn sizes(batch: &ForwardBatch, plans: &[GpuPlan]) -> StepSizes {
         logit_rows: batch.logit_rows.len(),
         groups: batch.groups.iter().zip(plans).map(group).collect(),
     }
+}
+
+/// Elements of the memory that small captured steps have for their activations: 512 MiB, or less of a small GPU.
+fn arena_len(device: &Device) -> Result<usize> {
+    const MOST_BYTES: u64 = 512 << 20;
+    Ok((gpu::info(device)?.total_memory / 32).min(MOST_BYTES) as usize / 2)
 }
 
 /// Tokens that a step is padded to: cuBLASLt chooses an algorithm for each number of rows it meets.
