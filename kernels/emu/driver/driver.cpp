@@ -35,8 +35,8 @@ CUresult State::start() {
     if (device) return SUCCESS;
     memory_limit = bytes_from(std::getenv("PLIMSOLL_EMU_MEMORY"), size_t(4) << 30);
     deferred = number_from("PLIMSOLL_EMU_ASYNC", 0) != 0;
-    const uint32_t checks = static_cast<uint32_t>(number_from("PLIMSOLL_EMU_CHECKS", 1));
-    device = emu_device_new(number_from("PLIMSOLL_EMU_SEED", 0), memory_limit, checks);
+    const uint32_t races = number_from("PLIMSOLL_EMU_CHECKS", 1) != 0;
+    device = emu_device_new(number_from("PLIMSOLL_EMU_SEED", 0), memory_limit, races);
     return SUCCESS;
 }
 

@@ -1,6 +1,7 @@
 #include "device.h"
 
 #include <cstring>
+#include <new>
 #include <string>
 #include <unordered_map>
 
@@ -54,7 +55,13 @@ EmuDevice* emu_device_new(uint64_t seed, size_t memory_limit, uint32_t checks) {
 
 void emu_device_free(EmuDevice* device) { delete device; }
 
-uint64_t emu_alloc(EmuDevice* device, size_t bytes) { return device->memory.allocate(bytes); }
+uint64_t emu_alloc(EmuDevice* device, size_t bytes) {
+    try {
+        return device->memory.allocate(bytes);
+    } catch (const std::bad_alloc&) {
+        return 0;  // the host has no more
+    }
+}
 
 int emu_release(EmuDevice* device, uint64_t at) {
     if (device->memory.release(at)) return 0;

@@ -2,7 +2,7 @@
 // barrier, or a fence and an atomic between blocks. Knows nothing of kernels' values.
 //
 // A clock ticks at each synchronization. Blocks run one after the other, so that an access's time also tells its block.
-// Shuffles, ballots and mma order nothing in memory, as in CUDA.
+// Shuffles, ballots and mma order nothing in memory, as in CUDA. Two writes race even if they write the same value.
 #pragma once
 
 #include <cstddef>

@@ -102,7 +102,9 @@ mod native {
 
         pub(super) fn alloc(&self, bytes: usize) -> u64 {
             // SAFETY: the device lives; it is not shared between threads, as `NonNull` is not.
-            unsafe { emu_alloc(self.0.as_ptr(), bytes) }
+            let at = unsafe { emu_alloc(self.0.as_ptr(), bytes) };
+            assert!(at != 0, "the host has no {bytes} bytes left");
+            at
         }
 
         pub(super) fn copy_in(&self, to: u64, bytes: &[u8]) {
