@@ -119,17 +119,19 @@ pub(crate) fn multiply(
     Ok(unsafe { blas.matmul(config, a, b, c, None, None) }?)
 }
 
-/// Random numbers: on zeros a chip is faster than it will be on real data. A million of them, again and again.
+/// Random numbers on the GPU: on zeros a chip is faster than it will be on real data.
 pub(crate) fn noise(gpu: &Gpu, count: usize) -> Result<CudaSlice<bf16>> {
+    Ok(gpu.stream.clone_htod(&noise_on_host(count))?)
+}
+
+/// A million random numbers, again and again.
+pub(crate) fn noise_on_host(count: usize) -> Vec<bf16> {
     const PATTERN: usize = 1 << 20;
     let mut random = Random::new(count as u64);
-    let pattern: Vec<bf16> = (0..PATTERN).map(|_| bf16::from_f32(random.normal())).collect();
-    // SAFETY: all of it is written below.
-    let mut out: CudaSlice<bf16> = unsafe { gpu.stream.alloc(count) }?;
-    for begin in (0..count).step_by(PATTERN) {
-        let len = PATTERN.min(count - begin);
-        gpu.stream.memcpy_htod(&pattern[..len], &mut out.slice_mut(begin..begin + len))?;
+    let mut out: Vec<bf16> = (0..PATTERN.min(count)).map(|_| bf16::from_f32(random.normal())).collect();
+    while out.len() < count {
+        let more = out.len().min(count - out.len());
+        out.extend_from_within(..more);
     }
-    gpu.stream.synchronize()?;
-    Ok(out)
+    out
 }

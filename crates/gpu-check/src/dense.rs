@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use anyhow::Result;
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use cudarc::cublaslt::CudaBlasLT;
 use cudarc::driver::CudaSlice;
 use half::bf16;
@@ -13,7 +13,7 @@ use plimsoll_gpu_check::results::Row;
 use plimsoll_ops::linear::Linear;
 use serde_json::json;
 
-use crate::ceilings::{Ceilings, multiply, noise};
+use crate::ceilings::{Ceilings, multiply, noise, noise_on_host};
 use crate::clock;
 use crate::gpu::Gpu;
 use crate::scale::Scale;
@@ -57,7 +57,7 @@ fn ours(gpu: &Gpu, layer: Layer, tokens: usize) -> Result<f64> {
     let mut products = Vec::new();
     for (out_features, in_features) in layer {
         let linear = Linear::dummy(&[(out_features, 1)], in_features, 0.02, &gpu.device)?;
-        let x = Tensor::randn(0f32, 1f32, (tokens, in_features), &gpu.device)?.to_dtype(DType::BF16)?;
+        let x = Tensor::from_vec(noise_on_host(tokens * in_features), (tokens, in_features), &gpu.device)?;
         products.push((linear, x));
     }
     let round = || products.iter().try_for_each(|(linear, x)| linear.forward(x).map(drop).map_err(anyhow::Error::from));

@@ -32,7 +32,11 @@ pub(crate) fn run(items: Vec<Item>, from: usize, scale: &'static Scale) -> Resul
         let (told, measured) = match outcome {
             Ok(Ok(measured)) if well => ("ok".to_owned(), measured),
             Ok(Ok(_)) => ("the GPU failed after it".to_owned(), Row::new()),
-            Ok(Err(error)) => (format!("{error:#}"), Row::new()),
+            Ok(Err(error)) => {
+                let whole = format!("{error:#}");
+                eprintln!("{}: {whole}", item.name); // some errors come with a backtrace, which is for the log
+                (whole.lines().next().unwrap_or_default().to_owned(), Row::new())
+            }
             Err(panic) => (format!("panicked: {}", message(panic.as_ref())), Row::new()),
         };
         row.insert("outcome".to_owned(), json!(told));
