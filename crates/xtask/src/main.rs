@@ -26,6 +26,7 @@ cargo xtask golden   make tests/golden anew (python3; installs torch and transfo
 cargo xtask cuda-toolkit [--env]   find nvcc, or assemble it from PyPI in target/cuda-toolkit; print where it is
 cargo xtask kernels                    compile every CUDA kernel for each architecture; fail on register spills
 cargo xtask cuda-build [--release]     build plimsoll with CUDA, without a GPU, as target/cuda-portable/*/plimsoll
+cargo xtask cuda-build --clippy        lint what only that build compiles
 cargo xtask emulated-driver            build a stand-in for the CUDA driver that runs the kernels in the emulator
 cargo xtask cuda-test                  run the CUDA build over that stand-in: golden models, and the server
 cargo xtask gpu-check                  pack target/gpu-check, which checks and measures this tree on a GPU host";

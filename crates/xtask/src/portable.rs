@@ -15,11 +15,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::candle;
-use crate::toolkit::{self, Toolkit};
+use crate::toolkit;
 
 /// What is built, and the programs that come of it.
 pub(crate) const PACKAGES: &[&str] = &["plimsoll-cli", "plimsoll-gpu-check"];
 pub(crate) const BINARIES: &[&str] = &["plimsoll", "gpu-check"];
+
+/// Where all of this build is, from the project's root.
+const TARGET: &str = "target/cuda-portable";
 
 /// All that a portable binary may ask the dynamic loader for.
 const NEEDED: &[&str] = &["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
@@ -27,12 +30,14 @@ const NEEDED: &[&str] = &["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x
 /// Where cargo keeps what is not a finished binary.
 const BUILD_DIR: &str = "CARGO_BUILD_BUILD_DIR";
 
-/// `cargo xtask cuda-build [--release]`.
+/// `cargo xtask cuda-build [--release | --clippy]`.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
-    let release = match arguments {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let release = match arguments[..] {
         [] => false,
-        [flag] if flag == "--release" => true,
-        _ => bail!("cuda-build takes --release or nothing"),
+        ["--release"] => true,
+        ["--clippy"] => return clippy(root),
+        _ => bail!("cuda-build takes --release, --clippy or nothing"),
     };
     let started = Instant::now();
     let folder = build(root, release, PACKAGES)?;
@@ -47,36 +52,50 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
 
 /// Builds packages with their feature `cuda`; returns the folder with their binaries.
 pub(crate) fn build(root: &Path, release: bool, packages: &[&str]) -> Result<PathBuf> {
+    let mut cargo = command(root, "build", packages)?;
+    if release {
+        cargo.arg("--release");
+    }
+    finish(cargo)?;
+    Ok(root.join(TARGET).join(if release { "release" } else { "debug" }))
+}
+
+/// What only this build compiles is linted in this build alone.
+fn clippy(root: &Path) -> Result<()> {
+    let mut cargo = command(root, "clippy", PACKAGES)?;
+    cargo.args(["--", "-D", "warnings"]);
+    finish(cargo)
+}
+
+fn finish(mut cargo: Command) -> Result<()> {
+    let status = cargo.status().context("cannot start cargo")?;
+    ensure!(status.success(), "the CUDA build ended with {status}");
+    Ok(())
+}
+
+/// cargo in the workspace of links, with all that the build needs laid out.
+fn command(root: &Path, verb: &str, packages: &[&str]) -> Result<Command> {
     let toolkit = toolkit::ensure(root)?;
-    let target = root.join("target/cuda-portable");
+    let target = root.join(TARGET);
     let workspace = target.join("workspace");
     let metadata = metadata(root)?;
     candle::patch_core(&published(&metadata, "candle-core")?, &target.join("candle-core"))?;
     candle::patch_kernels(&published(&metadata, "candle-kernels")?, &target.join("candle-kernels"))?;
     lay_out_workspace(root, &workspace)?;
-    let mut cargo = command(&workspace, &target, &toolkit, packages);
-    match release {
-        true => cargo.arg("--release"),
-        // Its CPU code is a minute's work for the optimizer, and nothing in this build computes with it.
-        false => cargo.args(["--config", "profile.dev.package.candle-core.opt-level=0"]),
-    };
-    share_what_is_built(&mut cargo, &metadata);
-    let status = cargo.status().context("cannot start cargo")?;
-    ensure!(status.success(), "the CUDA build ended with {status}");
-    Ok(target.join(if release { "release" } else { "debug" }))
-}
 
-fn command(workspace: &Path, target: &Path, toolkit: &Toolkit, packages: &[&str]) -> Command {
     let mut cargo = Command::new(cargo());
-    cargo.current_dir(workspace).arg("build").arg("--target-dir").arg(target).envs(toolkit.environment());
+    cargo.current_dir(workspace).arg(verb).arg("--target-dir").arg(&target).envs(toolkit.environment());
     for name in ["candle-core", "candle-kernels"] {
         let path = target.join(name);
         cargo.arg("--config").arg(format!("patch.crates-io.{name}.path={:?}", path.display().to_string()));
     }
+    // Its CPU code is a minute's work for the optimizer, and nothing in this build computes with it; a release does.
+    cargo.args(["--config", "profile.dev.package.candle-core.opt-level=0"]);
     for package in packages {
         cargo.args(["--package", package, "--features", &format!("{package}/cuda")]);
     }
-    cargo
+    share_what_is_built(&mut cargo, &metadata);
+    Ok(cargo)
 }
 
 /// Crates that do not differ between this build and the tree's, most of them, are then compiled once for both. Cargo
