@@ -18,12 +18,14 @@ use plimsoll_kernels::{DevicePtr, LaunchError};
 use crate::gpu::{GpuInfo, Unavailable};
 use arena::Arena;
 use matmul::Matmul;
-pub use transfer::{Mark, PinnedWords};
+pub use transfer::{Inbox, Mark, PinnedWords};
 
 /// An opened GPU.
 pub(crate) struct Cuda {
     device: CudaDevice,
     queue: CudaQueue,
+    /// For copies from the host, beside the work of the one stream.
+    copies: Arc<CudaStream>,
     matmul: Mutex<Matmul>,
     arena: Mutex<Option<Arena>>,
 }
@@ -134,8 +136,9 @@ impl Cuda {
         let stream = device.cuda_stream();
         keep_freed_memory(&stream).map_err(driver_error)?;
         let queue = CudaQueue::new(stream.clone()).map_err(driver_error)?;
+        let copies = stream.context().new_stream().map_err(driver_error)?;
         let matmul = Mutex::new(Matmul::new(stream)?);
-        Ok(Self { device, queue, matmul, arena: Mutex::new(None) })
+        Ok(Self { device, queue, copies, matmul, arena: Mutex::new(None) })
     }
 
     /// The opened GPU that a tensor's device is.

@@ -56,28 +56,10 @@ impl PinnedWords {
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
-    /// Queues a copy of the words `range` to the same place in `to`, u32, contiguous.
-    ///
-    /// # Errors
-    /// The range is not inside both, or the driver fails.
-    pub fn upload(&self, range: Range<usize>, to: &Tensor) -> Result<()> {
-        self.check(&range, to)?;
-        self.stream.context().bind_to_thread().map_err(driver_error)?;
-        let to = address("upload", "the target", to, DType::U32)?.byte_add(range.start * size_of::<u32>());
-        // SAFETY: both ranges are inside their memory, which lives on until the copy is done: the host's by the caller's
-        // word, the GPU's because it is given back in the stream's order.
-        unsafe {
-            let from = self.start.add(range.start).cast();
-            sys::cuMemcpyHtoDAsync_v2(to.0, from, range.len() * size_of::<u32>(), self.stream.cu_stream())
-        }
-        .result()
-        .map_err(driver_error)
-    }
-
     /// Queues a copy of `from`, 4 bytes an element, contiguous, to the words from `at` on.
     ///
     /// # Errors
-    /// As [`PinnedWords::upload`].
+    /// They are longer than what is left, or the driver fails.
     pub fn download(&mut self, at: usize, from: &Tensor) -> Result<()> {
         let words = from.elem_count();
         if at + words > self.len {
@@ -93,13 +75,6 @@ impl PinnedWords {
         .result()
         .map_err(driver_error)
     }
-
-    fn check(&self, range: &Range<usize>, tensor: &Tensor) -> Result<()> {
-        if range.start > range.end || range.end > self.len || range.end > tensor.elem_count() {
-            bail!("upload: words {range:?} of {} to {:?}", self.len, tensor.shape());
-        }
-        Ok(())
-    }
 }
 
 impl Drop for PinnedWords {
@@ -108,6 +83,82 @@ impl Drop for PinnedWords {
             // SAFETY: allocated by `new`, given back once, and no copy is under way.
             unsafe { sys::cuMemFreeHost(self.start.cast()) };
         }
+    }
+}
+
+/// Words on their way to the GPU: written on the host, sent beside whatever the GPU is computing, and there for the work
+/// that is queued after they were sent.
+pub struct Inbox {
+    host: PinnedWords,
+    /// u32 `[host.len()]`.
+    memory: Tensor,
+    copies: Arc<CudaStream>,
+    sent: Mark,
+}
+
+impl Inbox {
+    /// Room for `len` words.
+    ///
+    /// # Errors
+    /// There is no memory for it, on the host or on the GPU.
+    pub fn new(device: &Device, len: usize) -> Result<Self> {
+        let cuda = Cuda::of(device)?;
+        let host = PinnedWords::new(device, len)?;
+        let memory = cuda.empty(host.len(), DType::U32)?;
+        // Its allocation is in the order of the one stream, and it is written from another.
+        cuda.stream().synchronize().map_err(driver_error)?;
+        let copies = cuda.copies.clone();
+        let sent = Mark::on(&copies)?;
+        Ok(Self { host, memory, copies, sent })
+    }
+
+    /// Makes room for `len` words. What was there is lost, and so is the place of it.
+    ///
+    /// # Errors
+    /// As [`Inbox::new`].
+    pub fn grow(&mut self, device: &Device, len: usize) -> Result<()> {
+        if self.host.len() < len {
+            *self = Self::new(device, len.next_power_of_two())?;
+        }
+        Ok(())
+    }
+
+    /// To be written. What was sent last must have been used: wait for a [`Mark`] after that work.
+    pub fn words(&mut self) -> &mut [u32] {
+        self.host.as_mut_slice()
+    }
+
+    /// Where the words arrive, u32.
+    pub fn memory(&self) -> &Tensor {
+        &self.memory
+    }
+
+    /// Sends these words to the same places in [`Inbox::memory`]. What is queued from now on finds them there.
+    ///
+    /// # Errors
+    /// A range is outside, or the driver fails.
+    pub fn send(&self, ranges: &[Range<usize>]) -> Result<()> {
+        self.copies.context().bind_to_thread().map_err(driver_error)?;
+        let memory = address("send", "the memory", &self.memory, DType::U32)?;
+        for range in ranges {
+            if range.start > range.end || range.end > self.host.len() {
+                bail!("send: words {range:?} of {}", self.host.len());
+            }
+            let to = memory.byte_add(range.start * size_of::<u32>());
+            // SAFETY: both ranges are inside their memory. The host's is neither changed nor given back before the work
+            // that reads them is done, by the caller's word; the GPU's is given back in the order of that work.
+            unsafe {
+                let from = self.host.start.add(range.start).cast();
+                sys::cuMemcpyHtoDAsync_v2(to.0, from, range.len() * size_of::<u32>(), self.copies.cu_stream())
+            }
+            .result()
+            .map_err(driver_error)?;
+        }
+        self.sent.set()?;
+        // SAFETY: stream and event are alive.
+        unsafe { sys::cuStreamWaitEvent(self.host.stream.cu_stream(), self.sent.event, 0) }
+            .result()
+            .map_err(driver_error)
     }
 }
 
@@ -124,7 +175,11 @@ impl Mark {
     /// # Errors
     /// The driver fails.
     pub fn new(device: &Device) -> Result<Self> {
-        let stream = Cuda::of(device)?.stream().clone();
+        Self::on(Cuda::of(device)?.stream())
+    }
+
+    fn on(stream: &Arc<CudaStream>) -> Result<Self> {
+        let stream = stream.clone();
         stream.context().bind_to_thread().map_err(driver_error)?;
         let mut event = std::ptr::null_mut();
         // SAFETY: the context is bound.

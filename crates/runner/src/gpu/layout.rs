@@ -19,8 +19,6 @@ pub(super) struct SharedTensors {
     pub(super) last_tokens: Tensor,
     /// f32 `[sequences, vocab]`.
     pub(super) logits: Tensor,
-    /// u32, for any captured step.
-    pub(super) inputs: Tensor,
     /// bf16, for the activations of small captured steps.
     pub(super) arena: Tensor,
     /// f32, for the attention's parts.

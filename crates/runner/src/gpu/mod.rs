@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use plimsoll_core::{Executor, ExecutorError, SeqSlot, StepOutput, StepPlan, Ticket};
 use plimsoll_nn::{ForwardBatch, KvCache, Model, ModelInfo};
 use plimsoll_ops::attention::{GpuPlan, GpuShape};
-use plimsoll_ops::gpu::{self, Mark, PinnedWords};
+use plimsoll_ops::gpu::{self, Inbox, Mark, PinnedWords};
 use plimsoll_ops::sample::{GpuSampleParams, GpuSampling, SampleResult};
 
 use crate::batch::{self, BatchLimits};
@@ -49,20 +49,25 @@ pub(crate) struct GpuRunner {
     in_flight: VecDeque<InFlight>,
 }
 
-/// Host memory of one step in flight.
+/// Ways to and from the GPU of one step in flight.
 struct Lane {
-    inputs: PinnedWords,
-    sampling: PinnedWords,
+    /// The inputs of captured steps: it never moves.
+    captured: Inbox,
+    /// The inputs of other steps.
+    inputs: Inbox,
+    sampling: Inbox,
     results: PinnedWords,
     done: Mark,
 }
 
 impl Lane {
-    /// What most steps of so many tokens and sequences take; it grows where that is not enough.
-    fn new(device: &Device, tokens: usize, seqs: usize) -> Result<Self> {
+    /// `captured` words for captured steps, and what most other steps of so many tokens and sequences take, which grows
+    /// where that is not enough.
+    fn new(device: &Device, captured: usize, tokens: usize, seqs: usize) -> Result<Self> {
         Ok(Self {
-            inputs: PinnedWords::new(device, 16 * tokens)?,
-            sampling: PinnedWords::new(device, 32 * seqs)?,
+            captured: Inbox::new(device, captured)?,
+            inputs: Inbox::new(device, 16 * tokens)?,
+            sampling: Inbox::new(device, 32 * seqs)?,
             results: PinnedWords::new(device, 64 * seqs)?,
             done: Mark::new(device)?,
         })
@@ -97,6 +102,8 @@ impl GpuRunner {
         let shapes = shapes(info, &cache, cache_config.block_size as usize, device)?;
         let (seqs, tokens) = (max_num_seqs as usize, max_num_batched_tokens as usize);
         let workspace = shapes.iter().map(|shape| shape.workspace_len(tokens, seqs)).max().unwrap_or(0);
+        let captured = StepLayout::new(&decode_sizes(&shapes, seqs, max_model_len, cache_config.block_size)).words();
+        let lane = || Lane::new(device, captured, tokens, seqs);
         let limits = BatchLimits { cache: cache_config, vocab_size, max_model_len, last_token: LastToken::OnDevice };
         let mut runner = Self {
             device: device.clone(),
@@ -107,13 +114,12 @@ impl GpuRunner {
             shared: SharedTensors {
                 last_tokens: Tensor::zeros(seqs, DType::U32, device)?,
                 logits: gpu::empty(device, (seqs, vocab_size as usize), DType::F32)?,
-                inputs: Tensor::zeros(1, DType::U32, device)?,
                 arena: gpu::empty(device, arena_len(device)?, DType::BF16)?,
                 workspace: gpu::empty(device, workspace.max(1), DType::F32)?,
                 shapes,
             },
             captured: Vec::new(),
-            lanes: [Lane::new(device, tokens, seqs)?, Lane::new(device, tokens, seqs)?],
+            lanes: [lane()?, lane()?],
             in_flight: VecDeque::new(),
         };
         runner.reserve(tokens)?;
@@ -138,35 +144,21 @@ impl GpuRunner {
     /// Captures the decode steps, the largest first: what it allocates then serves the others.
     fn capture(&mut self, most: usize, progress: impl Fn(usize, usize)) -> Result<()> {
         let sizes = buckets(most);
-        self.shared.inputs = gpu::empty(&self.device, StepLayout::new(&self.decode_sizes(most)).words(), DType::U32)?;
         for (done, &size) in sizes.iter().rev().enumerate() {
             progress(done, sizes.len());
             let step = self.capture_one(size)?;
             self.captured.push(step);
         }
         self.captured.reverse();
-        let words = self.captured.iter().map(CapturedStep::words).max().unwrap_or(0);
-        for lane in &mut self.lanes {
-            grow(&mut lane.inputs, words, &self.device)?;
-        }
         progress(sizes.len(), sizes.len());
         Ok(())
     }
 
-    fn capture_one(&self, size: usize) -> Result<CapturedStep> {
+    fn capture_one(&mut self, size: usize) -> Result<CapturedStep> {
         let plans = self.plans(&ForwardBatch::of_padding(self.shared.shapes.len()))?;
-        CapturedStep::capture(self.decode_sizes(size), &plans, &*self.model, &self.cache, &self.shared)
-    }
-
-    /// What decode steps of up to `size` sequences have.
-    fn decode_sizes(&self, size: usize) -> StepSizes {
-        let longest = self.limits.max_model_len.div_ceil(self.limits.cache.block_size) as usize;
-        let group = |shape: &GpuShape| GroupSizes {
-            blocks: (size * longest).min(MOST_TABLE_ENTRIES),
-            plan: shape.decode_size(size),
-        };
-        let groups = self.shared.shapes.iter().map(group).collect();
-        StepSizes { tokens: size, logit_rows: size, groups }
+        let sizes = decode_sizes(&self.shared.shapes, size, self.limits.max_model_len, self.limits.cache.block_size);
+        let inboxes = self.lanes.iter_mut().map(|lane| &mut lane.captured);
+        CapturedStep::capture(sizes, &plans, &*self.model, &self.cache, &self.shared, inboxes)
     }
 
     fn queue(&mut self, plan: &StepPlan) -> std::result::Result<InFlight, StepError> {
@@ -193,9 +185,8 @@ impl GpuRunner {
         let needs = sizes(&batch, &plans);
         let is_decode = plan.seqs.iter().all(|seq| seq.len == 1 && seq.sample.is_some());
         if is_decode && let Some(step) = self.captured.iter().find(|step| step.fits(&needs)) {
-            let inputs = &mut self.lanes[lane].inputs;
-            grow(inputs, step.words(), &self.device)?;
-            return step.replay(&batch, &plans, inputs)?.narrow(0, 0, batch.logit_rows.len());
+            let inbox = &mut self.lanes[lane].captured;
+            return step.replay(&batch, &plans, lane, inbox)?.narrow(0, 0, batch.logit_rows.len());
         }
         self.run_planned(&batch, &plans, 0, lane)?;
         self.shared.logits.narrow(0, 0, batch.logit_rows.len())
@@ -227,12 +218,11 @@ impl GpuRunner {
         needs.logit_rows = padded(needs.logit_rows).min(self.shared.logits.dim(0)? - first_row);
         let layout = StepLayout::new(&needs);
         let inputs = &mut self.lanes[lane].inputs;
-        grow(inputs, layout.words(), &self.device)?;
-        let words = gpu::empty(&self.device, layout.words(), DType::U32)?;
-        layout.write(batch, plans, inputs.as_mut_slice())?;
-        inputs.upload(0..layout.words(), &words)?;
+        inputs.grow(&self.device, layout.words())?;
+        let written = layout.write(batch, plans, inputs.words())?;
+        inputs.send(&written)?;
         let mut batch = batch.clone();
-        layout.attach(&mut batch, &words, &self.shared, first_row)?;
+        layout.attach(&mut batch, inputs.memory(), &self.shared, first_row)?;
         self.model.forward(&batch, &self.cache)?;
         Ok(())
     }
@@ -271,13 +261,13 @@ impl GpuRunner {
             rows.push(GpuSampleParams { params, slot: slot.0, counts_lack_last: state.awaits_token() });
         }
         let sampling = GpuSampling::new(&rows, expected[1]);
-        let Lane { sampling: words, results, .. } = &mut self.lanes[lane];
-        grow(words, sampling.words().len(), &self.device)?;
+        let Lane { sampling: inbox, results, .. } = &mut self.lanes[lane];
+        let words = sampling.words().len();
+        inbox.grow(&self.device, words)?;
         grow(results, sampling.result_words(), &self.device)?;
-        words.as_mut_slice()[..sampling.words().len()].copy_from_slice(sampling.words());
-        let inputs = gpu::empty(&self.device, sampling.words().len(), DType::U32)?;
-        words.upload(0..sampling.words().len(), &inputs)?;
-        let output = sampling.run(logits, &inputs, &self.shared.last_tokens)?;
+        inbox.words()[..words].copy_from_slice(sampling.words());
+        inbox.send(&[0..words])?;
+        let output = sampling.run(logits, inbox.memory(), &self.shared.last_tokens)?;
         results.download(0, &output)?;
         for &(slot, _) in samplers {
             self.slots.get_mut(slot)?.await_token();
@@ -309,6 +299,16 @@ fn sizes(batch: &ForwardBatch, plans: &[GpuPlan]) -> StepSizes {
         logit_rows: batch.logit_rows.len(),
         groups: batch.groups.iter().zip(plans).map(group).collect(),
     }
+}
+
+/// What decode steps of up to `size` sequences have.
+fn decode_sizes(shapes: &[GpuShape], size: usize, max_model_len: u32, block_size: u32) -> StepSizes {
+    let longest = max_model_len.div_ceil(block_size) as usize;
+    let group = |shape: &GpuShape| GroupSizes {
+        blocks: (size * longest).min(MOST_TABLE_ENTRIES),
+        plan: shape.decode_size(size),
+    };
+    StepSizes { tokens: size, logit_rows: size, groups: shapes.iter().map(group).collect() }
 }
 
 /// Elements of the memory that small captured steps have for their activations: 512 MiB, or less of a small GPU.
