@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::ceilings::Ceilings;
 use crate::gpu::Gpu;
 use crate::scale::Scale;
-use crate::worker::Item;
+use crate::worker::{Item, Measure};
 
 /// The model that is loaded, so that the items after one another of the same model share it.
 type Loaded = Rc<RefCell<Option<Model>>>;
@@ -53,7 +53,7 @@ fn with_model(
     name: &'static str,
     config: &Path,
     measure: impl Fn(&Gpu, &mut Model) -> Result<Row> + 'static,
-) -> Box<dyn Fn(&Gpu) -> Result<Row>> {
+) -> Measure {
     let (loaded, config): (Loaded, PathBuf) = (loaded.clone(), config.to_owned());
     Box::new(move |gpu| {
         let mut slot = loaded.borrow_mut();

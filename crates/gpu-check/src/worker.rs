@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 use crate::gpu::Gpu;
 use crate::scale::Scale;
 
+/// Gives what was measured.
+pub(crate) type Measure = Box<dyn Fn(&Gpu) -> Result<Row>>;
+
 /// What is run and told of on its own.
 pub(crate) struct Item {
     pub(crate) name: String,
-    /// Gives what was measured.
-    pub(crate) run: Box<dyn Fn(&Gpu) -> Result<Row>>,
+    pub(crate) run: Measure,
 }
 
 /// # Errors
