@@ -266,7 +266,7 @@ impl GpuRunner {
         inbox.grow(&self.device, words)?;
         grow(results, sampling.result_words(), &self.device)?;
         inbox.words()[..words].copy_from_slice(sampling.words());
-        inbox.send(&[0..words])?;
+        inbox.send(std::slice::from_ref(&(0..words)))?;
         let output = sampling.run(logits, inbox.memory(), &self.shared.last_tokens)?;
         results.download(0, &output)?;
         for &(slot, _) in samplers {
