@@ -11,7 +11,7 @@ use crate::{emulated_driver, portable};
 pub(crate) fn run(root: &Path) -> Result<()> {
     let driver = root.join("target/emulated-driver");
     emulated_driver::build(root, &driver)?;
-    let binaries = portable::build(root, false, portable::PACKAGES)?;
+    let binaries = portable::build(root, false)?;
     let mut check = Command::new(binaries.join("gpu-check"));
     check.args(["run", "golden", "--seconds", "300", "--out"]).arg(root.join("target/cuda-test"));
     check.arg("--data").arg(root).env("LD_LIBRARY_PATH", &driver);

@@ -18,7 +18,7 @@ use crate::candle;
 use crate::toolkit;
 
 /// What is built, and the programs that come of it.
-pub(crate) const PACKAGES: &[&str] = &["plimsoll-cli", "plimsoll-gpu-check"];
+const PACKAGES: &[&str] = &["plimsoll-cli", "plimsoll-gpu-check"];
 pub(crate) const BINARIES: &[&str] = &["plimsoll", "gpu-check"];
 
 /// Where all of this build is, from the project's root.
@@ -40,29 +40,30 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         _ => bail!("cuda-build takes --release, --clippy or nothing"),
     };
     let started = Instant::now();
-    let folder = build(root, release, PACKAGES)?;
+    let folder = build(root, release)?;
     for name in BINARIES {
         let binary = folder.join(name);
-        check_starts(&binary)?;
         println!("{} ({} MiB with symbols)", binary.display(), fs::metadata(&binary)?.len() >> 20);
     }
     println!("built in {} s", started.elapsed().as_secs());
     Ok(())
 }
 
-/// Builds packages with their feature `cuda`; returns the folder with their binaries.
-pub(crate) fn build(root: &Path, release: bool, packages: &[&str]) -> Result<PathBuf> {
-    let mut cargo = command(root, "build", packages)?;
+/// Builds the programs, and sees that they start without CUDA; returns their folder.
+pub(crate) fn build(root: &Path, release: bool) -> Result<PathBuf> {
+    let mut cargo = command(root, "build")?;
     if release {
         cargo.arg("--release");
     }
     finish(cargo)?;
-    Ok(root.join(TARGET).join(if release { "release" } else { "debug" }))
+    let folder = root.join(TARGET).join(if release { "release" } else { "debug" });
+    BINARIES.iter().try_for_each(|name| check_starts(&folder.join(name)))?;
+    Ok(folder)
 }
 
 /// What only this build compiles is linted in this build alone.
 fn clippy(root: &Path) -> Result<()> {
-    let mut cargo = command(root, "clippy", PACKAGES)?;
+    let mut cargo = command(root, "clippy")?;
     cargo.args(["--", "-D", "warnings"]);
     finish(cargo)
 }
@@ -74,7 +75,7 @@ fn finish(mut cargo: Command) -> Result<()> {
 }
 
 /// cargo in the workspace of links, with all that the build needs laid out.
-fn command(root: &Path, verb: &str, packages: &[&str]) -> Result<Command> {
+fn command(root: &Path, verb: &str) -> Result<Command> {
     let toolkit = toolkit::ensure(root)?;
     let target = root.join(TARGET);
     let workspace = target.join("workspace");
@@ -91,7 +92,7 @@ fn command(root: &Path, verb: &str, packages: &[&str]) -> Result<Command> {
     }
     // Its CPU code is a minute's work for the optimizer, and nothing in this build computes with it; a release does.
     cargo.args(["--config", "profile.dev.package.candle-core.opt-level=0"]);
-    for package in packages {
+    for package in PACKAGES {
         cargo.args(["--package", package, "--features", &format!("{package}/cuda")]);
     }
     share_what_is_built(&mut cargo, &metadata);
@@ -170,7 +171,7 @@ pub(crate) fn write_if_new(path: &Path, content: &[u8]) -> Result<bool> {
 }
 
 /// The binary asks the loader for nothing of CUDA's, and runs on this machine.
-pub(crate) fn check_starts(binary: &Path) -> Result<()> {
+fn check_starts(binary: &Path) -> Result<()> {
     let output = Command::new("readelf").arg("-d").arg(binary).output().context("cannot start readelf (binutils)")?;
     let needed = needed_libraries(&String::from_utf8_lossy(&output.stdout));
     ensure!(!needed.is_empty(), "readelf names no library that {} needs", binary.display());
