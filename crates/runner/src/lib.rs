@@ -5,12 +5,16 @@
 //! [`Model`](plimsoll_nn::Model)), a scheduling policy, text or a client.
 
 mod batch;
+#[cfg(any(test, feature = "cuda"))]
+mod buckets;
 mod executor;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod memory;
 mod runner;
 mod slots;
+#[cfg(any(test, feature = "cuda"))]
+mod split;
 
 pub use executor::executor;
 pub use memory::{GroupPlan, MemoryBudget, MemoryError, MemoryLimits, MemoryPlan};

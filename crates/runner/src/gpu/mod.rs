@@ -4,10 +4,8 @@
 //!
 //! Steps of pure decoding replay a captured graph ([`captured`]); others run as they come.
 
-mod buckets;
 mod captured;
 mod layout;
-mod split;
 
 use std::collections::VecDeque;
 
@@ -19,12 +17,12 @@ use plimsoll_ops::gpu::{self, Inbox, Mark, PinnedWords};
 use plimsoll_ops::sample::{GpuSampleParams, GpuSampling, SampleResult};
 
 use crate::batch::{self, BatchLimits};
+use crate::buckets::buckets;
 use crate::runner::{RunnerConfig, StepError};
 use crate::slots::{LastToken, Slots};
-use buckets::buckets;
+use crate::split::split;
 use captured::CapturedStep;
 use layout::{GroupSizes, SharedTensors, StepLayout, StepSizes};
-use split::split;
 
 /// Steps that are queued at once: one runs, one waits behind it.
 const IN_FLIGHT: usize = 2;

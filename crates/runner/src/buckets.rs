@@ -2,7 +2,7 @@
 
 /// Sizes up to `most`, dense where a padded sequence costs most. A step of `n` sequences runs at the smallest size that
 /// is not below `n`.
-pub(super) fn buckets(most: usize) -> Vec<usize> {
+pub(crate) fn buckets(most: usize) -> Vec<usize> {
     let step = |size: usize| match size {
         0..4 => 1,
         4..8 => 4,

@@ -5,7 +5,7 @@ use plimsoll_ops::attention::PagedBatch;
 
 /// The first `tokens` tokens of a batch, and the others. A sequence that the cut goes through is in both, and the second
 /// part sees what the first one wrote. `None` where there is nothing to part.
-pub(super) fn split(batch: &ForwardBatch, tokens: usize) -> Option<(ForwardBatch, ForwardBatch)> {
+pub(crate) fn split(batch: &ForwardBatch, tokens: usize) -> Option<(ForwardBatch, ForwardBatch)> {
     if tokens == 0 || tokens >= batch.input_ids.len() {
         return None;
     }
