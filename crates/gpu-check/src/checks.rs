@@ -11,6 +11,11 @@ use crate::worker::Item;
 /// More than there is time for.
 const ROUNDS: u64 = 50;
 
+/// Items of one round.
+pub(crate) fn round() -> usize {
+    cases().len()
+}
+
 pub(crate) fn items(seed: u64) -> Vec<Item> {
     let cases: Vec<Rc<_>> = cases().into_iter().map(Rc::new).collect();
     let mut items = Vec::new();

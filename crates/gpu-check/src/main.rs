@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, ValueEnum};
 use plimsoll_gpu_check::results::{self, Results, is_ok};
-use plimsoll_gpu_check::supervise::{self, Limits};
+use plimsoll_gpu_check::supervise::{self, End, Limits};
 use plimsoll_gpu_check::table;
 use serde_json::{Value, json};
 
@@ -173,15 +173,20 @@ fn run_part(job: &Job) -> Result<bool> {
         worker
     };
     let limits = Limits { patience: job.part.patience(), until: Instant::now() + Duration::from_secs(job.seconds) };
-    let all = match job.part {
+    let in_time = match job.part {
         Part::Serve => serve::run(&serve::program()?, &job.device, &job.data, job.scale(), limits.until, &mut results)?,
-        _ => supervise::run(command, limits, |row| results.push(row))?,
+        _ => match supervise::run(command, limits, |row| results.push(row))? {
+            End::All => true,
+            // Checks go round until the time is over; a first round is what is wanted.
+            End::OutOfTime(_) if job.part == Part::Checks => results.rows().len() >= checks::round(),
+            End::OutOfTime(_) => false,
+        },
     };
     print!("{}", rendered(job.part, results.rows()));
-    if !all {
+    if !in_time {
         println!("  the part's {} s were over before its items", job.seconds);
     }
-    Ok(results.rows().iter().all(is_ok) && !results.rows().is_empty())
+    Ok(in_time && results.rows().iter().all(is_ok) && !results.rows().is_empty())
 }
 
 /// What the folder beside this program says of its making.

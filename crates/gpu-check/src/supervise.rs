@@ -31,12 +31,19 @@ enum Ended {
     Broken {
         next: usize,
     },
-    OutOfTime,
+    OutOfTime(Option<String>),
+}
+
+/// How a part ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// All items were run.
+    All,
+    /// The time was over; in the middle of this item, if one ran.
+    OutOfTime(Option<String>),
 }
 
 /// Runs all items and hands each row to `on_row`; `command` starts a worker at an item.
-///
-/// Returns whether all items were run in time.
 ///
 /// # Errors
 /// A worker does not start, or `on_row` fails.
@@ -44,14 +51,14 @@ pub fn run(
     command: impl Fn(usize) -> Command,
     limits: Limits,
     mut on_row: impl FnMut(Row) -> Result<()>,
-) -> Result<bool> {
+) -> Result<End> {
     let mut next = 0;
     loop {
         let mut worker = Worker::start(command(next))?;
         let ended = worker.follow(next, limits, &mut on_row)?;
         match ended {
-            Ended::Done => return Ok(true),
-            Ended::OutOfTime => return Ok(false),
+            Ended::Done => return Ok(End::All),
+            Ended::OutOfTime(item) => return Ok(End::OutOfTime(item)),
             Ended::Broken { next: after } => next = after,
         }
     }
@@ -88,10 +95,7 @@ impl Worker {
             let line = match self.lines.recv_timeout(patience) {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= limits.until => {
-                    if let Some((_, name)) = running {
-                        on_row(failed(&name, "not done when the part's time was over"))?;
-                    }
-                    return Ok(Ended::OutOfTime);
+                    return Ok(Ended::OutOfTime(running.map(|(_, name)| name)));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let (index, name) = running.unwrap_or((next, format!("the worker's start at item {next}")));
@@ -170,7 +174,7 @@ mod tests {
     use super::*;
 
     /// Runs shell workers; `$from` is the item to begin at.
-    fn outcomes(script: &str, patience_ms: u64, total_s: u64) -> (bool, Vec<(String, String)>) {
+    fn outcomes(script: &str, patience_ms: u64, total_s: u64) -> (End, Vec<(String, String)>) {
         let limits = Limits {
             patience: Duration::from_millis(patience_ms),
             until: Instant::now() + Duration::from_secs(total_s),
@@ -181,12 +185,12 @@ mod tests {
             shell.arg("-c").arg(format!("from={from}\n{PRELUDE}\n{script}"));
             shell
         };
-        let all = run(command, limits, |row| {
+        let end = run(command, limits, |row| {
             let text = |key: &str| row[key].as_str().unwrap().to_owned();
             rows.push((text("name"), text("outcome")));
             Ok(())
         });
-        (all.unwrap(), rows)
+        (end.unwrap(), rows)
     }
 
     const PRELUDE: &str = r#"
@@ -199,16 +203,16 @@ mod tests {
 
     #[test]
     fn items_run_to_the_end() {
-        let (all, rows) = outcomes("for i in 0 1 2; do begin $i; echo chatter; row $i; done", 10_000, 60);
-        assert!(all);
+        let (end, rows) = outcomes("for i in 0 1 2; do begin $i; echo chatter; row $i; done", 10_000, 60);
+        assert_eq!(end, End::All);
         assert_eq!(rows, [ok(0), ok(1), ok(2)]);
     }
 
     #[test]
     fn the_item_after_a_crash_runs_in_a_new_process() {
         let script = "for ((i = from; i < 3; i++)); do begin $i; [ $i = 1 ] && kill -9 $$; row $i; done";
-        let (all, rows) = outcomes(script, 10_000, 60);
-        assert!(all);
+        let (end, rows) = outcomes(script, 10_000, 60);
+        assert_eq!(end, End::All);
         assert_eq!((&rows[0], &rows[2]), (&ok(0), &ok(2)));
         assert_eq!(rows[1].0, "item 1");
         assert!(rows[1].1.contains("signal: 9"), "{rows:?}");
@@ -217,8 +221,8 @@ mod tests {
     #[test]
     fn the_item_after_a_hang_runs_in_a_new_process() {
         let script = "for ((i = from; i < 3; i++)); do begin $i; [ $i = 1 ] && exec sleep 100; row $i; done";
-        let (all, rows) = outcomes(script, 1_000, 60);
-        assert!(all);
+        let (end, rows) = outcomes(script, 1_000, 60);
+        assert_eq!(end, End::All);
         assert_eq!((&rows[0], &rows[2]), (&ok(0), &ok(2)));
         assert!(rows[1].1.starts_with("hung"), "{rows:?}");
     }
@@ -226,24 +230,23 @@ mod tests {
     #[test]
     fn a_worker_may_ask_for_a_new_process_after_a_row() {
         let script = "for ((i = from; i < 3; i++)); do begin $i; row $i; [ $i = 1 ] && exit 3; done; true";
-        let (all, rows) = outcomes(script, 10_000, 60);
-        assert!(all);
+        let (end, rows) = outcomes(script, 10_000, 60);
+        assert_eq!(end, End::All);
         assert_eq!(rows, [ok(0), ok(1), ok(2)]);
     }
 
     #[test]
     fn a_worker_that_never_starts_is_told_once() {
-        let (all, rows) = outcomes("exit 1", 10_000, 60);
-        assert!(all);
+        let (end, rows) = outcomes("exit 1", 10_000, 60);
+        assert_eq!(end, End::All);
         assert_eq!(rows.len(), 1);
         assert!(rows[0].1.contains("exit status: 1"), "{rows:?}");
     }
 
     #[test]
     fn the_parts_time_ends_it() {
-        let (all, rows) = outcomes("begin 0; row 0; begin 1; exec sleep 100", 60_000, 1);
-        assert!(!all);
-        assert_eq!(rows[0], ok(0));
-        assert!(rows[1].1.contains("time was over"), "{rows:?}");
+        let (end, rows) = outcomes("begin 0; row 0; begin 1; exec sleep 100", 60_000, 1);
+        assert_eq!(end, End::OutOfTime(Some("item 1".to_owned())));
+        assert_eq!(rows, [ok(0)]);
     }
 }
