@@ -184,3 +184,36 @@ fn what_the_gpu_cannot_do_is_refused_at_the_door() {
     let error = refused(&[("LD_LIBRARY_PATH", "/nonexistent")], &["--device", "cuda"]).unwrap_or_default();
     assert!(error.contains("libcuda.so.1") && error.contains("LD_LIBRARY_PATH"), "{error}");
 }
+
+/// A prompt that is prefilled in parts, and its text.
+fn tell(server: &Server) -> String {
+    let ask = json!({"prompt": PROMPTS[1], "max_tokens": 8, "temperature": 0, "ignore_eos": true});
+    server.ask("/v1/completions", &ask)["choices"][0]["text"].to_string()
+}
+
+#[test]
+fn an_allocation_that_fails_in_service_changes_nothing() {
+    let Some(gpu) = on_gpu() else { return };
+    let config = tiny_config("tiny-gemma3-memory.json");
+    let arguments = [&arguments(&config)[..], &["--prefix-caching", "false"]].concat();
+    let expected = tell(&Server::start_as(gpu, &arguments));
+    let mut gpu = on_gpu().expect("as before");
+    gpu.env("PLIMSOLL_EMU_REFUSE", "sample_finish:9");
+    let server = Server::start_as(gpu, &arguments);
+    // The second prompt's first chunk is what is refused.
+    assert_eq!([tell(&server), tell(&server), tell(&server)], [expected.clone(), expected.clone(), expected]);
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn a_fault_of_the_gpu_fails_its_requests_and_ends_the_process() {
+    let Some(mut gpu) = on_gpu() else { return };
+    let config = tiny_config("tiny-gemma3-fault.json");
+    gpu.env("PLIMSOLL_EMU_FAULT", "sample_finish:12");
+    let server = Server::start_as(gpu, &arguments(&config));
+    tell(&server);
+    let ask = json!({"prompt": PROMPTS[1], "max_tokens": 8, "temperature": 0, "ignore_eos": true});
+    let (status, body) = server.post("/v1/completions", &ask);
+    assert!(status >= 500, "{status} {body}");
+    assert!(!server.wait().success(), "the process ends by itself, and not as if all were well");
+}

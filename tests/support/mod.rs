@@ -96,6 +96,11 @@ impl Server {
         self.child.wait().expect("the server ends")
     }
 
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.child.wait().expect("the server ends")
+    }
+
     pub(crate) fn signal_terminate(&self) {
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill runs");
         assert!(status.success());

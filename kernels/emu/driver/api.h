@@ -20,6 +20,7 @@ constexpr CUresult INVALID_CONTEXT = 201;
 constexpr CUresult INVALID_HANDLE = 400;
 constexpr CUresult NOT_FOUND = 500;
 constexpr CUresult NOT_READY = 600;
+constexpr CUresult ILLEGAL_ADDRESS = 700;
 constexpr CUresult LAUNCH_FAILED = 719;
 constexpr CUresult NOT_SUPPORTED = 801;
 constexpr CUresult CAPTURE_UNSUPPORTED = 900;

@@ -31,10 +31,21 @@ State& State::get() {
     return *state;
 }
 
+void Trigger::set(const char* text) {
+    const char* colon = text ? std::strchr(text, ':') : nullptr;
+    if (!colon) return;
+    kernel.assign(text, colon);
+    left = std::strtoull(colon + 1, nullptr, 10);
+}
+
+bool Trigger::pulled_by(const std::string& name) { return left > 0 && name == kernel && --left == 0; }
+
 CUresult State::start() {
     if (device) return SUCCESS;
     memory_limit = bytes_from(std::getenv("PLIMSOLL_EMU_MEMORY"), size_t(4) << 30);
     deferred = number_from("PLIMSOLL_EMU_ASYNC", 0) != 0;
+    fault.set(std::getenv("PLIMSOLL_EMU_FAULT"));
+    refusal.set(std::getenv("PLIMSOLL_EMU_REFUSE"));
     const uint32_t races = number_from("PLIMSOLL_EMU_CHECKS", 1) != 0;
     device = emu_device_new(number_from("PLIMSOLL_EMU_SEED", 0), memory_limit, races);
     return SUCCESS;

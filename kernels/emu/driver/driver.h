@@ -66,6 +66,18 @@ struct Module {
     std::map<std::string, std::unique_ptr<Function>> functions;
 };
 
+// Something that goes wrong once a kernel has run so often: KERNEL:RUNS.
+class Trigger {
+public:
+    void set(const char* text);
+    // Counts a run of a kernel; whether it was the one.
+    bool pulled_by(const std::string& kernel);
+
+private:
+    std::string kernel;
+    uint64_t left = 0;
+};
+
 class State {
 public:
     static State& get();
@@ -76,6 +88,9 @@ public:
     bool deferred = false;
     // The first failure; as with a real device, everything after it fails too.
     CUresult failure = SUCCESS;
+    // The kernel's run is an illegal access; the next large allocation after it is refused.
+    Trigger fault, refusal;
+    bool refuses = false;
     std::set<std::unique_ptr<Stream>> streams;
     Stream legacy, per_thread;
     std::map<const char*, size_t> pinned;

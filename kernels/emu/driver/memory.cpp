@@ -20,7 +20,13 @@ constexpr size_t MOST_POISONED = 64 << 20;
 constexpr size_t WORTH_HANDING_BACK = 1 << 20;
 
 CUresult allocate(State& state, CUdeviceptr* at, size_t bytes) {
+    constexpr size_t LARGE = 4096;
     if (bytes == 0) return INVALID_VALUE;
+    if (state.refuses && bytes >= LARGE) {
+        state.refuses = false;
+        say("an allocation is refused, as PLIMSOLL_EMU_REFUSE asks");
+        return OUT_OF_MEMORY;
+    }
     *at = emu_alloc(state.device, bytes);
     if (!*at && state.deferred) {
         // What is queued to be freed may make room.

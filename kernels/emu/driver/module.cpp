@@ -25,9 +25,14 @@ CUresult run(State& state, const Launch& launch) {
     for (const uint64_t& value : launch.values) arguments.push_back(const_cast<uint64_t*>(&value));
     const int code = emu_launch(state.device, launch.kernel.c_str(), launch.grid, launch.block, launch.shared_bytes,
                                 arguments.data(), arguments.size());
-    if (code == 0) return SUCCESS;
-    say(launch.kernel + ": " + emu_error(state.device));
-    return LAUNCH_FAILED;
+    if (code != 0) {
+        say(launch.kernel + ": " + emu_error(state.device));
+        return LAUNCH_FAILED;
+    }
+    state.refuses = state.refuses || state.refusal.pulled_by(launch.kernel);
+    if (!state.fault.pulled_by(launch.kernel)) return SUCCESS;
+    say(launch.kernel + ": an illegal access, as PLIMSOLL_EMU_FAULT asks");
+    return ILLEGAL_ADDRESS;
 }
 
 CUresult launch(const Function& function, const uint32_t (&grid)[3], const uint32_t (&block)[3], uint32_t shared_bytes,
