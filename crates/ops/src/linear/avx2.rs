@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use super::isa::{DenseKernel, Int8Kernel, by_type};
 use super::panel::{BLOCK, PANEL, PanelLayout, STRIPE, SUPER};
 use super::quantize::{self, ActBlock};
-use crate::quant::GgmlType;
+use crate::quant::{BlockFormat, E2M1, GgmlType};
 
 /// 4 rows: 4 float and up to 8 integer accumulators, of the 16 registers.
 pub(super) const TILE_ROWS: usize = 4;
@@ -182,6 +182,8 @@ unsafe fn eight_rows<const T: usize, const R: usize, D: Dot<R>>(
 ) {
     let layout = const { PanelLayout::of(GgmlType::ALL[T]) };
     let format = layout.format;
+    // Of the integers, which codes of 4 bits may only stand for.
+    let bits = if format.fp4 { 8 } else { format.bits };
     let (x, odd) = x.as_chunks::<R>();
     assert!(odd.is_empty() && out.len() == R && panel.len() == layout.panel_bytes(x.len()) && part < PANEL / 8);
     // SAFETY: the instructions are the caller's promise. Over the whole loop `at` advances by exactly
@@ -203,6 +205,7 @@ unsafe fn eight_rows<const T: usize, const R: usize, D: Dot<R>>(
             at = block.add(layout.codes);
             for g in 0..BLOCK / format.group {
                 let (scale, min) = match (format.nested, format.has_min) {
+                    (false, false) if format.fp4 => (upper_halves(scales.add(16 * part)), _mm256_setzero_ps()),
                     (false, false) => (halves(scales.add(16 * part)), _mm256_setzero_ps()),
                     (false, true) => (halves(scales.add(16 * part)), halves(scales.add(layout.scales + 16 * part))),
                     (true, has_min) => {
@@ -213,12 +216,12 @@ unsafe fn eight_rows<const T: usize, const R: usize, D: Dot<R>>(
                 };
                 let mut dot = D::zero();
                 for vector in g * format.group / 4..(g + 1) * format.group / 4 {
-                    let w = codes(format.bits, block.add(32 * part), vector);
-                    dot.add(format.bits, w, std::array::from_fn(|r| x[r].four(vector)));
+                    let w = codes(&format, block.add(32 * part), vector);
+                    dot.add(bits, w, std::array::from_fn(|r| x[r].four(vector)));
                 }
                 for (r, x) in x.iter().enumerate() {
                     let (neg_sum, scaled_sum) = x.sums(format.group, g);
-                    let mut sum = dot.sum(format.bits, r);
+                    let mut sum = dot.sum(bits, r);
                     if format.offset != 0 {
                         sum = _mm256_add_epi32(sum, _mm256_set1_epi32(format.offset * neg_sum));
                     }
@@ -241,14 +244,19 @@ unsafe fn eight_rows<const T: usize, const R: usize, D: Dot<R>>(
 /// # Safety
 /// The CPU must have AVX2; `block` must point to the codes of a block, or a multiple of 32 bytes less than [`STRIPE`] into them.
 #[inline(always)]
-unsafe fn codes(bits: usize, block: *const u8, vector: usize) -> __m256i {
+unsafe fn codes(format: &BlockFormat, block: *const u8, vector: usize) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
-        if bits == 8 {
+        if format.bits == 8 {
             return _mm256_loadu_si256(block.add(STRIPE * vector).cast());
         }
         let nibbles = _mm256_loadu_si256(block.add(STRIPE * (vector % 4)).cast());
-        _mm256_and_si256(if vector < 4 { nibbles } else { _mm256_srli_epi16::<4>(nibbles) }, _mm256_set1_epi8(15))
+        let nibbles = if vector < 4 { nibbles } else { _mm256_srli_epi16::<4>(nibbles) };
+        let codes = _mm256_and_si256(nibbles, _mm256_set1_epi8(15));
+        if !format.fp4 {
+            return codes;
+        }
+        _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(E2M1.as_ptr().cast())), codes)
     }
 }
 
@@ -260,6 +268,16 @@ unsafe fn codes(bits: usize, block: *const u8, vector: usize) -> __m256i {
 unsafe fn halves(at: *const u8) -> __m256 {
     // SAFETY: the caller's promise.
     unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+}
+
+/// 8 bf16s, which are the upper halves of f32s, as f32.
+///
+/// # Safety
+/// The CPU must have AVX2; `at` must point to 16 readable bytes.
+#[inline(always)]
+unsafe fn upper_halves(at: *const u8) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast())))) }
 }
 
 /// 8 signed bytes as f32.
@@ -312,10 +330,7 @@ unsafe fn dense_vector(ty: GgmlType, at: *const u8) -> __m256 {
     unsafe {
         match ty {
             GgmlType::F16 => halves(at),
-            GgmlType::BF16 => {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            }
+            GgmlType::BF16 => upper_halves(at),
             _ => _mm256_loadu_ps(at.cast()),
         }
     }

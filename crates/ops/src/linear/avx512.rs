@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use super::isa::{DenseKernel, Int8Kernel, by_type};
 use super::panel::{BLOCK, PANEL, PanelLayout, STRIPE, SUPER};
 use super::quantize::{self, ActBlock};
-use crate::quant::GgmlType;
+use crate::quant::{BlockFormat, E2M1, GgmlType};
 
 /// 8 rows: 16 integer accumulators of the 32 registers. The float ones take 16 too and spend a block's time in memory.
 pub(super) const TILE_ROWS: usize = 8;
@@ -128,7 +128,7 @@ unsafe fn dots<const T: usize, const R: usize>(codes: *const u8, x: &[ActBlock; 
         }
         let stripes = format.group / 4;
         for stripe in group * stripes..(group + 1) * stripes {
-            let w = [four_columns(format.bits, codes, stripe), four_columns(format.bits, codes.add(64), stripe)];
+            let w = [four_columns(&format, codes, stripe), four_columns(&format, codes.add(64), stripe)];
             for (dot, x) in dots.iter_mut().zip(x) {
                 let x = _mm512_set1_epi32(x.four(stripe));
                 dot[0] = _mm512_dpbusd_epi32(dot[0], w[0], x);
@@ -144,14 +144,19 @@ unsafe fn dots<const T: usize, const R: usize>(codes: *const u8, x: &[ActBlock; 
 /// # Safety
 /// The CPU must have AVX-512; `codes` must point to the codes of a block, or 64 bytes into them.
 #[inline(always)]
-unsafe fn four_columns(bits: usize, codes: *const u8, index: usize) -> __m512i {
+unsafe fn four_columns(format: &BlockFormat, codes: *const u8, index: usize) -> __m512i {
     // SAFETY: the caller's promise.
     unsafe {
-        if bits == 8 {
+        if format.bits == 8 {
             return _mm512_loadu_si512(codes.add(STRIPE * index).cast());
         }
         let nibbles = _mm512_loadu_si512(codes.add(STRIPE * (index % 4)).cast());
-        _mm512_and_si512(if index < 4 { nibbles } else { _mm512_srli_epi16::<4>(nibbles) }, _mm512_set1_epi8(15))
+        let nibbles = if index < 4 { nibbles } else { _mm512_srli_epi16::<4>(nibbles) };
+        let codes = _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
+        if !format.fp4 {
+            return codes;
+        }
+        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(E2M1.as_ptr().cast())), codes)
     }
 }
 
@@ -163,7 +168,11 @@ unsafe fn four_columns(bits: usize, codes: *const u8, index: usize) -> __m512i {
 unsafe fn group_scale<const T: usize>(at: *const u8, group: usize, factor: [__m512; 2]) -> [__m512; 2] {
     // SAFETY: the caller's promise.
     unsafe {
-        if !const { PanelLayout::of(GgmlType::ALL[T]) }.format.nested {
+        let format = const { PanelLayout::of(GgmlType::ALL[T]) }.format;
+        if format.fp4 {
+            return [upper_halves(at), upper_halves(at.add(32))];
+        }
+        if !format.nested {
             return halves(at);
         }
         let small = |at: *const u8| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())));
@@ -180,6 +189,19 @@ unsafe fn group_scale<const T: usize>(at: *const u8, group: usize, factor: [__m5
 unsafe fn halves(at: *const u8) -> [__m512; 2] {
     // SAFETY: the caller's promise.
     unsafe { [_mm512_cvtph_ps(_mm256_loadu_si256(at.cast())), _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32).cast()))] }
+}
+
+/// 16 bf16s, which are the upper halves of f32s, as f32.
+///
+/// # Safety
+/// The CPU must have AVX-512; `at` must point to 32 readable bytes.
+#[inline(always)]
+unsafe fn upper_halves(at: *const u8) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+    }
 }
 
 /// [`super::portable::dense`] for type `ALL[T]` and `R` rows.
@@ -220,13 +242,7 @@ unsafe fn dense_column<const T: usize>(at: *const u8) -> [__m512; 2] {
     unsafe {
         match const { GgmlType::ALL[T] } {
             GgmlType::F16 => halves(at),
-            GgmlType::BF16 => {
-                let widen = |at: *const u8| {
-                    let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
-                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-                };
-                [widen(at), widen(at.add(32))]
-            }
+            GgmlType::BF16 => [upper_halves(at), upper_halves(at.add(32))],
             _ => [_mm512_loadu_ps(at.cast()), _mm512_loadu_ps(at.add(64).cast())],
         }
     }

@@ -119,7 +119,7 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 macro_rules! by_type {
     ($ty:expr, quantized, $kernel:ident, $rows:tt) => {
-        by_type!(@ $ty, $kernel, $rows, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K)
+        by_type!(@ $ty, $kernel, $rows, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, MXFP4)
     };
     ($ty:expr, dense, $kernel:ident, $rows:tt) => {
         by_type!(@ $ty, $kernel, $rows, F32, F16, BF16)

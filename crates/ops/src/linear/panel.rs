@@ -2,7 +2,7 @@
 //!
 //! A dense panel is `[cols][32]` elements. A quantized panel is its blocks of 32 columns in order, each
 //!
-//! - the scales of the 32 rows, as f16, then, where the format has them, the minimums (Q4_0 to Q8_0); or, for formats
+//! - the scales of the 32 rows, as f16 (of MXFP4, as bf16), then, where the format has them, the minimums (Q4_0 to Q8_0); or, for formats
 //!   with nested scales, an i8 scale a row for each group of the block, then the i8 minimums, with the f16 factors of
 //!   both in front of every eighth block;
 //! - the codes, in stripes of 128 bytes: bytes `4 r .. 4 r + 4` are four consecutive columns of row `r`. Codes of 8 bits
@@ -90,14 +90,15 @@ impl BlockView<'_> {
         let PanelLayout { format, scales, .. } = self.layout;
         let half = |bytes: &[u8], at: usize| f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32();
         if !format.nested {
-            return (half(self.body, row), if format.has_min { half(self.body, PANEL + row) } else { 0.0 });
+            let scale = format.factor([self.body[2 * row], self.body[2 * row + 1]]);
+            return (scale, if format.has_min { half(self.body, PANEL + row) } else { 0.0 });
         }
         let small = |at: usize| f32::from(self.body[at + group * PANEL + row] as i8);
         let min = if format.has_min { half(self.header, PANEL + row) * small(*scales) } else { 0.0 };
         (half(self.header, row) * small(0), min)
     }
 
-    /// All codes, by column and row.
+    /// All codes as they are stored, by column and row.
     pub(super) fn codes(&self) -> [[u8; PANEL]; BLOCK] {
         let mut codes = [[0; PANEL]; BLOCK];
         let bytes = &self.body[self.body.len() - self.layout.codes..];
@@ -297,7 +298,7 @@ fn pack_quantized_row(ty: GgmlType, bytes: &[u8], row: usize, panel: &mut [u8]) 
 }
 
 fn put_factors(block: &Block, has_min: bool, row: usize, out: &mut [u8]) {
-    out[2 * row..][..2].copy_from_slice(&block.d.to_le_bytes());
+    out[2 * row..][..2].copy_from_slice(&block.d);
     if has_min {
         out[2 * (PANEL + row)..][..2].copy_from_slice(&block.m.to_le_bytes());
     }

@@ -18,7 +18,7 @@ pub(super) fn int8(ty: GgmlType, panel: &[u8], x: &[ActBlock], out: &mut [[f32; 
                 let mut dots = [layout.format.offset * neg_sum; PANEL];
                 for (codes, &x) in codes.iter().zip(&x.codes[g * group..]) {
                     for (dot, &code) in dots.iter_mut().zip(codes) {
-                        *dot += i32::from(code) * i32::from(x);
+                        *dot += i32::from(layout.format.integer(code)) * i32::from(x);
                     }
                 }
                 for ((out, dot), (scale, min)) in out.iter_mut().zip(dots).zip(scales) {

@@ -40,7 +40,7 @@ fn halves_of(ty: GgmlType) -> &'static [usize] {
         GgmlType::Q2K => &[80, 82],
         GgmlType::Q3K => &[108],
         GgmlType::Q6K => &[208],
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => &[],
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::MXFP4 => &[],
     }
 }
 
@@ -59,6 +59,9 @@ fn random_rows(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> V
             for block in bytes.chunks_exact_mut(ty.block_bytes()) {
                 for &at in halves_of(ty) {
                     block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.1 * random.unit()).to_le_bytes());
+                }
+                if ty == GgmlType::MXFP4 {
+                    block[0] = 120 + random.below(8) as u8;
                 }
             }
             bytes
@@ -439,6 +442,7 @@ fn packed_sizes_are_as_documented() {
         (GgmlType::Q4K, 148.0 / 256.0),
         (GgmlType::Q5K, 276.0 / 256.0),
         (GgmlType::Q6K, 274.0 / 256.0),
+        (GgmlType::MXFP4, 18.0 / 32.0),
     ];
     for (ty, bytes) in expected {
         let linear = Matrix::random(ty, 64, 512, &mut random).pack(Activations::Int8);

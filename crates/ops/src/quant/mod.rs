@@ -5,9 +5,11 @@
 //!
 //! Every quantized format here is one formula with different parameters ([`BlockFormat`]): a weight is
 //! `d * scale[g] * (code - offset) + m * min[g]`, where `code` is a small unsigned integer, `g` is the group of 16 or 32
-//! neighbours that share a scale, and `d` and `m` are halves shared by the block.
+//! neighbours that share a scale, and `d` and `m` are halves shared by the block. (MXFP4 fits it by a table: see
+//! [`BlockFormat::fp4`].)
 //!
-//! Specification: `ggml-common.h` and `gguf-py/gguf/quants.py` of the GGML project.
+//! Specification: `ggml-common.h` and `gguf-py/gguf/quants.py` of the GGML project; of MXFP4, the OCP Microscaling
+//! Formats, v1.0.
 
 mod legacy;
 mod superblock;
@@ -32,10 +34,11 @@ pub enum GgmlType {
     Q4K,
     Q5K,
     Q6K,
+    MXFP4,
 }
 
 impl GgmlType {
-    pub const ALL: [GgmlType; 13] = [
+    pub const ALL: [GgmlType; 14] = [
         GgmlType::F32,
         GgmlType::F16,
         GgmlType::BF16,
@@ -49,6 +52,7 @@ impl GgmlType {
         GgmlType::Q4K,
         GgmlType::Q5K,
         GgmlType::Q6K,
+        GgmlType::MXFP4,
     ];
 
     /// The type with this id in a GGUF file's tensor table; `None` for one that is not supported.
@@ -72,6 +76,7 @@ impl GgmlType {
             GgmlType::Q5K => 13,
             GgmlType::Q6K => 14,
             GgmlType::BF16 => 30,
+            GgmlType::MXFP4 => 39,
         }
     }
 
@@ -98,6 +103,7 @@ impl GgmlType {
             GgmlType::Q4K => 4 + 12 + 128,
             GgmlType::Q5K => 4 + 12 + 32 + 128,
             GgmlType::Q6K => 128 + 64 + 16 + 2,
+            GgmlType::MXFP4 => 1 + 16,
         }
     }
 
@@ -123,6 +129,7 @@ impl GgmlType {
             GgmlType::Q4K => Some(BlockFormat::new(256, 32, 4, 0, true)),
             GgmlType::Q5K => Some(BlockFormat::new(256, 32, 8, 0, true)),
             GgmlType::Q6K => Some(BlockFormat::new(256, 16, 8, 32, false)),
+            GgmlType::MXFP4 => Some(BlockFormat { fp4: true, ..BlockFormat::new(32, 32, 4, 12, false) }),
         }
     }
 }
@@ -142,18 +149,37 @@ pub(crate) struct BlockFormat {
     pub(crate) has_min: bool,
     /// Whether groups have their own integer scale under the block's.
     pub(crate) nested: bool,
+    /// Codes are floats of 4 bits, which stand for the codes in [`E2M1`]; and `d`, a power of two that may be beyond
+    /// the range of halves, is a bf16.
+    pub(crate) fp4: bool,
 }
 
 impl BlockFormat {
     const fn new(block_len: usize, group: usize, bits: usize, offset: i32, has_min: bool) -> BlockFormat {
-        BlockFormat { block_len, group, bits, offset, has_min, nested: block_len == 256 }
+        BlockFormat { block_len, group, bits, offset, has_min, nested: block_len == 256, fp4: false }
+    }
+
+    /// The small integer that a code stands for: itself, but for floats.
+    #[inline(always)]
+    pub(crate) fn integer(&self, code: u8) -> u8 {
+        if self.fp4 { E2M1[usize::from(code & 15)] } else { code }
+    }
+
+    /// What the bytes of `d` stand for.
+    #[inline(always)]
+    pub(crate) fn factor(&self, d: [u8; 2]) -> f32 {
+        if self.fp4 { bf16::from_le_bytes(d).to_f32() } else { f16::from_le_bytes(d).to_f32() }
     }
 }
+
+/// What E2M1 (a sign, two bits of exponent, one of mantissa) stands for: twice its value, plus 12.
+pub(crate) const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// A quantized block taken apart. Of the arrays only the block's own length is meaningful.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
-    pub(crate) d: f16,
+    /// Little-endian; for [`BlockFormat::factor`].
+    pub(crate) d: [u8; 2],
     /// What the minimums are multiplied with; negative where the format subtracts them.
     pub(crate) m: f16,
     /// Scale of each group; 1 where the format has none.
@@ -165,7 +191,7 @@ pub(crate) struct Block {
 
 impl Block {
     pub(crate) fn new() -> Block {
-        Block { d: f16::ZERO, m: f16::ZERO, scales: [1; 16], mins: [1; 16], codes: [0; 256] }
+        Block { d: [0; 2], m: f16::ZERO, scales: [1; 16], mins: [1; 16], codes: [0; 256] }
     }
 
     /// Reads one block of a quantized type.
@@ -185,6 +211,7 @@ impl Block {
             GgmlType::Q4K => superblock::q4_k(bytes, self),
             GgmlType::Q5K => superblock::q5_k(bytes, self),
             GgmlType::Q6K => superblock::q6_k(bytes, self),
+            GgmlType::MXFP4 => legacy::mxfp4(bytes, self),
             GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => panic!("{ty:?} has no blocks"),
         }
     }
@@ -193,12 +220,16 @@ impl Block {
 /// The value of one code, in the order of operations that defines it (each product and the sum rounded to f32).
 #[inline(always)]
 pub(crate) fn weight(format: &BlockFormat, code: u8, scale: f32, min: f32) -> f32 {
-    let product = scale * (i32::from(code) - format.offset) as f32;
+    let product = scale * (i32::from(format.integer(code)) - format.offset) as f32;
     if format.has_min { product + min } else { product }
 }
 
+fn pair_at(bytes: &[u8], at: usize) -> [u8; 2] {
+    [bytes[at], bytes[at + 1]]
+}
+
 fn half_at(bytes: &[u8], at: usize) -> f16 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]])
+    f16::from_le_bytes(pair_at(bytes, at))
 }
 
 /// The numbers a row's bytes stand for: `out.len()` elements.
@@ -240,7 +271,7 @@ fn dequantize_blocks(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
     for (bytes, out) in bytes.chunks_exact(ty.block_bytes()).zip(out.chunks_exact_mut(format.block_len)) {
         block.read(ty, bytes);
         for (g, out) in out.chunks_exact_mut(format.group).enumerate() {
-            let scale = block.d.to_f32() * f32::from(block.scales[g]);
+            let scale = format.factor(block.d) * f32::from(block.scales[g]);
             let min = block.m.to_f32() * f32::from(block.mins[g]);
             for (value, &code) in out.iter_mut().zip(&block.codes[g * format.group..]) {
                 *value = weight(&format, code, scale, min);

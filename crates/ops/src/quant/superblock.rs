@@ -1,11 +1,11 @@
 //! Blocks of 256 whose groups have small integer scales of their own ("K-quants"): Q2_K, Q3_K, Q4_K, Q5_K, Q6_K.
 
-use super::{Block, half_at};
+use super::{Block, half_at, pair_at};
 
 /// 16 groups of 16: scale in the low and minimum in the high nibble of a byte; codes of 2 bits.
 pub(super) fn q2_k(bytes: &[u8], out: &mut Block) {
     let (scales, quants) = (&bytes[..16], &bytes[16..80]);
-    out.d = half_at(bytes, 80);
+    out.d = pair_at(bytes, 80);
     out.m = -half_at(bytes, 82);
     for (g, &byte) in scales.iter().enumerate() {
         out.scales[g] = (byte & 15) as i8;
@@ -17,7 +17,7 @@ pub(super) fn q2_k(bytes: &[u8], out: &mut Block) {
 /// 16 groups of 16 with signed 6-bit scales; codes of 3 bits, the third in a mask of its own.
 pub(super) fn q3_k(bytes: &[u8], out: &mut Block) {
     let (high, quants, scales) = (&bytes[..32], &bytes[32..96], &bytes[96..108]);
-    out.d = half_at(bytes, 108);
+    out.d = pair_at(bytes, 108);
     for g in 0..16 {
         let low = scales[g % 8] >> (4 * (g / 8)) & 15;
         let top = scales[8 + g % 4] >> (2 * (g / 4)) & 3;
@@ -48,7 +48,7 @@ pub(super) fn q5_k(bytes: &[u8], out: &mut Block) {
 /// 16 groups of 16 with signed 8-bit scales; codes of 6 bits, the upper two apart.
 pub(super) fn q6_k(bytes: &[u8], out: &mut Block) {
     let (low, high, scales) = (&bytes[..128], &bytes[128..192], &bytes[192..208]);
-    out.d = half_at(bytes, 208);
+    out.d = pair_at(bytes, 208);
     for (g, &byte) in scales.iter().enumerate() {
         out.scales[g] = byte as i8;
     }
@@ -79,7 +79,7 @@ fn nibbles(bytes: &[u8], codes: &mut [u8; 256]) {
 /// the low 6 bits of a byte; the others have their low nibbles in the last 4 bytes and their upper two bits on top of
 /// the first 8 bytes.
 fn six_bit_scales(bytes: &[u8], out: &mut Block) {
-    out.d = half_at(bytes, 0);
+    out.d = pair_at(bytes, 0);
     out.m = -half_at(bytes, 2);
     let packed = &bytes[4..16];
     for g in 0..4 {

@@ -30,7 +30,7 @@ fn ids_round_trip_and_unknown_ids_are_none() {
     for ty in GgmlType::ALL {
         assert_eq!(GgmlType::from_id(ty.id()), Some(ty));
     }
-    for id in [4, 5, 9, 15, 16, 31, u32::MAX] {
+    for id in [4, 5, 9, 15, 16, 31, 38, 40, u32::MAX] {
         assert_eq!(GgmlType::from_id(id), None);
     }
 }
@@ -56,4 +56,16 @@ fn wrong_lengths_are_errors_that_name_both_sizes() {
     assert!(dequantize_row(GgmlType::Q4_0, &[0; 18], &mut out[..31]).is_err());
     assert!(dequantize_row(GgmlType::F32, &[0; 127], &mut out).is_err());
     assert!(dequantize_row(GgmlType::F32, &[], &mut []).is_ok());
+}
+
+#[test]
+fn mxfp4_without_a_number_for_a_scale_is_not_a_number() {
+    let mut out = [0f32; 32];
+    let mut bytes = [0x12; 17];
+    bytes[0] = 255;
+    dequantize_row(GgmlType::MXFP4, &bytes, &mut out).unwrap();
+    assert!(out.iter().all(|value| value.is_nan()), "{out:?}");
+    bytes[0] = 127;
+    dequantize_row(GgmlType::MXFP4, &bytes, &mut out).unwrap();
+    assert_eq!((out[0], out[16]), (1.0, 0.5), "low nibbles first");
 }
