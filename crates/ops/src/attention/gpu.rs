@@ -89,12 +89,13 @@ impl GpuPlan {
     }
 }
 
-/// See [`super::paged_attention`].
+/// See [`super::paged_attention_with_sinks`].
 pub(super) fn paged_attention(
     q: &Tensor,
     cache: &LayerCache,
     on_device: &PagedTensors,
     params: &AttentionParams,
+    sinks: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (tokens, heads, head_dim) = q.dims3()?;
     let group = on_device.group;
@@ -116,7 +117,10 @@ pub(super) fn paged_attention(
         blocks: address(op, "blocks", &on_device.blocks, DType::U32)?,
         plan: address(op, "plan", &on_device.plan, DType::U32)?,
         workspace: address(op, "workspace", &on_device.workspace, DType::F32)?,
-        sinks: DevicePtr::NULL,
+        sinks: match sinks {
+            Some(sinks) => address(op, "sinks", sinks, DType::F32)?,
+            None => DevicePtr::NULL,
+        },
         scale: params.scale,
         softcap: params.softcap,
         k_scale: 1.0,

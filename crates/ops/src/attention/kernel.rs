@@ -48,6 +48,8 @@ pub(super) struct Kernel<'a, T> {
     pub(super) v: &'a [T],
     pub(super) batch: &'a PagedBatch,
     pub(super) params: &'a AttentionParams,
+    /// `[query heads]`: see [`super::paged_attention_with_sinks`].
+    pub(super) sinks: Option<&'a [f32]>,
     pub(super) heads: Heads,
 }
 
@@ -74,7 +76,7 @@ impl<T: KvElement> Kernel<'_, T> {
                 self.attend_segment(work, segment, scratch.queries, &mut part, &mut scratch.tile);
                 total.merge(self.level, &part);
             }
-            self.finish(work, &total, out);
+            self.finish(work, &mut total, out);
         });
     }
 
@@ -93,7 +95,7 @@ impl<T: KvElement> Kernel<'_, T> {
             let at = split.partial + i * len;
             total.merge(self.level, &Softmax::of(partials(at..at + len), rows));
         }
-        self.finish(&split.whole, &total, out);
+        self.finish(&split.whole, &mut total, out);
     }
 
     /// Where the group's columns of a token begin in `q` and the output.
@@ -116,8 +118,12 @@ impl<T: KvElement> Kernel<'_, T> {
         }
     }
 
-    fn finish<'o>(&self, work: &Work, total: &Softmax<'_>, out: impl Fn(Range<usize>) -> &'o mut [f32]) {
+    fn finish<'o>(&self, work: &Work, total: &mut Softmax<'_>, out: impl Fn(Range<usize>) -> &'o mut [f32]) {
         let Heads { dim, .. } = self.heads;
+        if let Some(sinks) = self.sinks {
+            let group = &sinks[work.kv_head * self.heads.group()..][..self.heads.group()];
+            total.add_sinks(self.level, group);
+        }
         let mut rows = total.values.chunks_exact(padded(dim)).zip(&*total.sum);
         for token in work.tokens.clone() {
             let start = self.group_start(work, token);
@@ -246,6 +252,16 @@ impl<'a> Softmax<'a> {
         let softmax = Self::of(blob, rows);
         softmax.max.fill(f32::NEG_INFINITY);
         softmax
+    }
+
+    /// Adds each head's sink, as a last position without a value; rows are tokens by heads.
+    fn add_sinks(&mut self, level: Level, sinks: &[f32]) {
+        let width = self.values.len() / self.sum.len();
+        let nothing = vec![0.0; width];
+        for (row, values) in self.values.chunks_exact_mut(width).enumerate() {
+            let sink = sinks[row % sinks.len()];
+            merge_row(level, &mut self.max[row], &mut self.sum[row], values, sink, 1.0, &nothing);
+        }
     }
 
     /// Adds later positions' `part`.

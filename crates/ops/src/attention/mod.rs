@@ -1,5 +1,5 @@
 //! Causal attention of a ragged batch over the paged KV cache (arXiv:2309.06180): any mix of prompt chunks and single
-//! decode tokens, grouped-query heads, sliding windows, capped scores.
+//! decode tokens, grouped-query heads, sliding windows, sinks, capped scores.
 //!
 //! On a CPU the softmax is computed online (arXiv:2205.14135) over tiles of [`kernel::TILE`] positions, in segments of
 //! [`kernel::SEGMENT`] positions that are merged in order. Tiles and segments lie at fixed positions of the sequence, and
@@ -21,7 +21,7 @@ mod scratch;
 mod tests;
 mod tile;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
 
 pub use batch::{PagedBatch, PagedTensors};
@@ -58,17 +58,42 @@ pub struct AttentionParams {
 /// Another rank, dtype or layout; shapes that do not fit the cache; a batch that contradicts itself, names a block
 /// outside the cache or lacks a block that a query sees; parameters out of range.
 pub fn paged_attention(q: &Tensor, cache: &LayerCache, batch: &PagedBatch, params: &AttentionParams) -> Result<Tensor> {
+    paged_attention_with_sinks(q, cache, batch, params, None)
+}
+
+/// As [`paged_attention`], with a score that every query of a head has besides those of the keys it sees, and no value
+/// (arXiv:2309.17453): what it gets of the softmax is lost to the others. `sinks`: f32 `[heads]`; neither scaled nor
+/// capped.
+///
+/// # Errors
+/// As [`paged_attention`], or sinks of another dtype or number.
+pub fn paged_attention_with_sinks(
+    q: &Tensor,
+    cache: &LayerCache,
+    batch: &PagedBatch,
+    params: &AttentionParams,
+    sinks: Option<&Tensor>,
+) -> Result<Tensor> {
+    if let Some(sinks) = sinks {
+        let heads = q.dims3()?.1;
+        if sinks.dims() != [heads] || sinks.dtype() != DType::F32 {
+            bail!("paged_attention: sinks are {:?} {:?}, expected F32 [{heads}]", sinks.dtype(), sinks.shape());
+        }
+    }
     #[cfg(feature = "cuda")]
     if let Some(on_device) = &batch.on_device {
-        return gpu::paged_attention(q, cache, on_device, params);
+        return gpu::paged_attention(q, cache, on_device, params, sinks);
     }
-    let op = PagedAttention { batch, params, level: Level::detect(), threads: num_threads() };
+    let sinks = sinks.map(Tensor::to_vec1).transpose()?;
+    let op = PagedAttention { batch, params, sinks, level: Level::detect(), threads: num_threads() };
     q.apply_op3_no_bwd(&cache.k, &cache.v, &op)
 }
 
 struct PagedAttention<'a> {
     batch: &'a PagedBatch,
     params: &'a AttentionParams,
+    /// `[heads]`
+    sinks: Option<Vec<f32>>,
     level: Level,
     /// Work is cut for this many.
     threads: usize,
@@ -144,6 +169,7 @@ impl PagedAttention<'_> {
             v: contiguous::<T>("paged_attention", "v's cache", v, vl)?,
             batch: self.batch,
             params: self.params,
+            sinks: self.sinks.as_deref(),
             heads,
         };
         let plan = Plan::new(self.batch, heads, self.params.window, self.threads);

@@ -26,12 +26,14 @@ struct Shape {
     block_size: usize,
     dtype: KvDtype,
     params: AttentionParams,
+    /// Every head has one, of its own.
+    has_sinks: bool,
 }
 
 impl Shape {
     fn new(query: usize, kv: usize, dim: usize, block_size: usize, dtype: KvDtype) -> Shape {
         let params = AttentionParams { scale: 1.0 / (dim as f32).sqrt(), window: None, softcap: None };
-        Shape { heads: Heads { query, kv, dim }, block_size, dtype, params }
+        Shape { heads: Heads { query, kv, dim }, block_size, dtype, params, has_sinks: false }
     }
 
     fn sequence(&self, positions: usize, random: &mut Random) -> Sequence {
@@ -48,7 +50,9 @@ impl Shape {
     /// Attends `queries[i]` (positions) of `seqs[i]` in one batch, over a cache that is NaN wherever nothing was written.
     fn attend(&self, seqs: &[&Sequence], queries: &[Range], setup: Setup) -> Vec<f32> {
         let (q, cache, batch) = self.layout(seqs, queries);
-        let op = PagedAttention { batch: &batch, params: &self.params, level: setup.level, threads: setup.threads };
+        let sinks = self.has_sinks.then(|| (0..self.heads.query).map(sink).collect());
+        let Setup { level, threads } = setup;
+        let op = PagedAttention { batch: &batch, params: &self.params, sinks, level, threads };
         floats(&q.apply_op3_no_bwd(&cache.k, &cache.v, &op).unwrap())
     }
 
@@ -104,8 +108,9 @@ impl Shape {
                 self.params.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
             })
             .collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+        let sink = if self.has_sinks { f64::from(sink(head)) } else { f64::NEG_INFINITY };
+        let max = scores.iter().copied().fold(sink, f64::max);
+        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum::<f64>() + (sink - max).exp();
         let mut out = vec![0.0; dim];
         for (j, score) in (first..=position).zip(&scores) {
             for (out, v) in out.iter_mut().zip(row(&seq.v, j)) {
@@ -135,6 +140,11 @@ impl Shape {
 }
 
 type Range = std::ops::Range<usize>;
+
+/// A head's sink: from below all scores to above them.
+fn sink(head: usize) -> f32 {
+    (head * 7 % 11) as f32 * 4.0 - 20.0
+}
 
 /// What must not change the result.
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +192,7 @@ fn ragged_batches_match_the_definition() {
                 let mut shape = Shape::new(query, kv, dim, block_size, dtype);
                 shape.params.window = [None, Some(1), Some(17), Some(200)][random.below(4)];
                 shape.params.softcap = [None, None, Some(5.0)][random.below(3)];
+                shape.has_sinks = random.below(2) == 0;
                 let queries = random_queries(&mut random, 300);
                 let seqs: Vec<Sequence> = queries.iter().map(|r| shape.sequence(r.end, &mut random)).collect();
                 shape.check(&seqs.iter().collect::<Vec<_>>(), &queries, Setup::many_threads(), &mut random);
@@ -213,6 +224,7 @@ fn long_contexts_match_the_definition() {
     for window in [None, Some(512)] {
         let mut shape = Shape::new(4, 1, 64, 16, KvDtype::F16);
         shape.params.window = window;
+        shape.has_sinks = window.is_none();
         let seq = shape.sequence(1500, &mut random);
         shape.check(&[&seq, &seq], &[1499..1500, 700..760], Setup::many_threads(), &mut random);
     }
@@ -228,6 +240,7 @@ fn batched_is_single_and_chunked_is_whole_to_the_bit() {
     ] {
         let mut shape = Shape::new(query, kv, dim, block_size, dtype);
         (shape.params.window, shape.params.softcap) = (window, softcap);
+        shape.has_sinks = softcap.is_none();
         let seq = shape.sequence(600, &mut random);
         let others = [shape.sequence(300, &mut random), shape.sequence(77, &mut random)];
         let row = query * dim;
@@ -352,4 +365,8 @@ fn wrong_operands_are_refused_by_name() {
     refused("out of range", &q, &cache, AttentionParams { window: Some(0), ..params });
     refused("out of range", &q, &cache, AttentionParams { softcap: Some(0.0), ..params });
     refused("out of range", &q, &cache, AttentionParams { scale: f32::NAN, ..params });
+    for sinks in [Tensor::zeros(3, DType::F32, &Device::Cpu), Tensor::zeros(2, DType::BF16, &Device::Cpu)] {
+        let error = paged_attention_with_sinks(&q, &cache, &batch, &params, Some(&sinks.unwrap())).unwrap_err();
+        assert!(error.to_string().contains("expected F32 [2]"), "{error}");
+    }
 }
