@@ -14,6 +14,7 @@ pub mod gpu;
 pub mod indices;
 pub mod kv_write;
 pub mod linear;
+pub mod moe;
 pub mod norm;
 mod operand;
 pub mod par;

@@ -1,0 +1,168 @@
+//! Mixtures of experts (arXiv:1701.06538): which experts a token goes to ([`route`]), and what they make of it
+//! ([`Experts`]). On a CPU alone.
+//!
+//! A token's outputs are added up in the order of its experts' numbers, so they do not depend, to the bit, on who else
+//! is in the batch. This module must never know how experts are stored or what a router is made of.
+
+mod swiglu;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{Device, Result, Tensor, bail};
+
+use crate::activation::silu_mul;
+use crate::linear::Linear;
+use swiglu::clamped_swiglu;
+
+/// Of what the weights of a token's experts are the softmax.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weighting {
+    /// Of the chosen experts' scores: the weights add up to 1. (A softmax over all experts gives the same, once the
+    /// chosen ones' shares are divided by their sum.)
+    AmongChosen,
+    /// Of all experts' scores: the chosen ones' shares as they are.
+    AmongAll,
+}
+
+/// The experts of each token of a batch, and their weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routes {
+    /// `[tokens][top]`; a token's are in the order of their numbers.
+    choices: Vec<Choice>,
+    top: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Choice {
+    expert: usize,
+    weight: f32,
+}
+
+/// Chooses the `top` experts with the highest scores for each token; of equal ones, the first. `scores`: the router's
+/// output, f32 `[tokens, experts]`.
+///
+/// # Errors
+/// Another rank or dtype, no expert to be chosen, or more than there are.
+pub fn route(scores: &Tensor, top: usize, weighting: Weighting) -> Result<Routes> {
+    let (_, experts) = scores.dims2()?;
+    if top == 0 || top > experts {
+        bail!("route: {top} experts a token cannot be chosen of {experts}");
+    }
+    let scores = scores.flatten_all()?.to_vec1::<f32>()?;
+    let choices = scores.chunks_exact(experts).flat_map(|scores| choose(scores, top, weighting)).collect();
+    Ok(Routes { choices, top })
+}
+
+fn choose(scores: &[f32], top: usize, weighting: Weighting) -> Vec<Choice> {
+    let mut experts: Vec<usize> = (0..scores.len()).collect();
+    experts.select_nth_unstable_by(top - 1, |&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    experts.truncate(top);
+    experts.sort_unstable();
+    let largest = experts.iter().fold(f32::NEG_INFINITY, |largest, &expert| largest.max(scores[expert]));
+    let share = |expert: usize| (scores[expert] - largest).exp();
+    let total: f32 = match weighting {
+        Weighting::AmongChosen => experts.iter().map(|&expert| share(expert)).sum(),
+        Weighting::AmongAll => (0..scores.len()).map(share).sum(),
+    };
+    experts.into_iter().map(|expert| Choice { expert, weight: share(expert) / total }).collect()
+}
+
+impl Routes {
+    /// For each of so many experts, its tokens and their weights.
+    fn by_expert(&self, experts: usize) -> Vec<Vec<(usize, f32)>> {
+        let mut tokens = vec![Vec::new(); experts];
+        for (index, choice) in self.choices.iter().enumerate() {
+            tokens[choice.expert].push((index / self.top, choice.weight));
+        }
+        tokens
+    }
+}
+
+/// What an expert does between its two products.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// [`silu_mul`].
+    SiluMul,
+    /// `(up + 1) * gate * sigmoid(alpha * gate)`, after `gate` was capped at `limit` and `up` clamped to
+    /// `-limit..=limit` (arXiv:2508.10925).
+    ClampedSwiglu { alpha: f32, limit: f32 },
+}
+
+impl Activation {
+    /// `gate_up`: f32 `[tokens, 2 * i]`, the gate's columns and then up's. Returns f32 `[tokens, i]`.
+    fn apply(self, gate_up: &Tensor) -> Result<Tensor> {
+        match self {
+            Activation::SiluMul => silu_mul(gate_up),
+            Activation::ClampedSwiglu { alpha, limit } => clamped_swiglu(gate_up, alpha, limit),
+        }
+    }
+}
+
+/// One gated feed-forward layer of many: `down(act(gate(x), up(x)))`.
+#[derive(Clone, Debug)]
+pub struct Expert {
+    /// Rows: all of the gate's, then all of up's.
+    pub gate_up: Linear,
+    pub down: Linear,
+}
+
+/// A layer's experts, all of one shape.
+#[derive(Clone, Debug)]
+pub struct Experts {
+    experts: Vec<Expert>,
+    activation: Activation,
+}
+
+impl Experts {
+    /// # Errors
+    /// There is no expert, or one's matrices do not fit each other or those of the others.
+    pub fn new(experts: Vec<Expert>, activation: Activation) -> Result<Self> {
+        let Some(first) = experts.first() else { bail!("experts: there are none") };
+        let (hidden, width) = (first.gate_up.in_features(), first.gate_up.out_features());
+        let fits = |Expert { gate_up, down }: &Expert| {
+            (gate_up.in_features(), gate_up.out_features()) == (hidden, width)
+                && (down.in_features() * 2, down.out_features()) == (width, hidden)
+        };
+        match experts.iter().position(|expert| !fits(expert)) {
+            None => Ok(Self { experts, activation }),
+            Some(index) => bail!("experts: number {index} is not {hidden} to {width} / 2 to {hidden} features"),
+        }
+    }
+
+    /// The sum of what each token's experts make of it, each times its weight. `x`: f32 `[tokens, hidden]`, contiguous;
+    /// the result is the same.
+    ///
+    /// # Errors
+    /// Another shape or dtype, or routes of other tokens or to experts that there are not.
+    pub fn forward(&self, x: &Tensor, routes: &Routes) -> Result<Tensor> {
+        let (tokens, hidden) = x.dims2()?;
+        if routes.choices.len() != tokens * routes.top {
+            bail!("experts: {tokens} tokens were given routes of {}", routes.choices.len() / routes.top);
+        }
+        if let Some(choice) = routes.choices.iter().find(|choice| choice.expert >= self.experts.len()) {
+            bail!("experts: a token is to go to number {} of {}", choice.expert, self.experts.len());
+        }
+        let mut out = vec![0.0; tokens * hidden];
+        for (expert, chosen) in self.experts.iter().zip(routes.by_expert(self.experts.len())) {
+            if !chosen.is_empty() {
+                self.add(expert, x, &chosen, &mut out)?;
+            }
+        }
+        Tensor::from_vec(out, (tokens, hidden), &Device::Cpu)
+    }
+
+    /// Adds one expert's part for the tokens that chose it.
+    fn add(&self, expert: &Expert, x: &Tensor, chosen: &[(usize, f32)], out: &mut [f32]) -> Result<()> {
+        let rows: Vec<u32> = chosen.iter().map(|&(token, _)| token as u32).collect();
+        let x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
+        let inner = self.activation.apply(&expert.gate_up.forward(&x)?)?;
+        let y = expert.down.forward(&inner)?.flatten_all()?.to_vec1::<f32>()?;
+        let hidden = y.len() / chosen.len();
+        for (&(token, weight), y) in chosen.iter().zip(y.chunks_exact(hidden)) {
+            for (out, y) in out[token * hidden..][..hidden].iter_mut().zip(y) {
+                *out += weight * y;
+            }
+        }
+        Ok(())
+    }
+}
