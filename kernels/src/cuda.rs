@@ -72,6 +72,8 @@ impl CudaQueue {
             let mut function = std::ptr::null_mut();
             // SAFETY: the module was loaded above.
             unsafe { sys::cuModuleGetFunction(&mut function, handle, symbol.as_ptr()) }.result()?;
+            // SAFETY: the driver gave the function. It may have put its loading off.
+            unsafe { sys::cuFuncLoad(function) }.result()?;
             raise_shared_limit(function, most_shared)?;
             self.functions.insert(name, function);
         }

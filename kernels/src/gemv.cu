@@ -71,6 +71,7 @@ __device__ __forceinline__ void gemv(Out* y, const bf16* x, const bf16* w, uint3
     for (uint32_t start = warp_id() * WARP_COLUMNS; start < columns; start += WARPS * WARP_COLUMNS) {
         Operands operands;
         load(operands, low, high, token, start + 8 * t, columns);
+        __syncwarp();
         multiply(operands, even, odd);
     }
 #pragma unroll

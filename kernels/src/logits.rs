@@ -19,6 +19,7 @@ impl Softcap {
     pub fn run(&self, queue: &dyn Queue) -> Result<(), LaunchError> {
         const KERNEL: &str = "softcap_f32";
         const THREADS: u32 = 256;
+        require(KERNEL, self.logits.0.is_multiple_of(16), || "the logits are not aligned to 16 bytes".to_owned())?;
         require(KERNEL, self.cap > 0.0, || format!("the cap is {}, expected more than 0", self.cap))?;
         if self.count == 0 {
             return Ok(());

@@ -16,8 +16,8 @@
 //
 // A thread has the same 16 columns of every head that it visits, so that it computes its eight sines and cosines once.
 // They are within 2e-6 of exact for positions below 2^24: the multiple of 2 pi nearest to the angle is taken off in two
-// exact-product steps (error 2^-22 while it is below 2^22 turns), and what is left, in [-pi, pi] or hardly beyond, goes
-// to the special function unit (error 2^-21.4 there, CUDA C++ Programming Guide, "Intrinsic Functions").
+// exact-product steps (error 2^-22 while it is below 2^22 turns) and a third, and what is left, in [-pi, pi], goes to the
+// special function unit (error 2^-21.4 there, CUDA C++ Programming Guide, "Intrinsic Functions").
 #include "device.cuh"
 
 namespace {
@@ -30,7 +30,9 @@ __device__ __forceinline__ void sin_cos(float angle, float& sin, float& cos) {
     constexpr float TWO_PI_HIGH = 6.28318548202514648f;    // 2 pi rounded to float
     constexpr float TWO_PI_LOW = -1.74845553146951715e-7f;  // the rest
     const float turns = rintf(angle * 0.159154943091895f);
-    const float rest = fmaf(-turns, TWO_PI_LOW, fmaf(-turns, TWO_PI_HIGH, angle));
+    float rest = fmaf(-turns, TWO_PI_LOW, fmaf(-turns, TWO_PI_HIGH, angle));
+    // From 2^21 turns on the first count may be half a turn off.
+    rest = fmaf(-rintf(rest * 0.159154943091895f), TWO_PI_HIGH, rest);
     sin = __sinf(rest);
     cos = __cosf(rest);
 }

@@ -124,6 +124,8 @@ EXPORT CUresult cuFuncSetAttribute(void* function, int which, int value) {
     return SUCCESS;
 }
 
+EXPORT CUresult cuFuncLoad(void*) { return SUCCESS; }
+
 EXPORT CUresult cuFuncSetCacheConfig(void*, int) { return SUCCESS; }
 
 EXPORT CUresult cuLaunchKernel(void* function, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t bx, uint32_t by,

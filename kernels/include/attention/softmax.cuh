@@ -132,7 +132,9 @@ template <typename Kv, int D, int M> struct Softmax {
                 rises |= top > max[m][half];
                 // A row that has seen nothing yet must not subtract infinity from itself.
                 base[m][half] = top == -INFINITY ? 0.0f : top * log2_scale;
-                factor[m][half] = fast_exp2(fmaf(max[m][half], log2_scale, -base[m][half]));
+                // Exactly 1 where the maximum stays, or a row's bits would depend on whether another row's rises.
+                const bool stays = top == max[m][half];
+                factor[m][half] = stays ? 1.0f : fast_exp2(fmaf(max[m][half], log2_scale, -base[m][half]));
                 max[m][half] = top;
             }
         }

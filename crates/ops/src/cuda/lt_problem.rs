@@ -4,8 +4,8 @@ use std::ffi::c_int;
 
 use candle_core::cuda_backend::cudarc::cublas::sys::cublasOperation_t;
 use candle_core::cuda_backend::cudarc::cublaslt::result::{
-    create_matmul_desc, create_matmul_pref, create_matrix_layout, destroy_matmul_desc, destroy_matmul_pref,
-    destroy_matrix_layout, set_matmul_desc_attribute, set_matmul_pref_attribute,
+    CublasError, create_matmul_desc, create_matmul_pref, create_matrix_layout, destroy_matmul_desc,
+    destroy_matmul_pref, destroy_matrix_layout, set_matmul_desc_attribute, set_matmul_pref_attribute,
 };
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::{DType, Result, bail};
@@ -90,6 +90,7 @@ impl Problem {
                 (&raw const workspace).cast(),
                 size_of::<usize>(),
             )
+            .and_then(|()| set_alignment(preference, product))
             .and_then(|()| {
                 sys::cublasLtMatmulAlgoGetHeuristic(
                     handle,
@@ -117,6 +118,26 @@ impl Problem {
         }
         Ok(algorithms)
     }
+}
+
+/// Results may begin at any row of a larger tensor, so they are aligned as rows are.
+///
+/// # Safety
+/// The preference is alive.
+unsafe fn set_alignment(
+    preference: sys::cublasLtMatmulPreference_t,
+    product: Product,
+) -> std::result::Result<(), CublasError> {
+    use sys::cublasLtMatmulPreferenceAttributes_t::{
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    };
+    let row = product.n * product.out.size_in_bytes();
+    let bytes = 1u32 << row.trailing_zeros().min(8);
+    for attribute in [CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES] {
+        // SAFETY: the attribute is of that type; the preference by the caller's word.
+        unsafe { set_matmul_pref_attribute(preference, attribute, (&raw const bytes).cast(), size_of_val(&bytes)) }?;
+    }
+    Ok(())
 }
 
 impl Drop for Problem {
