@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{BenchError, Result};
+use crate::slo::Slo;
 
 /// The reference workload's limits: prompts of 1 to 63 tokens, at most 100 tokens of output.
 const MIN_PROMPT_TOKENS: u32 = 1;
@@ -175,6 +176,20 @@ impl Default for RungRule {
     }
 }
 
+impl RungRule {
+    /// Rungs beside the ladder's: two bisections, and the ends of the second once more.
+    const BESIDE_THE_LADDER: u32 = 12;
+
+    /// Rungs short enough that a search up to `max_concurrency` should end within `budget`, and no longer than by
+    /// default.
+    pub fn within(budget: Duration, max_concurrency: u32) -> Self {
+        let rungs = max_concurrency.max(1).ilog2() + 1 + Self::BESIDE_THE_LADDER;
+        let rule = Self::default();
+        let max_time = (budget / rungs).clamp(Duration::from_secs(1), rule.max_time);
+        Self { min_time: rule.min_time.min(max_time / 3), max_time, ..rule }
+    }
+}
+
 /// A search for the concurrency at which throughput saturates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SaturateConfig {
@@ -214,6 +229,8 @@ impl SaturateConfig {
     pub(crate) fn validate(&self) -> Result<()> {
         check(self.search.max_concurrency > 0, "the highest concurrency must be at least 1")?;
         check(self.search.flat_doublings > 0, "a plateau takes at least 1 flat doubling")?;
+        check((0.0..1.0).contains(&self.search.success_floor), "the success floor must be at least 0 and below 1")?;
+        check_slo(&self.search.slo)?;
         check(self.rung.max_time >= self.rung.min_time, "a rung's longest time must not be below its shortest")?;
         check(!self.rung.max_time.is_zero(), "a rung's longest time must be more than 0")?;
         check_common(&self.generation, &self.workload, self.request_timeout)
@@ -225,6 +242,12 @@ fn check_common(generation: &Generation, workload: &Workload, request_timeout: D
     check(generation.temperature.is_none_or(|t| t.is_finite() && t >= 0.0), "temperature must be 0 or more")?;
     check(workload.min_tokens <= workload.max_tokens, "the shortest prompt must not be longer than the longest")?;
     check(!request_timeout.is_zero(), "the request timeout must be more than 0")
+}
+
+fn check_slo(slo: &Slo) -> Result<()> {
+    let positive = |limit: Option<f64>| limit.is_none_or(|limit| limit.is_finite() && limit > 0.0);
+    check(positive(slo.ttft_ms) && positive(slo.tpot_ms), "a latency limit must be more than 0 ms")?;
+    check(slo.percentile > 0.0 && slo.percentile < 100.0, "the SLO's percentile must be between 0 and 100")
 }
 
 fn check(holds: bool, message: &str) -> Result<()> {

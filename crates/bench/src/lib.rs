@@ -9,6 +9,7 @@
 //! | `prompts` | the bundled set, ShareGPT and JSONL files, seeded order, length filter |
 //! | `load` | the closed-loop driver |
 //! | `stats`, `window`, `summary` | estimators, the steady part of a run, and the numbers with their definitions |
+//! | `slo`, `evidence` | latency limits, and what a count of bad requests shows about the share behind it |
 //! | `search` | the saturation search: a pure state machine over measured rungs |
 //! | `saturate` | feeds the search with measurements |
 //! | `preflight`, `null_server` | how fast the client itself is |
@@ -22,6 +23,7 @@ mod config;
 mod delta;
 mod endpoint;
 mod error;
+mod evidence;
 mod load;
 mod null_server;
 mod preflight;
@@ -31,6 +33,7 @@ mod report;
 mod run;
 mod saturate;
 mod search;
+mod slo;
 mod source;
 mod sse;
 mod stats;
@@ -48,5 +51,6 @@ pub use record::{OutcomeCounts, TokenSource};
 pub use report::{BenchReport, RungReport, SaturationReport, WorkloadFacts};
 pub use run::{Progress, run};
 pub use saturate::saturate;
-pub use search::{Answer, RungPoint, SearchConfig, Step, Verdict, next_step};
+pub use search::{Answer, Breakpoint, Constraint, Fall, RungPoint, SearchConfig, Step, Verdict, next_step};
+pub use slo::{Slo, SloCounts};
 pub use summary::{Distribution, PerUser, Rates, RungSummary, WindowFacts};

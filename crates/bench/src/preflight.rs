@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::load::{LoadPlan, closed_loop};
 use crate::null_server::{NullServer, NullServerConfig};
 use crate::prompts::Prompt;
+use crate::slo::Slo;
 use crate::source::RequestSource;
 use crate::summary::summarize;
 
@@ -61,6 +62,18 @@ pub async fn measure_client_ceiling(url: Option<&str>) -> Result<ClientCeiling> 
         request_timeout: REQUEST_TIMEOUT,
     };
     let log = closed_loop(client, Arc::new(source), plan, |_| false).await;
-    let events_per_s = summarize(&log).chunks_per_s;
+    let events_per_s = summarize(&log, &Slo::default()).chunks_per_s;
     Ok(ClientCeiling { events_per_s, concurrency: CONCURRENCY, own_process: url.is_some() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_of_the_ceiling_is_as_near_as_a_server_may_come() {
+        let ceiling = ClientCeiling { events_per_s: 40_000.0, concurrency: 64, own_process: true };
+        assert!(ceiling.has_headroom_for(9_900.0));
+        assert!(!ceiling.has_headroom_for(10_100.0));
+    }
 }

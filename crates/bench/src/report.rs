@@ -14,7 +14,7 @@ use crate::summary::RungSummary;
 /// Name and version of the JSON that [`BenchReport`] and [`SaturationReport`] write. The number changes whenever a
 /// reader of the old one would misread the new one.
 pub(crate) const BENCH_SCHEMA: &str = "plimsoll.bench/1";
-pub(crate) const SATURATION_SCHEMA: &str = "plimsoll.saturation/1";
+pub(crate) const SATURATION_SCHEMA: &str = "plimsoll.saturation/2";
 
 /// Which prompts were sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use crate::load::{Live, LoadPlan, closed_loop};
 use crate::preflight::ClientCeiling;
 use crate::prompts::{PromptSet, select};
 use crate::report::{BENCH_SCHEMA, BenchReport, RungReport, WorkloadFacts, unix_now};
+use crate::slo::Slo;
 use crate::source::RequestSource;
 use crate::stats;
 use crate::summary::{failure_samples, summarize};
@@ -41,6 +42,7 @@ pub(crate) struct Target {
     client: Arc<Client>,
     source: Arc<RequestSource>,
     request_timeout: Duration,
+    slo: Slo,
 }
 
 /// What both kinds of measurement say about their target.
@@ -52,6 +54,7 @@ pub(crate) struct TargetConfig<'a> {
     pub(crate) request_timeout: Duration,
     /// Requests that will be sent, if that is known.
     pub(crate) requests: u64,
+    pub(crate) slo: Slo,
 }
 
 impl Target {
@@ -68,7 +71,14 @@ impl Target {
         let kind = config.endpoint.kind;
         let source = RequestSource::new(kind, &model, config.generation, config.workload, selection.prompts)?;
         let client = Arc::new(Client::new(http, base.generate(kind), config.request_timeout));
-        Ok(Self { model, workload, client, source: Arc::new(source), request_timeout: config.request_timeout })
+        Ok(Self {
+            model,
+            workload,
+            client,
+            source: Arc::new(source),
+            request_timeout: config.request_timeout,
+            slo: config.slo,
+        })
     }
 
     /// Sends requests one after another and forgets them.
@@ -91,7 +101,7 @@ impl Target {
         };
         let mut observe = observe;
         let log = closed_loop(self.client.clone(), self.source.clone(), plan, |live| observe(&live)).await;
-        RungReport { summary: summarize(&log), failure_samples: failure_samples(&log.records) }
+        RungReport { summary: summarize(&log, &self.slo), failure_samples: failure_samples(&log.records) }
     }
 }
 
@@ -133,6 +143,7 @@ pub async fn run(config: &BenchConfig, progress: impl Fn(&Progress)) -> Result<B
         connect_timeout: config.connect_timeout,
         request_timeout: config.request_timeout,
         requests: config.requests,
+        slo: Slo::default(),
     })
     .await?;
     progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });

@@ -8,9 +8,8 @@ use crate::load::Live;
 use crate::preflight::{self, ClientCeiling};
 use crate::report::{RungReport, SATURATION_SCHEMA, SaturationReport, unix_now};
 use crate::run::{Progress, Rung, Target, TargetConfig, running};
-use crate::search::{Answer, RungPoint, Step, Verdict, answer_now, next_step};
+use crate::search::{Answer, RungPoint, Step, answer_now, next_step};
 use crate::stats;
-use crate::summary::refused_rate;
 
 /// A rung in which too little completed goes on up to so many times its longest time.
 const EXTENSION: u32 = 3;
@@ -18,9 +17,11 @@ const EXTENSION: u32 = 3;
 const LEAST_COMPLETIONS_PER_CLIENT: usize = 2;
 /// The clients of a rung start spread over the last rung's mean request time, but no longer than this.
 const LONGEST_RAMP: Duration = Duration::from_secs(5);
+/// What the last rung is given at least when the budget is nearly spent.
+const SHORTEST_RUNG: Duration = Duration::from_secs(1);
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
-/// Measures the client, then drives the endpoint up the ladder and bisects. `progress` is called a few times a second.
+/// Measures the client, then drives the endpoint up the ladder and bisects, within the budget. `progress` is called a few times a second.
 ///
 /// Must be called inside a tokio runtime with time and I/O enabled. Dropping the future ends the search.
 ///
@@ -40,13 +41,13 @@ pub async fn saturate(config: &SaturateConfig, progress: impl Fn(&Progress)) -> 
         connect_timeout: config.connect_timeout,
         request_timeout: config.request_timeout,
         requests: u64::MAX,
+        slo: config.search.slo,
     })
     .await?;
     progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });
     target.warm_up(config.warmup).await;
-    let (rungs, answer) = search(config, &target, began, &progress).await?;
-    let fastest = rungs.iter().map(|rung| rung.summary.chunks_per_s).fold(0.0, f64::max);
-    let answer = Answer { verdict: judge(answer.verdict, fastest, &client_ceiling), ..answer };
+    let clock = Budget { began, all: config.budget };
+    let (rungs, answer) = search(config, &target, &client_ceiling, clock, &progress).await?;
     Ok(SaturationReport {
         schema: SATURATION_SCHEMA.to_owned(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,10 +61,24 @@ pub async fn saturate(config: &SaturateConfig, progress: impl Fn(&Progress)) -> 
     })
 }
 
+/// The time for the whole search.
+#[derive(Clone, Copy)]
+struct Budget {
+    began: Instant,
+    all: Duration,
+}
+
+impl Budget {
+    fn left(&self) -> Duration {
+        self.all.saturating_sub(self.began.elapsed())
+    }
+}
+
 async fn search(
     config: &SaturateConfig,
     target: &Target,
-    began: Instant,
+    client_ceiling: &ClientCeiling,
+    budget: Budget,
     progress: &impl Fn(&Progress),
 ) -> Result<(Vec<RungReport>, Answer)> {
     let mut rungs: Vec<RungReport> = Vec::new();
@@ -74,11 +89,11 @@ async fn search(
             Step::Done(answer) => break answer,
             Step::Measure(concurrency) => concurrency,
         };
-        if !points.is_empty() && began.elapsed() >= config.budget {
+        if !points.is_empty() && budget.left().is_zero() {
             break answer_now(&config.search, &points).ok_or_else(|| nothing_works(&rungs))?;
         }
-        let rung = measure(config, target, concurrency, rungs.last(), progress).await;
-        points.push(point(&rung));
+        let rung = measure(config, target, concurrency, rungs.last(), budget, progress).await;
+        points.push(point(&rung, client_ceiling));
         progress(&Progress::Rung(Box::new(rung.clone())));
         rungs.push(rung);
     };
@@ -91,14 +106,15 @@ async fn measure(
     target: &Target,
     concurrency: u32,
     last: Option<&RungReport>,
+    budget: Budget,
     progress: &impl Fn(&Progress),
 ) -> RungReport {
     let request_time = last.and_then(|rung| rung.summary.e2e_ms.as_ref()).map_or(0.0, |e2e| e2e.mean / 1e3);
     let rung = Rung {
         concurrency,
         max_requests: u64::MAX,
-        max_duration: config.rung.max_time * EXTENSION,
-        ramp: Duration::from_secs_f64(request_time).min(LONGEST_RAMP),
+        max_duration: (config.rung.max_time * EXTENSION).min(budget.left().max(SHORTEST_RUNG)),
+        ramp: Duration::from_secs_f64(request_time).min(LONGEST_RAMP).min(config.rung.max_time / 2),
     };
     let (mut shown, mut checked) = (Instant::now(), Instant::now());
     target
@@ -136,37 +152,26 @@ fn is_enough(rule: &RungRule, concurrency: u32, live: &Live<'_>) -> bool {
     }
 }
 
-fn point(rung: &RungReport) -> RungPoint {
+/// What the search looks at of a rung.
+fn point(rung: &RungReport, client_ceiling: &ClientCeiling) -> RungPoint {
     let summary = &rung.summary;
+    let outcomes = &summary.outcomes;
+    let slo = summary.slo.as_ref();
     RungPoint {
         concurrency: summary.concurrency,
         throughput: summary.rates.output_tokens_per_s,
         half_width: summary.output_half_width,
-        success_rate: summary.success_rate,
-        refused_rate: refused_rate(&summary.outcomes),
+        requests: outcomes.total(),
+        failed: outcomes.failed(),
+        refused: outcomes.http_429 + outcomes.http_503,
+        slo_requests: slo.map_or(0, |slo| slo.requests),
+        ttft_violations: slo.map_or(0, |slo| slo.ttft_violations),
+        tpot_violations: slo.map_or(0, |slo| slo.tpot_violations),
+        client_limited: !client_ceiling.has_headroom_for(summary.chunks_per_s),
     }
-}
-
-/// The search's verdict, unless the client, which took in `fastest` events a second, was too near its ceiling for the
-/// result to be the server's.
-fn judge(verdict: Verdict, fastest: f64, ceiling: &ClientCeiling) -> Verdict {
-    if ceiling.has_headroom_for(fastest) { verdict } else { Verdict::ClientLimited }
 }
 
 fn nothing_works(rungs: &[RungReport]) -> BenchError {
     let mut samples = rungs.iter().flat_map(|rung| &rung.failure_samples);
     BenchError::NothingWorks(samples.next().cloned().unwrap_or_else(|| "no reply carried a token".to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_near_its_ceiling_is_blamed_and_not_the_server() {
-        let ceiling = ClientCeiling { events_per_s: 40_000.0, concurrency: 64, own_process: true };
-        assert_eq!(judge(Verdict::Plateaued, 9_900.0, &ceiling), Verdict::Plateaued);
-        assert_eq!(judge(Verdict::Plateaued, 10_100.0, &ceiling), Verdict::ClientLimited);
-        assert_eq!(judge(Verdict::StillScaling, 39_000.0, &ceiling), Verdict::ClientLimited);
-    }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::RunLog;
 use crate::record::{Outcome, OutcomeCounts, RequestRecord, TokenSource};
+use crate::slo::{Slo, SloCounts};
 use crate::stats;
 use crate::window::{self, Window};
 
@@ -131,6 +132,8 @@ pub struct RungSummary {
     pub tokens_per_chunk: Option<f64>,
     pub e2e_ms: Option<Distribution>,
     pub tokens: TokenTotals,
+    /// How the successful requests stood to the latency limits. None: there were no limits.
+    pub slo: Option<SloCounts>,
     /// |N - X R| / N: how far concurrency, completion rate and time in the system are from Little's law. Large where
     /// the window was not steady.
     pub littles_law_error: Option<f64>,
@@ -138,8 +141,8 @@ pub struct RungSummary {
     pub chunks_per_s: f64,
 }
 
-/// Summarizes a run.
-pub(crate) fn summarize(log: &RunLog) -> RungSummary {
+/// Summarizes a run, held to `slo`.
+pub(crate) fn summarize(log: &RunLog, slo: &Slo) -> RungSummary {
     let window = window::steady_window(log);
     let ended: Vec<&RequestRecord> = log.records.iter().filter(|record| window.contains(record.done)).collect();
     let good: Vec<&RequestRecord> = ended.iter().copied().filter(|record| record.is_success()).collect();
@@ -182,6 +185,7 @@ pub(crate) fn summarize(log: &RunLog) -> RungSummary {
         tokens_per_chunk: (chunks > 0).then(|| output as f64 / chunks as f64),
         e2e_ms: latency(|record| Some(record.e2e()), failures),
         tokens: token_totals(&log.records),
+        slo: SloCounts::new(slo, &good, window.seconds()),
         littles_law_error: littles_law_error(log.concurrency, &ended, &window),
         chunks_per_s: chunk_rate(log, &window),
     }
@@ -252,14 +256,6 @@ fn littles_law_error(concurrency: u32, ended: &[&RequestRecord], window: &Window
     Some((f64::from(concurrency) - in_system).abs() / f64::from(concurrency))
 }
 
-/// Share of the requests that the server refused.
-pub(crate) fn refused_rate(outcomes: &OutcomeCounts) -> f64 {
-    if outcomes.total() == 0 {
-        return 0.0;
-    }
-    (outcomes.http_429 + outcomes.http_503) as f64 / outcomes.total() as f64
-}
-
 /// The message of the first failure of each cause, to be shown to a person.
 pub(crate) fn failure_samples(records: &[RequestRecord]) -> Vec<String> {
     let mut seen: Vec<Outcome> = Vec::new();
@@ -305,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_steady_run_gives_back_what_it_was_made_of() {
-        let summary = summarize(&steady());
+        let summary = summarize(&steady(), &Slo::default());
         assert!(summary.window.steady);
         close(summary.rates.requests_per_s, 4.0, 0.05);
         close(summary.rates.output_tokens_per_s, 44.0, 0.03);
@@ -335,18 +331,18 @@ mod tests {
             log.records.push(success(19.9 + 0.01 * f64::from(client), 5.0, 0.0001, 1000));
         }
         log.ended = Duration::from_secs(25);
-        close(summarize(&log).rates.output_tokens_per_s, 44.0, 0.03);
-        assert!(summarize(&log).whole_run.output_tokens_per_s > 150.0);
+        close(summarize(&log, &Slo::default()).rates.output_tokens_per_s, 44.0, 0.03);
+        assert!(summarize(&log, &Slo::default()).whole_run.output_tokens_per_s > 150.0);
     }
 
     #[test]
     fn failures_count_for_the_rate_of_success_and_for_the_percentiles_but_not_for_throughput() {
         let mut log = steady();
-        let before = summarize(&log).rates;
+        let before = summarize(&log, &Slo::default()).rates;
         for round in 0..20 {
             log.records.push(failure(f64::from(round), 0.5, Outcome::TooManyRequests));
         }
-        let summary = summarize(&log);
+        let summary = summarize(&log, &Slo::default());
         assert_eq!(summary.outcomes.http_429, 20);
         close(summary.success_rate, 0.8, 1e-9);
         assert_eq!(summary.rates, before);
@@ -354,7 +350,6 @@ mod tests {
         assert_eq!(ttft.p50_with_failures.map(f64::round), Some(250.0));
         assert_eq!(ttft.p95_with_failures, None, "a fifth failed, so the 95th percentile is infinite");
         assert_eq!(ttft.p95.round(), 250.0);
-        close(refused_rate(&summary.outcomes), 0.2, 1e-9);
     }
 
     #[test]
@@ -362,8 +357,8 @@ mod tests {
         let mut log = steady();
         log.records.push(failure(20.5, 1.0, Outcome::Timeout));
         log.ended = Duration::from_secs_f64(21.5);
-        assert_eq!(summarize(&log).outcomes.timeout, 1);
-        assert!(summarize(&log).success_rate < 1.0);
+        assert_eq!(summarize(&log, &Slo::default()).outcomes.timeout, 1);
+        assert!(summarize(&log, &Slo::default()).success_rate < 1.0);
     }
 
     #[test]
@@ -372,7 +367,7 @@ mod tests {
         for record in &mut log.records {
             record.usage.as_mut().expect("usage").completion_tokens = 44;
         }
-        let summary = summarize(&log);
+        let summary = summarize(&log, &Slo::default());
         assert_eq!((summary.itl_ms, summary.itl_requests), (None, 0));
         close(summary.inter_chunk_ms.expect("chunks").mean, 75.0, 1e-6);
         close(summary.tokens_per_chunk.expect("chunks"), 4.0, 1e-9);
@@ -382,15 +377,15 @@ mod tests {
     #[test]
     fn missing_usage_is_said() {
         let mut log = steady();
-        assert_eq!(summarize(&log).tokens.source, TokenSource::Usage);
+        assert_eq!(summarize(&log, &Slo::default()).tokens.source, TokenSource::Usage);
         log.records[3].usage = None;
-        assert_eq!(summarize(&log).tokens.source, TokenSource::Chunks);
+        assert_eq!(summarize(&log, &Slo::default()).tokens.source, TokenSource::Chunks);
     }
 
     #[test]
     fn nothing_but_failures_is_summarized_too() {
         let records = (0..9).map(|i| failure(f64::from(i), 0.1, Outcome::Connection)).collect();
-        let summary = summarize(&log_of(1, records, 0.0, 9.0));
+        let summary = summarize(&log_of(1, records, 0.0, 9.0), &Slo::default());
         assert_eq!((summary.success_rate, summary.ttft_ms, summary.itl_ms), (0.0, None, None));
         assert_eq!(summary.rates, Rates::default());
     }

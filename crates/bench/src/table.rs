@@ -6,7 +6,7 @@ use crate::preflight::ClientCeiling;
 use crate::prompts::LengthSource;
 use crate::record::TokenSource;
 use crate::report::{BenchReport, RungReport, SaturationReport, WorkloadFacts};
-use crate::search::{Answer, Verdict};
+use crate::search::{Answer, Constraint, Fall, SearchConfig, Verdict};
 use crate::summary::{Distribution, RungSummary};
 
 const HEADERS: [&str; 12] =
@@ -41,8 +41,12 @@ impl fmt::Display for SaturationReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rung = self.rungs.iter().find(|rung| rung.summary.concurrency == self.answer.saturation);
         let detail = rung.map(|rung| point(&rung.summary)).unwrap_or_default();
-        writeln!(out, "{}: {detail}", headline(&self.answer))?;
+        writeln!(out, "{}: {detail}{}", headline(&self.answer), breaks(&self.answer))?;
         writeln!(out, "{}", explanation(&self.answer))?;
+        writeln!(out, "{}", service(&self.answer, &self.config.search))?;
+        if !self.answer.complete {
+            writeln!(out, "Time ran out before all was found: the figures stand, with a larger budget they narrow.")?;
+        }
         writeln!(out)?;
         table(out, &self.rungs)?;
         notes(out, &self.workload, &self.rungs)?;
@@ -57,28 +61,69 @@ fn headline(answer: &Answer) -> String {
         Verdict::StillScaling => format!("still scaling at N = {n} concurrent"),
         Verdict::AdmissionLimited => format!("limited by admission; best from N = {n} concurrent"),
         Verdict::ServiceBroken => format!("service breaks; best from N = {n} concurrent"),
+        Verdict::SloBroken => format!("breaks its latency limits before N = {n} concurrent, where it saturates"),
+        Verdict::ServerGone => format!("the server went down; before, best from N = {n} concurrent"),
         Verdict::ClientLimited => format!("limited by this client; at least N = {n} concurrent"),
         Verdict::OutOfTime => format!("no plateau within the time; at least N = {n} concurrent"),
     }
 }
 
+/// The breakpoint as far as the first line has room for it.
+fn breaks(answer: &Answer) -> String {
+    let found = answer.breakpoint.map(|found| format!("; breaks at N = {} to {}", found.last_pass, found.first_fail));
+    found.unwrap_or_default()
+}
+
 fn explanation(answer: &Answer) -> String {
     let peak = format!("The highest throughput was {:.1} output tok/s at N = {}", answer.peak_throughput, answer.peak);
     let why = match answer.verdict {
-        Verdict::Plateaued if answer.saturation_low < answer.saturation_high => {
-            let (low, high) = (answer.saturation_low, answer.saturation_high);
-            format!("; by the confidence intervals saturation lies from N = {low} to {high}")
-        }
-        Verdict::Plateaued => "; more concurrency brings no more".to_owned(),
-        Verdict::Retrograde => ", and it falls beyond".to_owned(),
-        Verdict::StillScaling => ", the highest concurrency tried; raise it to see the plateau".to_owned(),
-        Verdict::AdmissionLimited => "; beyond, the server refuses requests (429, 503)".to_owned(),
-        Verdict::ServiceBroken => "; beyond, requests fail".to_owned(),
-        Verdict::ClientLimited => "; the client is too near its own ceiling to blame the server".to_owned(),
-        Verdict::OutOfTime => "; give the search more time".to_owned(),
+        Verdict::Plateaued => "; more concurrency brings no more",
+        Verdict::Retrograde => ", and it falls beyond",
+        Verdict::StillScaling => ", the highest concurrency tried; raise it to see the plateau",
+        Verdict::AdmissionLimited => "; beyond, the server refuses requests (429, 503)",
+        Verdict::ServiceBroken => "; beyond, requests fail",
+        Verdict::SloBroken => ", but the first tokens or the rest come too late there",
+        Verdict::ServerGone => "; beyond, the server stopped answering and did not come back",
+        Verdict::ClientLimited => "; the client is too near its own ceiling to blame the server",
+        Verdict::OutOfTime => "; give the search more time",
     };
-    let broken = answer.broken_at.map(|n| format!(" Service broke at N = {n}.")).unwrap_or_default();
-    format!("{peak}{why}.{broken}")
+    let (low, high) = (answer.saturation_low, answer.saturation_high);
+    let interval = if low < high {
+        format!(" By the 95% confidence intervals saturation lies from N = {low} to {high}.")
+    } else {
+        String::new()
+    };
+    format!("{peak}{why}.{interval}")
+}
+
+/// How far service holds, and what breaks it.
+fn service(answer: &Answer, config: &SearchConfig) -> String {
+    let Some(found) = answer.breakpoint else {
+        return format!("Nothing broke service up to N = {}.", answer.holds_at);
+    };
+    let slo = &config.slo;
+    let over = |limit: Option<f64>| {
+        let limit = number(limit, 0);
+        format!("more than {} of the requests took over {limit} ms", percent(slo.violating_share()))
+    };
+    let why = match found.constraint {
+        Constraint::Success => format!("fewer than {} of the requests succeed", percent(config.success_floor)),
+        Constraint::Refused => format!("more than {} are refused (429, 503)", percent(1.0 - config.success_floor)),
+        Constraint::Ttft => format!("{} to the first token", over(slo.ttft_ms)),
+        Constraint::Tpot => format!("{} a token", over(slo.tpot_ms)),
+    };
+    let fall = match found.fall {
+        Some(Fall::Cliff) => ", as over a cliff",
+        Some(Fall::Smooth) => ", smoothly",
+        None => "",
+    };
+    let sure = match (found.shown_pass, found.shown_fail) {
+        (Some(pass), Some(fail)) => format!("That it holds is shown at N = {pass}, that it breaks at N = {fail}."),
+        (Some(pass), None) => format!("That it holds is shown at N = {pass}; that it breaks is not."),
+        (None, Some(fail)) => format!("That it breaks is shown at N = {fail}; that it holds is shown nowhere."),
+        (None, None) => "Neither is shown: there were too few requests.".to_owned(),
+    };
+    format!("Service holds at N = {} and breaks at N = {}{fall}: {why}. {sure}", found.last_pass, found.first_fail)
 }
 
 fn point(summary: &RungSummary) -> String {
@@ -206,6 +251,8 @@ mod tests {
     use crate::record::Outcome;
     use crate::record::fixture::{failure, success};
     use crate::report::SATURATION_SCHEMA;
+    use crate::search::Breakpoint;
+    use crate::slo::Slo;
     use crate::summary::{failure_samples, summarize};
 
     fn rung(concurrency: u32, fails: bool) -> RungReport {
@@ -217,7 +264,7 @@ mod tests {
         }
         let end = Duration::from_secs(20);
         let log = RunLog { concurrency, records, ramp_end: Duration::ZERO, first_idle: end, ended: end };
-        RungReport { summary: summarize(&log), failure_samples: failure_samples(&log.records) }
+        RungReport { summary: summarize(&log, &Slo::default()), failure_samples: failure_samples(&log.records) }
     }
 
     fn report(verdict: Verdict) -> SaturationReport {
@@ -244,7 +291,10 @@ mod tests {
                 saturation_high: 4,
                 peak: 4,
                 peak_throughput: 40.0,
-                broken_at: None,
+                peak_half_width: None,
+                complete: true,
+                holds_at: 4,
+                breakpoint: None,
             },
             rungs: vec![rung(2, false), rung(4, true)],
         }
@@ -265,6 +315,29 @@ mod tests {
     }
 
     #[test]
+    fn the_breakpoint_is_in_the_first_line_and_its_reasons_below() {
+        let mut report = report(Verdict::Plateaued);
+        assert!(report.to_string().contains("Nothing broke service up to N = 4."), "{report}");
+        report.config.search.slo = Slo { ttft_ms: Some(2000.0), ..Slo::default() };
+        report.answer.breakpoint = Some(Breakpoint {
+            last_pass: 40,
+            first_fail: 42,
+            shown_pass: Some(38),
+            shown_fail: Some(42),
+            constraint: Constraint::Ttft,
+            fall: Some(Fall::Smooth),
+        });
+        let text = report.to_string();
+        assert!(text.lines().next().is_some_and(|line| line.ends_with("; breaks at N = 40 to 42")), "{text}");
+        let reason = "holds at N = 40 and breaks at N = 42, smoothly: more than 1.0% of the requests took over 2000 ms \
+                      to the first token. That it holds is shown at N = 38, that it breaks at N = 42.";
+        assert!(text.contains(reason), "{text}");
+        assert!(!text.contains("Time ran out"), "{text}");
+        report.answer.complete = false;
+        assert!(report.to_string().contains("Time ran out"), "{report}");
+    }
+
+    #[test]
     fn every_verdict_reads_differently() {
         let verdicts = [
             Verdict::Plateaued,
@@ -272,6 +345,8 @@ mod tests {
             Verdict::StillScaling,
             Verdict::AdmissionLimited,
             Verdict::ServiceBroken,
+            Verdict::SloBroken,
+            Verdict::ServerGone,
             Verdict::ClientLimited,
             Verdict::OutOfTime,
         ];

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use plimsoll_bench::{
-    BenchConfig, BenchReport, EndpointKind, LengthSource, NullServer, NullServerConfig, Progress, PromptSource,
-    RungRule, SaturateConfig, SaturationReport, TokenSource, Verdict, run, saturate,
+    BenchConfig, BenchReport, Constraint, EndpointKind, LengthSource, NullServer, NullServerConfig, Progress,
+    PromptSource, RungRule, SaturateConfig, SaturationReport, Slo, TokenSource, Verdict, run, saturate,
 };
 
 fn paced(milliseconds: u64) -> NullServer {
@@ -95,6 +95,25 @@ async fn saturation_is_found_and_reported() {
     let json = serde_json::to_string(&report).expect("JSON");
     let back: SaturationReport = serde_json::from_str(&json).expect("the same report");
     assert_eq!(back.to_string(), report.to_string());
+}
+
+#[tokio::test]
+async fn a_broken_latency_limit_is_reported() {
+    // A token takes 20 ms: no request can keep to 5 ms a token, every one keeps to a minute before the first.
+    let server = paced(20);
+    let mut config = SaturateConfig::new(server.url());
+    config.generation.max_tokens = 10;
+    config.search.max_concurrency = 2;
+    config.search.slo = Slo { ttft_ms: Some(60_000.0), tpot_ms: Some(5.0), ..Slo::default() };
+    config.rung =
+        RungRule { min_time: Duration::from_millis(300), max_time: Duration::from_secs(2), ..RungRule::default() };
+    let report = saturate(&config, |_| ()).await.expect("a search");
+    assert_eq!(report.answer.verdict, Verdict::SloBroken, "{report}");
+    let found = report.answer.breakpoint.expect("a breakpoint");
+    assert_eq!((found.last_pass, found.first_fail, found.constraint), (0, 1, Constraint::Tpot), "{report}");
+    let slo = report.rungs[0].summary.slo.expect("limits");
+    assert!(slo.requests > 0 && slo.tpot_violations == slo.requests && slo.ttft_violations == 0, "{slo:?}");
+    assert_eq!(slo.goodput_per_s, 0.0);
 }
 
 #[tokio::test]
