@@ -1,5 +1,5 @@
-//! `plimsoll saturate`: walks up concurrencies until throughput stops rising. Without a URL it measures a server of
-//! its own: this same binary, as a child process.
+//! `plimsoll saturate`: walks up concurrencies until throughput stops rising, and on until service breaks. Without a URL
+//! it measures a server of its own: this same binary, as a child process.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
-use plimsoll_bench::{RungRule, SaturateConfig, SearchConfig};
+use plimsoll_bench::{RungRule, SaturateConfig, SearchConfig, Slo};
 
 use crate::bench;
 use crate::child::Listening;
@@ -25,17 +25,24 @@ pub(crate) struct SaturateOptions {
     #[arg(long, value_name = "N", default_value_t = 4096)]
     max_concurrency: u32,
 
-    /// Seconds that one concurrency is measured for at most
-    #[arg(long, value_name = "SECONDS", default_value_t = 45)]
-    rung_seconds: u64,
+    /// Seconds that one concurrency is measured for at most [default: so that the search ends within the budget]
+    #[arg(long, value_name = "SECONDS")]
+    rung_seconds: Option<u64>,
 
-    /// Seconds after which no further concurrency is tried
-    #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
-    budget: u64,
+    /// Time for the whole search, for instance 10m, 90s, or seconds as a number
+    #[arg(long, value_name = "TIME", default_value = "20m", value_parser = duration)]
+    budget: Duration,
+
+    /// A first answer within two minutes; the report says how sure it is
+    #[arg(long, conflicts_with_all = ["budget", "rung_seconds"])]
+    quick: bool,
 
     /// Folder to write saturation.json to
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+
+    #[command(flatten)]
+    limits: LimitOptions,
 
     #[command(flatten)]
     load: LoadOptions,
@@ -44,22 +51,76 @@ pub(crate) struct SaturateOptions {
     pub(crate) serve: ServeOptions,
 }
 
+/// What service is held to.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits of service")]
+struct LimitOptions {
+    /// Milliseconds to the first token that count as too late. MLPerf's limits: 2000 for Llama 3.1 8B (500 interactive),
+    /// 3000 for gpt-oss-120b
+    #[arg(long, value_name = "MS")]
+    slo_ttft: Option<f64>,
+
+    /// Milliseconds a token, after the first, that count as too slow. MLPerf's limits: 100 for Llama 3.1 8B (30
+    /// interactive), 80 for gpt-oss-120b
+    #[arg(long, value_name = "MS")]
+    slo_tpot: Option<f64>,
+
+    /// Percent of the requests that must keep each of these limits
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.0)]
+    slo_percentile: f64,
+
+    /// Percent of the requests that must succeed
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.0)]
+    success_floor: f64,
+}
+
+impl LimitOptions {
+    fn slo(&self) -> Slo {
+        Slo { ttft_ms: self.slo_ttft, tpot_ms: self.slo_tpot, percentile: self.slo_percentile }
+    }
+}
+
+/// What is left of two minutes for the search after the preflight, its last requests still ending.
+const QUICK_BUDGET: Duration = Duration::from_secs(100);
+
+/// Seconds, or a number with its unit: h, m or s.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
+    let seconds = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(format!("{unit} is no unit of time; give h, m or s")),
+    };
+    let number: u32 = number.parse().map_err(|_| "give a whole number and h, m or s, for instance 10m".to_owned())?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
+}
+
 pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Result<()> {
-    ensure!(options.rung_seconds > 0, "--rung-seconds is 0; give at least 1");
+    ensure!(options.rung_seconds != Some(0), "--rung-seconds is 0; give at least 1");
+    let floor = options.limits.success_floor;
+    ensure!((0.0..100.0).contains(&floor), "--success-floor is {floor}; give a percentage from 0 to below 100");
+    let budget = if options.quick { QUICK_BUDGET } else { options.budget };
     let api_key = options.serve.api_key.first().cloned();
     let own = if options.url.is_none() { Some(Listening::server(&shared, &options.serve)?) } else { None };
     let url = options.url.or_else(|| own.as_ref().map(|server| server.url.clone())).unwrap_or_default();
     let null = Listening::null_server()?;
-    let longest = Duration::from_secs(options.rung_seconds);
-    let rung =
-        RungRule { min_time: RungRule::default().min_time.min(longest), max_time: longest, ..RungRule::default() };
+    let planned = RungRule::within(budget, options.max_concurrency);
+    let longest = options.rung_seconds.map_or(planned.max_time, Duration::from_secs);
+    let rung = RungRule { min_time: RungRule::default().min_time.min(longest / 3), max_time: longest, ..planned };
+    let search = SearchConfig {
+        max_concurrency: options.max_concurrency,
+        success_floor: floor / 100.0,
+        slo: options.limits.slo(),
+        ..SearchConfig::default()
+    };
     let config = SaturateConfig {
         endpoint: options.load.endpoint(url, api_key),
         generation: options.load.generation()?,
         workload: options.load.workload(true),
-        search: SearchConfig { max_concurrency: options.max_concurrency, ..SearchConfig::default() },
+        search,
         rung,
-        budget: Duration::from_secs(options.budget),
+        budget,
         request_timeout: options.load.timeout()?,
         null_server_url: Some(null.url.clone()),
         ..SaturateConfig::new("")
@@ -74,4 +135,19 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
         println!("written to {}", report.write(folder)?.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("10m", 600), ("1h", 3600), ("0", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "m", "1.5m", "10d", "-1", "1m30s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }
