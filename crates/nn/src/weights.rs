@@ -2,6 +2,7 @@
 //! merged and packed for the ops.
 
 mod dummy;
+mod experts;
 mod source;
 
 use std::cell::Cell;
@@ -14,6 +15,7 @@ use plimsoll_ops::quant::{GgmlType, dequantize_row};
 use serde_json::Value;
 
 use self::dummy::Dummy;
+pub use self::experts::ExpertsShape;
 use self::source::{Role, Source, Stored};
 use crate::CheckpointError;
 use crate::checkpoint::{Checkpoint, StoredTensor};
@@ -89,6 +91,31 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// A tensor is missing or not `[out_features, in_features]`.
     pub fn linear(&self, parts: &[(&str, usize)], in_features: usize) -> Result<Linear, CheckpointError> {
+        self.load_linear(parts, in_features, None)
+    }
+
+    /// As [`Weights::linear`], of layers that each have a bias: `y = x W^T + b`. On a CPU alone.
+    ///
+    /// # Errors
+    /// As [`Weights::linear`], a bias that is missing or not `[out_features]`, or a GPU.
+    pub fn linear_with_bias(&self, parts: &[(&str, usize)], in_features: usize) -> Result<Linear, CheckpointError> {
+        let mut bias = Vec::new();
+        for (name, rows) in parts {
+            let full_name = format!("{}{name}.bias", self.prefix);
+            if let Placement::Gpu(_) = self.loader.placement {
+                return Err(CheckpointError::tensor(&full_name, "biases are not served on a GPU yet: choose the CPU"));
+            }
+            bias.extend(self.numbers(&full_name, &[*rows], Role::Bias)?);
+        }
+        self.load_linear(parts, in_features, Some(bias))
+    }
+
+    fn load_linear(
+        &self,
+        parts: &[(&str, usize)],
+        in_features: usize,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Linear, CheckpointError> {
         if let Source::Sizes(dummy) = &self.loader.source {
             parts.iter().for_each(|&(_, rows)| self.report(dummy.bytes(&[rows, in_features])));
             return self.stand_in();
@@ -102,7 +129,7 @@ impl<'a> Weights<'a> {
             .iter()
             .map(|t| RowSource { ty: t.ty, rows: t.shape[0], cols: in_features, bytes: &t.bytes })
             .collect();
-        let linear = Linear::load(&sources, None, &self.loader.placement)
+        let linear = Linear::load(&sources, bias, &self.loader.placement)
             .map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
         self.report(stored.iter().map(|tensor| tensor.bytes.len() as u64).sum());
         Ok(linear)
@@ -114,6 +141,17 @@ impl<'a> Weights<'a> {
     /// As [`Weights::linear`].
     pub fn embedding(&self, name: &str, vocab: usize, hidden: usize) -> Result<Linear, CheckpointError> {
         self.linear(&[(name, vocab)], hidden)
+    }
+
+    /// A vector that is a module's own, `[len]`, f32: named as it is, without `.weight`.
+    ///
+    /// # Errors
+    /// The tensor is missing or not of that length.
+    pub fn parameter(&self, name: &str, len: usize) -> Result<Tensor, CheckpointError> {
+        let full_name = format!("{}{name}", self.prefix);
+        let values = self.numbers(&full_name, &[len], Role::Bias)?;
+        Tensor::from_vec(values, len, &self.loader.placement.device())
+            .map_err(|e| CheckpointError::tensor(&full_name, e))
     }
 
     /// A norm's weights `w`, `[len]`, f32, to be multiplied with.
@@ -161,13 +199,19 @@ impl<'a> Weights<'a> {
     }
 
     fn vector(&self, name: &str, len: usize, role: Role, offset: f32) -> Result<Tensor, CheckpointError> {
-        let stored = self.fetch(name, &[len], role)?;
-        let mut values = vec![0.0; len];
-        let error = |e| CheckpointError::tensor(&self.full_name(name), e);
-        dequantize_row(stored.ty, &stored.bytes, &mut values).map_err(error)?;
+        let mut values = self.numbers(&self.full_name(name), &[len], role)?;
         values.iter_mut().for_each(|value| *value += offset);
+        Tensor::from_vec(values, len, &self.loader.placement.device())
+            .map_err(|e| CheckpointError::tensor(&self.full_name(name), e))
+    }
+
+    /// The numbers of a small tensor, row by row.
+    fn numbers(&self, full_name: &str, shape: &[usize], role: Role) -> Result<Vec<f32>, CheckpointError> {
+        let stored = self.loader.source.tensor(full_name, shape, role)?;
+        let mut values = vec![0.0; shape.iter().product()];
+        dequantize_row(stored.ty, &stored.bytes, &mut values).map_err(|e| CheckpointError::tensor(full_name, e))?;
         self.report(stored.bytes.len() as u64);
-        Tensor::from_vec(values, len, &self.loader.placement.device()).map_err(error)
+        Ok(values)
     }
 
     /// Made where it is used, in no time; the numbers are those that the CPU would make.

@@ -44,6 +44,14 @@ pub(crate) struct StoredTensor<'a> {
     pub(crate) bytes: Cow<'a, [u8]>,
 }
 
+/// A tensor of bytes that mean nothing by themselves: packed numbers, or exponents.
+pub(crate) struct ByteTensor<'a> {
+    /// Outermost first.
+    pub(crate) shape: &'a [usize],
+    /// As many as the shape asks for.
+    pub(crate) bytes: &'a [u8],
+}
+
 impl Checkpoint {
     /// Opens a GGUF file, or a folder that holds config.json and either model.safetensors or the shards that
     /// model.safetensors.index.json names.
@@ -94,6 +102,14 @@ impl Checkpoint {
         match &self.files {
             Files::Gguf(file) => file.tensor(name),
             Files::Safetensors(folder) => folder.tensor(name),
+        }
+    }
+
+    /// The tensor of bytes that Hugging Face calls `name`; `None` if the checkpoint has no such tensor.
+    pub(crate) fn byte_tensor(&self, name: &str) -> Result<Option<ByteTensor<'_>>, CheckpointError> {
+        match &self.files {
+            Files::Gguf(_) => Ok(None),
+            Files::Safetensors(folder) => folder.byte_tensor(name),
         }
     }
 

@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use plimsoll_ops::quant::GgmlType;
 use serde_json::Value;
 
-use super::{StoredTensor, format_error, map, read_json};
+use super::{ByteTensor, StoredTensor, format_error, map, read_json};
 use crate::CheckpointError;
 use crate::error::quote;
 
@@ -86,8 +86,26 @@ impl SafetensorsFolder {
                 return Err(CheckpointError::tensor(name, problem));
             }
         };
-        let bytes = &self.shards[location.shard][location.begin..location.end];
-        Ok(Some(StoredTensor { ty, shape: Cow::Borrowed(&location.shape), bytes: Cow::Borrowed(bytes) }))
+        let bytes = Cow::Borrowed(self.bytes(location));
+        Ok(Some(StoredTensor { ty, shape: Cow::Borrowed(&location.shape), bytes }))
+    }
+
+    /// See [`super::Checkpoint::byte_tensor`].
+    pub(super) fn byte_tensor(&self, name: &str) -> Result<Option<ByteTensor<'_>>, CheckpointError> {
+        match self.tensors.get(name) {
+            None => Ok(None),
+            Some(location) if location.dtype == Dtype::U8 => {
+                Ok(Some(ByteTensor { shape: &location.shape, bytes: self.bytes(location) }))
+            }
+            Some(location) => {
+                let problem = format!("has dtype {:?}; it must be U8", location.dtype);
+                Err(CheckpointError::tensor(name, problem))
+            }
+        }
+    }
+
+    fn bytes(&self, location: &Location) -> &[u8] {
+        &self.shards[location.shard][location.begin..location.end]
     }
 }
 

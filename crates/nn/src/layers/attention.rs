@@ -1,7 +1,7 @@
 //! Grouped-query attention over the paged cache: projections, optional q/k norms, RoPE, the cache write, the product.
 
 use candle_core::{Result, Tensor};
-use plimsoll_ops::attention::{AttentionParams, paged_attention};
+use plimsoll_ops::attention::{AttentionParams, paged_attention_with_sinks};
 use plimsoll_ops::linear::Linear;
 use plimsoll_ops::rope::RopeTable;
 use plimsoll_ops::rope_kv_write::{QkNorm, RopeKvWrite, rope_kv_write};
@@ -21,6 +21,8 @@ pub struct Attention {
     params: AttentionParams,
     /// Norms of each query and each key head, where the model has them.
     qk_norm: Option<(RmsNorm, RmsNorm)>,
+    /// f32 `[heads]`, where the model has them.
+    sinks: Option<Tensor>,
 }
 
 /// The dimensions of an attention layer.
@@ -49,6 +51,13 @@ impl AttentionShape {
     }
 }
 
+impl AttentionShape {
+    /// Of all query heads together, and of all key or all value heads.
+    fn widths(&self) -> (usize, usize) {
+        (self.heads * self.head_dim, self.kv_heads * self.head_dim)
+    }
+}
+
 impl Attention {
     /// # Errors
     /// Missing or misshapen tensors.
@@ -59,17 +68,32 @@ impl Attention {
         rope: RopeTable,
         weights: &Weights<'_>,
     ) -> std::result::Result<Self, CheckpointError> {
-        let AttentionShape { hidden, heads, kv_heads, head_dim } = shape;
-        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-        Ok(Self {
-            layer,
-            shape,
-            qkv: weights.linear(&[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], hidden)?,
-            output: weights.linear(&[("o_proj", hidden)], q)?,
-            rope,
-            params,
-            qk_norm: None,
-        })
+        let (q, kv) = shape.widths();
+        let qkv = weights.linear(&[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], shape.hidden)?;
+        let output = weights.linear(&[("o_proj", shape.hidden)], q)?;
+        Ok(Self { layer, shape, qkv, output, rope, params, qk_norm: None, sinks: None })
+    }
+
+    /// As [`Attention::new`], with a bias on each projection.
+    ///
+    /// # Errors
+    /// As [`Attention::new`], or a GPU, on which biases are not served yet.
+    pub fn with_biases(
+        layer: usize,
+        shape: AttentionShape,
+        params: AttentionParams,
+        rope: RopeTable,
+        weights: &Weights<'_>,
+    ) -> std::result::Result<Self, CheckpointError> {
+        let (q, kv) = shape.widths();
+        let qkv = weights.linear_with_bias(&[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], shape.hidden)?;
+        let output = weights.linear_with_bias(&[("o_proj", shape.hidden)], q)?;
+        Ok(Self { layer, shape, qkv, output, rope, params, qk_norm: None, sinks: None })
+    }
+
+    /// Gives each head a score besides its keys', f32 `[heads]`.
+    pub fn with_sinks(self, sinks: Tensor) -> Self {
+        Self { sinks: Some(sinks), ..self }
     }
 
     /// Normalizes each head's query and key, `[head_dim]` each, before they are rotated.
@@ -101,6 +125,7 @@ impl Attention {
             batch: paged,
         };
         let q = rope_kv_write(&self.qkv.forward(x)?, &op)?;
-        self.output.forward(&paged_attention(&q, layer_cache, paged, &self.params)?)
+        let sinks = self.sinks.as_ref();
+        self.output.forward(&paged_attention_with_sinks(&q, layer_cache, paged, &self.params, sinks)?)
     }
 }

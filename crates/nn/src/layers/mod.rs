@@ -4,6 +4,7 @@ mod attention;
 mod embedding;
 mod head;
 mod mlp;
+mod moe;
 mod norm;
 mod residual;
 
@@ -11,5 +12,6 @@ pub use attention::{Attention, AttentionShape};
 pub use embedding::Embedding;
 pub use head::Head;
 pub use mlp::Mlp;
+pub use moe::Moe;
 pub use norm::RmsNorm;
 pub use residual::Residual;

@@ -22,8 +22,10 @@ pub(super) enum Source<'a> {
 /// What a tensor is to its model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// `[out_features, in_features]`.
+    /// `[out_features, in_features]`, or a stack of such, turned.
     Matrix,
+    /// What is added to a layer's outputs, or to scores.
+    Bias,
     Norm,
     /// A norm whose weights are stored around zero.
     ZeroCentredNorm,
@@ -46,6 +48,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The bytes of the tensor `name`, of exactly the shape `expected`; `None` if there is none.
+    pub(super) fn bytes(&self, name: &str, expected: &[usize]) -> Result<Option<&'a [u8]>, CheckpointError> {
+        match self {
+            Source::Checkpoint(stored) => stored.bytes(name, expected),
+            Source::Dummy(_) | Source::Sizes(_) => Ok(None),
+        }
+    }
+
     /// As [`Checkpoint::has_folded_norms`].
     pub(super) fn has_folded_norms(&self) -> bool {
         matches!(self, Source::Checkpoint(stored) if stored.checkpoint.has_folded_norms())
@@ -56,14 +66,17 @@ impl<'a> Source<'a> {
 fn fill(role: Role, shape: &[usize]) -> Fill {
     match role {
         Role::Matrix => Fill::Normal(matrix_deviation(*shape.last().expect("a matrix has two dimensions"))),
+        Role::Bias => Fill::Normal(DEVIATION),
         Role::Norm => Fill::Constant(1.0),
         Role::ZeroCentredNorm => Fill::Constant(0.0),
     }
 }
 
+/// As parameters are commonly initialized.
+const DEVIATION: f32 = 0.02;
+
 /// Of a matrix's elements: as matrices are commonly initialized, or less.
 pub(super) fn matrix_deviation(in_features: usize) -> f32 {
-    const DEVIATION: f32 = 0.02;
     DEVIATION.min((in_features as f32).powf(-0.5))
 }
 
@@ -81,16 +94,29 @@ impl<'a> Stored<'a> {
 
     /// Finds a tensor and checks its shape.
     fn tensor(&self, name: &str, expected: &[usize]) -> Result<StoredTensor<'a>, CheckpointError> {
-        let stored_name = self.checkpoint.stored_name(name);
         let Some(tensor) = self.checkpoint.tensor(name)? else {
-            return Err(CheckpointError::MissingTensor { name: stored_name });
+            return Err(CheckpointError::MissingTensor { name: self.checkpoint.stored_name(name) });
         };
-        if *tensor.shape != *expected {
-            let (expected, found) = (expected.to_vec(), tensor.shape.to_vec());
-            return Err(CheckpointError::Shape { name: stored_name, expected, found });
-        }
-        self.used.borrow_mut().insert(stored_name);
+        self.take(name, &tensor.shape, expected)?;
         Ok(tensor)
+    }
+
+    /// As [`Stored::tensor`], of a tensor of bytes that may be absent.
+    fn bytes(&self, name: &str, expected: &[usize]) -> Result<Option<&'a [u8]>, CheckpointError> {
+        let Some(tensor) = self.checkpoint.byte_tensor(name)? else { return Ok(None) };
+        self.take(name, tensor.shape, expected)?;
+        Ok(Some(tensor.bytes))
+    }
+
+    /// Notes that a tensor is used, if its shape is the `expected` one.
+    fn take(&self, name: &str, found: &[usize], expected: &[usize]) -> Result<(), CheckpointError> {
+        let name = self.checkpoint.stored_name(name);
+        if found != expected {
+            let (expected, found) = (expected.to_vec(), found.to_vec());
+            return Err(CheckpointError::Shape { name, expected, found });
+        }
+        self.used.borrow_mut().insert(name);
+        Ok(())
     }
 
     pub(super) fn ignore(&self, name: &str) {
