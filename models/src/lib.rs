@@ -4,6 +4,7 @@
 //! quantization, a file format, or the cache's memory; `nn` ends those.
 
 mod gemma3;
+mod gpt_oss;
 mod llama;
 mod qwen3;
 mod registry;

@@ -4,7 +4,7 @@ use plimsoll_nn::{Checkpoint, CheckpointError, Model, ModelInfo, Weights};
 use plimsoll_ops::linear::Placement;
 use serde_json::Value;
 
-use crate::{gemma3, llama, qwen3};
+use crate::{gemma3, gpt_oss, llama, qwen3};
 
 /// One architecture, as functions of a config.
 pub struct Architecture {
@@ -26,6 +26,7 @@ pub fn registry() -> &'static [Architecture] {
         Architecture { name: "MistralForCausalLM", info: llama::info, load: llama::load },
         Architecture { name: "Gemma3ForCausalLM", info: gemma3::info, load: gemma3::load },
         Architecture { name: "Qwen3ForCausalLM", info: qwen3::info, load: qwen3::load },
+        Architecture { name: "GptOssForCausalLM", info: gpt_oss::info, load: gpt_oss::load },
     ]
 }
 

@@ -35,6 +35,8 @@ from transformers import (
     AutoTokenizer,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -42,6 +44,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 HERE = Path(__file__).parent
@@ -104,7 +107,18 @@ def tiny_qwen3_yarn():
                          "original_max_position_embeddings": 32})
 
 
-# case, config, model class, dtype of the safetensors, GGUF files as {stem: quantization of the matrices}
+def tiny_gpt_oss():
+    # The first prompt is longer than the window and than the original context. A low limit, that clamps.
+    return GptOssConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, num_local_experts=6, num_experts_per_tok=4, rms_norm_eps=1e-5,
+        max_position_embeddings=128, sliding_window=12, swiglu_limit=2.0, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32.0,
+                         "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 32})
+
+
+# case (under cpu/ where only a CPU serves the model yet), config, model class, dtype of the safetensors, GGUF files as
+# {stem: quantization of the matrices}
 TINY = [
     ("llama", tiny_llama, LlamaForCausalLM, torch.float32, {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}),
     ("llama3", tiny_llama3, LlamaForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
@@ -112,6 +126,8 @@ TINY = [
     ("gemma3", tiny_gemma3, Gemma3ForCausalLM, torch.bfloat16, {"q8_0": "Q8_0", "q4_0": "Q4_0"}),
     ("qwen3", tiny_qwen3, Qwen3ForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
     ("qwen3-yarn", tiny_qwen3_yarn, Qwen3ForCausalLM, torch.float32, {"q8_0": "Q8_0"}),
+    ("cpu/gpt-oss", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
+    ("cpu/gpt-oss-mxfp4", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
 ]
 
 
@@ -124,18 +140,39 @@ def randomize(model, seed, dtype):
             if "norm" in name:
                 centre = 0.0 if isinstance(model, Gemma3ForCausalLM) else 1.0
                 value = centre + 0.3 * noise
+            elif name.endswith("sinks"):
+                value = 2.0 * noise
             else:
                 value = 0.2 * noise
             parameter.copy_(value.to(dtype).to(torch.float32))
 
 
-def save_checkpoint(model, folder, dtype, shards):
+def to_mxfp4(model, seed):
+    """Experts' matrices of random blocks and scales as OpenAI publishes them; the model gets what they stand for."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    packed = {}
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+                experts, cols, rows = parameter.shape
+                blocks = torch.randint(0, 256, (experts, rows, cols // 32, 16), generator=generator, dtype=torch.uint8)
+                scales = torch.randint(121, 125, blocks.shape[:3], generator=generator, dtype=torch.uint8)
+                parameter.copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
+                packed |= {name: None, f"{name}_blocks": blocks, f"{name}_scales": scales}
+    return packed
+
+
+def save_checkpoint(model, folder, dtype, shards, packed):
+    """`packed`: what some tensors are stored as instead; None is not at all."""
     tied = model.config.tie_word_embeddings
     tensors = {n: t.detach().to(dtype).contiguous() for n, t in model.state_dict().items()
                if not (tied and n == "lm_head.weight")}
+    tensors = {n: t for n, t in (tensors | packed).items() if t is not None}
     config = model.config.to_dict()
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(dtype).removeprefix("torch.")
+    if packed:
+        config["quantization_config"] = {"quant_method": "mxfp4"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
@@ -156,13 +193,14 @@ def run(model, ids):
 
 def make_tiny(case, config, model_class, dtype, files):
     folder = HERE / case
-    folder.mkdir(exist_ok=True)
-    seed = int.from_bytes(hashlib.sha256(case.encode()).digest()[:4], "little")
+    folder.mkdir(parents=True, exist_ok=True)
+    seed = int.from_bytes(hashlib.sha256(folder.name.encode()).digest()[:4], "little")
     config = config()
     config._attn_implementation = "eager"
     model = model_class(config).eval().float()
     randomize(model, seed, dtype)
-    save_checkpoint(model, folder, dtype, shards=2 if case == "llama3" else 1)
+    packed = to_mxfp4(model, seed) if case.endswith("mxfp4") else {}
+    save_checkpoint(model, folder, dtype, shards=2 if case == "llama3" else 1, packed=packed)
     generator = np.random.default_rng(seed)
     prompts = [generator.integers(0, VOCAB, n).tolist() for n in PROMPT_LENGTHS]
     golden = {}

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::driver::{Driver, golden_dir};
 
-const CASES: &[&str] = &["llama", "llama3", "mistral", "gemma3", "qwen3", "qwen3-yarn"];
+const CASES: &[&str] = &["llama", "llama3", "mistral", "gemma3", "qwen3", "qwen3-yarn", "cpu/gpt-oss"];
 
 fn config(case: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden_dir().join(case).join("config.json")).unwrap()).unwrap()
@@ -61,8 +61,13 @@ fn configs_that_no_model_is_made_of() {
 }
 
 /// The published numbers of parameters, in billions.
-const PUBLISHED: &[(&str, f64)] =
-    &[("llama-3.1-8b", 8.03), ("llama-3.2-1b", 1.24), ("gemma-3-27b-it", 27.0), ("qwen3-8b", 8.19)];
+const PUBLISHED: &[(&str, f64)] = &[
+    ("llama-3.1-8b", 8.03),
+    ("llama-3.2-1b", 1.24),
+    ("gemma-3-27b-it", 27.0),
+    ("qwen3-8b", 8.19),
+    ("gpt-oss-20b", 20.9),
+];
 
 #[test]
 fn the_bundled_configs_are_as_large_as_published() {

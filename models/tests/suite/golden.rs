@@ -27,6 +27,8 @@ const CHECKPOINTS: &[(&str, &str)] = &[
     ("qwen3", "q8_0"),
     ("qwen3-yarn", ""),
     ("qwen3-yarn", "q8_0"),
+    ("cpu/gpt-oss", ""),
+    ("cpu/gpt-oss-mxfp4", ""),
 ];
 
 fn path(case: &str, stem: &str) -> PathBuf {
@@ -138,7 +140,7 @@ fn a_ragged_batch_equals_each_alone() {
 /// Past the windows, in groups too small for the sequence if they did not give back what the window left behind.
 #[test]
 fn sliding_windows_work_from_the_blocks_they_keep() {
-    for &(case, stem) in &[("mistral", ""), ("gemma3", ""), ("gemma3", "q4_0")] {
+    for &(case, stem) in &[("mistral", ""), ("gemma3", ""), ("gemma3", "q4_0"), ("cpu/gpt-oss", "")] {
         let golden = &Golden::read(case).prompts(stem)[0].ids;
         let ids: Vec<u32> = golden.iter().chain(golden).copied().collect();
         let whole = bits(&driver(case, stem).whole(&ids));

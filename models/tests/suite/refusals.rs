@@ -55,9 +55,10 @@ impl Copy {
 
 #[test]
 fn an_undamaged_copy_loads_and_reports_progress() {
-    let copy = Copy::of("llama", "undamaged");
-    for file in ["", "f16.gguf", "q8_0.gguf", "q4_0.gguf"] {
-        let checkpoint = Checkpoint::open(&copy.0.join(file)).unwrap();
+    let (llama, gpt_oss) = (Copy::of("llama", "undamaged"), Copy::of("cpu/gpt-oss-mxfp4", "undamaged-experts"));
+    let files = ["", "f16.gguf", "q8_0.gguf", "q4_0.gguf"].map(|file| llama.0.join(file));
+    for path in files.into_iter().chain([gpt_oss.0.clone()]) {
+        let checkpoint = Checkpoint::open(&path).unwrap();
         let seen = std::cell::RefCell::new(Vec::new());
         load(&checkpoint, Activations::F32, |done, total| seen.borrow_mut().push((done, total))).unwrap();
         let seen = seen.into_inner();
@@ -71,6 +72,7 @@ fn configs_that_would_change_the_result() {
     let llama = Copy::of("llama", "llama-config");
     let gemma3 = Copy::of("gemma3", "gemma3-config");
     let qwen3 = Copy::of("qwen3", "qwen3-config");
+    let gpt_oss = Copy::of("cpu/gpt-oss", "gpt-oss-config");
     let cases: &[(&Copy, &str, Value)] = &[
         (&llama, "architectures", json!(["OPTForCausalLM"])),
         (&llama, "architectures", Value::Null),
@@ -100,6 +102,16 @@ fn configs_that_would_change_the_result() {
         (&qwen3, "num_experts", json!(128)),
         (&qwen3, "hidden_act", json!("gelu")),
         (&qwen3, "head_dim", json!(33)),
+        (&gpt_oss, "attention_bias", json!(false)),
+        (&gpt_oss, "hidden_act", json!("gelu")),
+        (&gpt_oss, "quantization_config", json!({"quant_method": "gptq"})),
+        (&gpt_oss, "rope_parameters", Value::Null),
+        (&gpt_oss, "layer_types", json!(["full_attention", "chunked_attention"])),
+        (&gpt_oss, "layer_types", json!(["full_attention"])),
+        (&gpt_oss, "num_experts_per_tok", json!(7)),
+        (&gpt_oss, "num_local_experts", Value::Null),
+        (&gpt_oss, "sliding_window", Value::Null),
+        (&gpt_oss, "swiglu_limit", json!(-1.0)),
     ];
     for (copy, field, value) in cases {
         let mut before = Value::Null;
@@ -107,7 +119,11 @@ fn configs_that_would_change_the_result() {
             before = config[*field].take();
             config[*field] = value.clone();
         });
-        let named = if *value == json!(["OPTForCausalLM"]) { "OPTForCausalLM" } else { field };
+        let named = match *field {
+            "architectures" if *value == json!(["OPTForCausalLM"]) => "OPTForCausalLM",
+            "rope_parameters" if value.is_null() => "rope_scaling",
+            field => field,
+        };
         copy.check("", &[named]);
         copy.edit_json("config.json", |config| config[*field] = before);
     }
@@ -199,6 +215,48 @@ fn tensors_that_do_not_fit_the_config() {
     write(tensors.tensors());
     let checkpoint = Checkpoint::open(&copy.0).unwrap();
     assert!(load(&checkpoint, Activations::F32, |_, _| {}).is_ok(), "a tied model's own head is set aside");
+}
+
+#[test]
+fn experts_that_do_not_fit_the_config() {
+    let copy = Copy::of("cpu/gpt-oss-mxfp4", "experts");
+    let original = fs::read(copy.0.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&original).unwrap();
+    let (blocks, scales) = ("mlp.experts.down_proj_blocks", "mlp.experts.down_proj_scales");
+    let name = |name: &str| format!("model.layers.1.{name}");
+    type Owned = (Dtype, Vec<usize>, Vec<u8>);
+    let write = |edit: &dyn Fn(&str, TensorView<'_>) -> Option<Owned>| {
+        let edited: Vec<_> = tensors.tensors().into_iter().filter_map(|(n, view)| Some((edit(&n, view)?, n))).collect();
+        let views =
+            edited.iter().map(|((dtype, shape, data), n)| (n, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+        fs::write(copy.0.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    };
+    let same = |view: &TensorView<'_>| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+    write(&|n, view| (n != name(scales)).then(|| same(&view)));
+    copy.check("", &[&name(scales), "missing"]);
+    write(&|n, view| (n != name(blocks)).then(|| same(&view)));
+    copy.check("", &["model.layers.1.mlp.experts.down_proj", "missing"]);
+    write(&|n, view| {
+        let (dtype, mut shape, data) = same(&view);
+        if n == name(scales) {
+            shape.swap(1, 2);
+        }
+        Some((dtype, shape, data))
+    });
+    copy.check("", &[&name(scales), "[6, 3, 64]", "[6, 64, 3]"]);
+    write(&|n, view| {
+        let (dtype, shape, mut data) = same(&view);
+        if n == name(scales) {
+            data[5] = 255;
+        }
+        Some((dtype, shape, data))
+    });
+    copy.check("", &[&name(scales), "not a number"]);
+    write(&|n, view| {
+        let (dtype, shape, data) = same(&view);
+        Some((if n == name(blocks) { Dtype::I8 } else { dtype }, shape, data))
+    });
+    copy.check("", &[&name(blocks), "I8", "U8"]);
 }
 
 #[test]

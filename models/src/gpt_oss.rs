@@ -1,0 +1,207 @@
+//! gpt-oss (arXiv:2508.10925): mixtures of experts in every layer, each token through four of them; attention with
+//! sinks and biases, over the last 128 tokens in every other layer; YaRN.
+
+use candle_core::Tensor;
+use plimsoll_nn::{
+    Attention, AttentionShape, CheckpointError, Embedding, ExpertsShape, Fields, ForwardBatch, Head, KvCache,
+    LayerInfo, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
+};
+use plimsoll_ops::attention::AttentionParams;
+use plimsoll_ops::moe::{Activation, Weighting};
+use plimsoll_ops::rope::RopeTable;
+use serde_json::Value;
+
+struct Config {
+    vocab_size: usize,
+    hidden_size: usize,
+    /// Of one expert.
+    intermediate_size: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    head_dim: usize,
+    num_local_experts: usize,
+    num_experts_per_tok: usize,
+    activation: Activation,
+    rms_norm_eps: f64,
+    max_position_embeddings: usize,
+    /// Each layer's window in tokens; `None` is full attention.
+    layer_windows: Vec<Option<u32>>,
+    rope: Rope,
+    tie_word_embeddings: bool,
+}
+
+struct GptOss {
+    embed_tokens: Embedding,
+    layers: Vec<Layer>,
+    head: Head,
+}
+
+struct Layer {
+    input_norm: RmsNorm,
+    attention: Attention,
+    post_attention_norm: RmsNorm,
+    moe: Moe,
+}
+
+impl Model for GptOss {
+    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
+        let mut x = self.embed_tokens.forward(batch)?;
+        for layer in &self.layers {
+            layer.forward(&mut x, batch, cache)?;
+        }
+        self.head.forward(x, batch)
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<()> {
+        let normed = x.norm(&self.input_norm)?;
+        x.add(self.attention.forward(&normed, batch, cache)?);
+        let normed = x.norm(&self.post_attention_norm)?;
+        x.add(self.moe.forward(&normed)?);
+        Ok(())
+    }
+
+    fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
+        let norm = |name| Ok(RmsNorm::new(weights.norm(name, config.hidden_size)?, config.rms_norm_eps));
+        let scale = (config.head_dim as f32).powf(-0.5);
+        let params = AttentionParams { scale, window: config.layer_windows[index], softcap: None };
+        let inside = weights.pp("self_attn");
+        let attention = Attention::with_biases(index, config.attention_shape(), params, rope, &inside)?;
+        Ok(Self {
+            input_norm: norm("input_layernorm")?,
+            attention: attention.with_sinks(inside.parameter("sinks", config.num_attention_heads)?),
+            post_attention_norm: norm("post_attention_layernorm")?,
+            moe: config.moe(&weights.pp("mlp"))?,
+        })
+    }
+}
+
+impl GptOss {
+    fn new(config: &Config, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
+        let inner = weights.pp("model");
+        let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
+        let layer = |index| Layer::new(config, index, rope.clone(), &inner.pp("layers").pp(index));
+        let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
+        let layers = (0..config.layer_windows.len()).map(layer).collect::<Result<_, _>>()?;
+        let norm = RmsNorm::new(inner.norm("norm", config.hidden_size)?, config.rms_norm_eps);
+        let projection = if config.tie_word_embeddings {
+            weights.ignore("lm_head");
+            embed_tokens.clone()
+        } else {
+            weights.linear(&[("lm_head", config.vocab_size)], config.hidden_size)?
+        };
+        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head: Head::new(norm, projection) })
+    }
+}
+
+impl Config {
+    fn parse(config: &Value) -> Result<Self, CheckpointError> {
+        let fields = Fields::new(config)?;
+        refuse_variants(fields)?;
+        let alpha = fields.positive("swiglu_alpha")?.unwrap_or(1.702) as f32;
+        let limit = fields.positive("swiglu_limit")?.unwrap_or(7.0) as f32;
+        let parsed = Self {
+            vocab_size: fields.size("vocab_size")?,
+            hidden_size: fields.size("hidden_size")?,
+            intermediate_size: fields.size("intermediate_size")?,
+            num_attention_heads: fields.size("num_attention_heads")?,
+            num_key_value_heads: fields.size("num_key_value_heads")?,
+            head_dim: fields.size("head_dim")?,
+            num_local_experts: fields.size("num_local_experts")?,
+            num_experts_per_tok: fields.size("num_experts_per_tok")?,
+            activation: Activation::ClampedSwiglu { alpha, limit },
+            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-5),
+            max_position_embeddings: fields.context_length("max_position_embeddings")?,
+            layer_windows: layer_windows(fields)?,
+            rope: Rope::of_config(fields, 150_000.0)?,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
+        };
+        if parsed.num_experts_per_tok > parsed.num_local_experts {
+            let problem = format!("is more than num_local_experts {}", parsed.num_local_experts);
+            return Err(fields.wrong("num_experts_per_tok", problem));
+        }
+        parsed.attention_shape().check()?;
+        Ok(parsed)
+    }
+
+    fn attention_shape(&self) -> AttentionShape {
+        AttentionShape {
+            hidden: self.hidden_size,
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+        }
+    }
+
+    fn moe(&self, weights: &Weights<'_>) -> Result<Moe, CheckpointError> {
+        let router = weights.linear_with_bias(&[("router", self.num_local_experts)], self.hidden_size)?;
+        let shape = ExpertsShape {
+            experts: self.num_local_experts,
+            hidden: self.hidden_size,
+            intermediate: self.intermediate_size,
+        };
+        let experts = weights.pp("experts").experts(shape, self.activation)?;
+        Ok(Moe::new(router, experts, self.num_experts_per_tok, Weighting::AmongChosen))
+    }
+}
+
+/// Refuses what no published gpt-oss has. The rotation must be given: there is no telling which one a config without it
+/// means.
+fn refuse_variants(fields: Fields<'_>) -> Result<(), CheckpointError> {
+    let hidden_act = fields.text("hidden_act")?.unwrap_or("silu");
+    if hidden_act != "silu" {
+        return Err(fields.wrong("hidden_act", format!("{hidden_act:?} is not implemented; only \"silu\" is")));
+    }
+    if !fields.flag("attention_bias", true)? {
+        return Err(fields.wrong("attention_bias", "false is not implemented for this architecture"));
+    }
+    if let Some(quantization) = fields.nested("quantization_config")? {
+        let method = quantization.text("quant_method")?.unwrap_or("(none)");
+        if method != "mxfp4" {
+            return Err(quantization.wrong("quant_method", format!("{method:?} is not implemented; mxfp4 is")));
+        }
+    }
+    if fields.get("rope_parameters").is_none() && fields.get("rope_scaling").is_none() {
+        return Err(fields.wrong("rope_scaling", "is missing"));
+    }
+    Ok(())
+}
+
+/// Each layer's window: from `layer_types`, or else in every other layer, from the first.
+fn layer_windows(fields: Fields<'_>) -> Result<Vec<Option<u32>>, CheckpointError> {
+    let layers = fields.size("num_hidden_layers")?;
+    let window = Some(fields.size("sliding_window")? as u32);
+    let Some(types) = fields.list("layer_types")? else {
+        return Ok((0..layers).map(|index| if index.is_multiple_of(2) { window } else { None }).collect());
+    };
+    if types.len() != layers {
+        return Err(fields.wrong("layer_types", format!("lists {} layers, num_hidden_layers is {layers}", types.len())));
+    }
+    let of_type = |kind: &Value| match kind.as_str() {
+        Some("sliding_attention") => Ok(window),
+        Some("full_attention") => Ok(None),
+        _ => Err(fields.wrong("layer_types", format!("{kind} is not implemented"))),
+    };
+    types.iter().map(of_type).collect()
+}
+
+pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
+    let config = Config::parse(config)?;
+    let (groups, of_layer) = ModelInfo::group_by_window(&config.layer_windows);
+    let layer = |group| LayerInfo { kv_heads: config.num_key_value_heads, head_dim: config.head_dim, group };
+    Ok(ModelInfo {
+        architecture: "GptOssForCausalLM".into(),
+        layers: of_layer.into_iter().map(layer).collect(),
+        groups,
+        vocab_size: config.vocab_size,
+        max_position_embeddings: config.max_position_embeddings,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        num_attention_heads: config.num_attention_heads,
+    })
+}
+
+pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {
+    Ok(Box::new(GptOss::new(&Config::parse(config)?, weights)?))
+}
