@@ -107,7 +107,7 @@ impl Rungs<'_> {
             return Some(middle);
         }
         let open = |rung: &&Rung| matches!(self.state(rung), State::Holds | State::Doubtful(_));
-        let again = |rung: &&Rung| open(rung) && rung.replicates < self.config.replicates;
+        let again = |rung: &&Rung| open(rung) && rung.replicates() < self.config.replicates;
         low.into_iter().chain([high]).find(again).map(Rung::n)
     }
 

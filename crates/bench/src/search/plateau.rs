@@ -72,12 +72,18 @@ impl Rungs<'_> {
     }
 
     /// A peak that throughput rises to and falls from is sharp, and may lie between two rungs of the ladder: the middle
-    /// of the gap on the peak's higher side, until both gaps are small.
+    /// of the gap on the peak's higher side, until both gaps are small. One that stands out from all other rungs is
+    /// measured again first: it may have been luck.
     fn toward_peak(&self) -> Option<u32> {
         if self.shape() != Verdict::Retrograde {
             return None;
         }
-        let (serving, peak) = (self.serving(), self.peak()?.n());
+        let (serving, top) = (self.serving(), self.peak()?);
+        let peak = top.n();
+        let lower = |rung: &Rung| rung.n() == peak || rung.throughput() + rung.half_width() < top.throughput();
+        if top.replicates() < self.config.replicates && serving.iter().all(lower) {
+            return Some(peak);
+        }
         let at = serving.iter().position(|rung| rung.n() == peak)?;
         let neighbours = [at.checked_sub(1).map(|left| &serving[left]), serving.get(at + 1)];
         let wide = |side: &&Rung| {

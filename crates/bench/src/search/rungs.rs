@@ -7,14 +7,19 @@ use crate::evidence::{Shown, shown};
 pub(super) const SUCCESS_CONFIDENCE: f64 = 0.975;
 
 /// All measurements at one concurrency.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Rung {
-    /// Rates are means, counts are sums.
+    /// The throughput is the median of the measurements', so that one lucky one does not decide; counts are sums.
     pub(super) point: RungPoint,
-    pub(super) replicates: u32,
+    /// Of each measurement, ascending.
+    throughputs: Vec<f64>,
 }
 
 impl Rung {
+    fn new(point: RungPoint) -> Self {
+        Self { point, throughputs: vec![point.throughput] }
+    }
+
     pub(super) fn n(&self) -> u32 {
         self.point.concurrency
     }
@@ -27,11 +32,20 @@ impl Rung {
         self.point.half_width.unwrap_or(0.0)
     }
 
+    pub(super) fn replicates(&self) -> u32 {
+        self.throughputs.len() as u32
+    }
+
     fn add(&mut self, other: &RungPoint) {
-        let (count, point) = (f64::from(self.replicates), &mut self.point);
-        point.throughput = (point.throughput * count + other.throughput) / (count + 1.0);
+        let count = f64::from(self.replicates());
+        self.throughputs.push(other.throughput);
+        self.throughputs.sort_unstable_by(f64::total_cmp);
+        let (last, point) = (self.throughputs.len() - 1, &mut self.point);
+        point.throughput = (self.throughputs[last / 2] + self.throughputs[last.div_ceil(2)]) / 2.0;
         let widths = point.half_width.zip(other.half_width);
-        point.half_width = widths.map(|(pooled, new)| (pooled * count).hypot(new) / (count + 1.0));
+        // Measurements that lie further apart than their own intervals say are no surer for being several.
+        let apart = (self.throughputs[last] - self.throughputs[0]) / 2.0 / (count + 1.0).sqrt();
+        point.half_width = widths.map(|(pooled, new)| ((pooled * count).hypot(new) / (count + 1.0)).max(apart));
         point.requests += other.requests;
         point.failed += other.failed;
         point.refused += other.refused;
@@ -39,7 +53,6 @@ impl Rung {
         point.ttft_violations += other.ttft_violations;
         point.tpot_violations += other.tpot_violations;
         point.client_limited |= other.client_limited;
-        self.replicates += 1;
     }
 }
 
@@ -67,7 +80,7 @@ impl<'a> Rungs<'a> {
         for point in points {
             match all.binary_search_by_key(&point.concurrency, Rung::n) {
                 Ok(at) => all[at].add(point),
-                Err(at) => all.insert(at, Rung { point: *point, replicates: 1 }),
+                Err(at) => all.insert(at, Rung::new(*point)),
             }
         }
         Self { config, all, gone, is_it_gone }

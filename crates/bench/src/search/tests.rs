@@ -227,6 +227,23 @@ fn an_end_in_doubt_is_measured_again() {
 }
 
 #[test]
+fn a_lucky_rung_is_measured_again_and_does_not_decide() {
+    let mut lucky = true;
+    let (answer, measured) = search(&capped(256), |n| {
+        let luck = if n == 16 && std::mem::take(&mut lucky) { 1.3 } else { 1.0 };
+        point(n, luck * 10.0 * f64::from(n.min(40)), Some(1.0))
+    });
+    assert!((37..=40).contains(&answer.saturation), "{answer:?} {measured:?}");
+    let mut lucky = true;
+    let (answer, measured) = search(&capped(256), |n| {
+        let luck = if n == 64 && std::mem::take(&mut lucky) { 1.3 } else { 1.0 };
+        point(n, luck * 10.0 * f64::from(n.min(40)), Some(1.0))
+    });
+    assert_eq!(measured.iter().filter(|n| **n == 64).count(), 3, "{measured:?}");
+    assert!((37..=40).contains(&answer.saturation), "{answer:?} {measured:?}");
+}
+
+#[test]
 fn a_server_that_does_not_come_back_is_not_searched_further() {
     for comes_back in [true, false] {
         let mut dead = false;
