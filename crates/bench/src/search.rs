@@ -122,7 +122,7 @@ pub struct Answer {
     /// The smallest concurrency measured that has the share of the highest throughput, by the lower end of its interval
     /// where that is narrow enough to tell. Where throughput was still rising this is no more than a lower bound.
     pub saturation: u32,
-    /// The smallest concurrencies that could be it, by the ends of the confidence intervals.
+    /// The least and the greatest concurrency that could be it, by the ends of the confidence intervals.
     pub saturation_low: u32,
     pub saturation_high: u32,
     /// Where the highest throughput was measured, what it was, and its 95% half-width.

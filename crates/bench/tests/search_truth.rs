@@ -167,16 +167,20 @@ fn binomial(n: u64, share: f64, rng: &mut StdRng) -> u64 {
     if share <= 0.0 { 0 } else { (0..n).filter(|_| rng.random::<f64>() < share).count() as u64 }
 }
 
-fn search(server: &Server, rng: &mut StdRng) -> (Answer, usize) {
+fn config() -> SearchConfig {
     let slo = Slo { ttft_ms: Some(TTFT_LIMIT_MS), ..Slo::default() };
-    let config = SearchConfig { max_concurrency: MAX_CONCURRENCY, slo, ..SearchConfig::default() };
+    SearchConfig { max_concurrency: MAX_CONCURRENCY, slo, ..SearchConfig::default() }
+}
+
+/// The answer, and how many rungs it took.
+fn search(mut measure: impl FnMut(u32) -> RungPoint) -> (Answer, usize) {
     let mut rungs = Vec::new();
     loop {
-        match next_step(&config, &rungs).expect("a server that serves") {
+        match next_step(&config(), &rungs).expect("a server that serves") {
             Step::Done(answer) => return (answer, rungs.len()),
-            Step::Measure(n) => rungs.push(server.measure(n, rng)),
+            Step::Measure(n) => rungs.push(measure(n)),
         }
-        assert!(rungs.len() < 60, "no end: {server:?}");
+        assert!(rungs.len() < 60, "no end: {rungs:?}");
     }
 }
 
@@ -212,7 +216,7 @@ fn the_answers_are_within_a_tenth_of_the_truth() {
         for seed in i * SEEDS..(i + 1) * SEEDS {
             let mut rng = StdRng::seed_from_u64(seed);
             let server = Server::new(kind, &mut rng);
-            let (answer, count) = search(&server, &mut rng);
+            let (answer, count) = search(|n| server.measure(n, &mut rng));
             rungs += count;
             if let Some(what) = miss(&server, &answer) {
                 println!("{kind:?}, seed {seed}: {what}: {server:?} {answer:?}");
@@ -227,4 +231,33 @@ fn the_answers_are_within_a_tenth_of_the_truth() {
     println!("{missed} of {runs} missed, {:.1} rungs a search", rungs as f64 / runs as f64);
     assert!(missed * 20 <= runs, "{missed} of {runs} missed, more than 5%");
     assert!(worst * 10 <= SEEDS, "{worst} of {SEEDS} of one kind missed, more than a tenth");
+}
+
+#[test]
+fn on_a_soft_knee_the_interval_holds_the_truth() {
+    let mut held = 0;
+    for seed in 1000..1000 + SEEDS {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let server = Server::new(Kind::Plateau, &mut rng);
+        let sharpness: f64 = rng.random_range(2.0..6.0);
+        // Bends from one line of the sharp knee's to the other, and has 95% of its limit at `truth`.
+        let bend = |n: f64| ((n / server.slots).powf(-sharpness) + 1.0).powf(-1.0 / sharpness);
+        let truth = server.slots * (0.95_f64.powf(-sharpness) - 1.0).powf(-1.0 / sharpness);
+        let (answer, _) = search(|n| {
+            let at = f64::from(n);
+            let scale = bend(at) * server.slots / at.min(server.slots);
+            let rung = server.measure(n, &mut rng);
+            let half_width = rung.half_width.map(|width| width * scale);
+            RungPoint { throughput: rung.throughput * scale, half_width, ttft_violations: 0, ..rung }
+        });
+        // Whole concurrencies.
+        let interval = f64::from(answer.saturation_low) - 1.0..=f64::from(answer.saturation_high);
+        if interval.contains(&truth) {
+            held += 1;
+        } else {
+            println!("seed {seed}: {truth:.1} is outside: {server:?}, sharpness {sharpness:.1}: {answer:?}");
+        }
+    }
+    println!("{held} of {SEEDS} intervals hold the truth");
+    assert!(held * 10 >= SEEDS * 9, "{held} of {SEEDS} intervals hold the truth");
 }

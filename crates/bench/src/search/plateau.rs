@@ -104,7 +104,9 @@ impl Rungs<'_> {
             if width <= widest * rung.throughput() { rung.throughput() - width } else { rung.throughput() }
         };
         let at = self.first(maximum.0, surely)?;
-        let low = self.first(maximum.0 - maximum.1, |rung| rung.throughput() + rung.half_width())?;
+        let possible = self.first(maximum.0 - maximum.1, |rung| rung.throughput() + rung.half_width())?;
+        // What was not measured below the first that could be it is not ruled out either.
+        let low = self.all.iter().map(Rung::n).filter(|n| *n < possible).max().map_or(1, |n| n + 1);
         let high = self.first(maximum.0 + maximum.1, |rung| rung.throughput() - rung.half_width())?;
         Some(Saturation { at, low: low.min(at), high: high.max(at) })
     }
