@@ -55,10 +55,11 @@ enum Command {
     /// A closed loop: N clients, each with one request in flight, until M requests were sent. Works against any
     /// OpenAI-compatible server.
     Bench(bench::BenchOptions),
-    /// Find the concurrency at which a server's throughput stops rising
+    /// Find the concurrencies at which a server's throughput saturates and at which service breaks
     ///
-    /// Walks up N = 1, 2, 4 ... until two doublings in a row gain less than 5%, then narrows down the smallest N with 95% of
-    /// the highest throughput. Without --url it starts a server of its own and takes the options of `serve`.
+    /// Walks up N = 1, 2, 4 ... until two doublings in a row gain less than 5%, narrows down the smallest N with 95% of the
+    /// highest throughput, and goes on until requests fail or come later than --slo-ttft and --slo-tpot allow. --quick gives
+    /// a first answer within two minutes, --budget bounds the whole. Without --url it starts a server of its own and takes the options of `serve`.
     Saturate(Box<saturate::SaturateOptions>),
     /// Answer with canned tokens as fast as can be: what the load generator measures itself against
     #[command(hide = true)]
