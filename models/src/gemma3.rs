@@ -102,16 +102,12 @@ impl Gemma3 {
         let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
         let layers = config.layer_windows.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
         let norm = RmsNorm::new(inner.zero_centred_norm("norm", config.hidden_size)?, config.rms_norm_eps);
-        let projection = if config.tie_word_embeddings {
-            weights.ignore("lm_head");
-            embed_tokens.clone()
-        } else {
-            weights.linear(&[("lm_head", config.vocab_size)], config.hidden_size)?
-        };
+        let table = [config.vocab_size, config.hidden_size];
+        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, weights)?;
         Ok(Self {
             embed_tokens: Embedding::scaled(embed_tokens, (config.hidden_size as f32).sqrt()),
             layers,
-            head: Head::new(norm, projection),
+            head,
             final_logit_softcapping: config.final_logit_softcapping.map(|cap| cap as f32),
         })
     }
@@ -141,7 +137,7 @@ impl Config {
             rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6),
             max_position_embeddings: fields.context_length("max_position_embeddings")?,
             query_pre_attn_scalar: fields.positive("query_pre_attn_scalar")?.unwrap_or(256.0),
-            layer_windows: layer_windows(fields)?,
+            layer_windows: fields.layer_windows(|| Ok(fields.optional_size("sliding_window_pattern")?.unwrap_or(6)))?,
             rope_full,
             rope_sliding,
             final_logit_softcapping: fields.positive("final_logit_softcapping")?,
@@ -172,25 +168,6 @@ fn ropes(fields: Fields<'_>) -> Result<(Rope, Rope), CheckpointError> {
     let theta = fields.positive("rope_theta")?.unwrap_or(FULL_THETA);
     let local = fields.positive("rope_local_base_freq")?.unwrap_or(SLIDING_THETA);
     Ok((Rope::parse(fields.nested("rope_scaling")?, theta)?, Rope::parse(None, local)?))
-}
-
-/// Each layer's window, from `layer_types`, or else from a pattern: every `sliding_window_pattern`th layer is full.
-fn layer_windows(fields: Fields<'_>) -> Result<Vec<Option<u32>>, CheckpointError> {
-    let layers = fields.size("num_hidden_layers")?;
-    let window = Some(fields.size("sliding_window")? as u32);
-    let Some(types) = fields.list("layer_types")? else {
-        let pattern = fields.optional_size("sliding_window_pattern")?.unwrap_or(6);
-        return Ok((1..=layers).map(|nth| if nth.is_multiple_of(pattern) { None } else { window }).collect());
-    };
-    if types.len() != layers {
-        return Err(fields.wrong("layer_types", format!("lists {} layers, num_hidden_layers is {layers}", types.len())));
-    }
-    let of_type = |kind: &Value| match kind.as_str() {
-        Some("sliding_attention") => Ok(window),
-        Some("full_attention") => Ok(None),
-        _ => Err(fields.wrong("layer_types", format!("{kind} is not implemented"))),
-    };
-    types.iter().map(of_type).collect()
 }
 
 pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {

@@ -85,13 +85,9 @@ impl GptOss {
         let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
         let layers = (0..config.layer_windows.len()).map(layer).collect::<Result<_, _>>()?;
         let norm = RmsNorm::new(inner.norm("norm", config.hidden_size)?, config.rms_norm_eps);
-        let projection = if config.tie_word_embeddings {
-            weights.ignore("lm_head");
-            embed_tokens.clone()
-        } else {
-            weights.linear(&[("lm_head", config.vocab_size)], config.hidden_size)?
-        };
-        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head: Head::new(norm, projection) })
+        let table = [config.vocab_size, config.hidden_size];
+        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, weights)?;
+        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head })
     }
 }
 
@@ -113,7 +109,8 @@ impl Config {
             activation: Activation::ClampedSwiglu { alpha, limit },
             rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-5),
             max_position_embeddings: fields.context_length("max_position_embeddings")?,
-            layer_windows: layer_windows(fields)?,
+            // Every other layer has a window, from the first on.
+            layer_windows: fields.layer_windows(|| Ok(2))?,
             rope: Rope::of_config(fields, 150_000.0)?,
             tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
         };
@@ -149,10 +146,7 @@ impl Config {
 /// Refuses what no published gpt-oss has. The rotation must be given: there is no telling which one a config without it
 /// means.
 fn refuse_variants(fields: Fields<'_>) -> Result<(), CheckpointError> {
-    let hidden_act = fields.text("hidden_act")?.unwrap_or("silu");
-    if hidden_act != "silu" {
-        return Err(fields.wrong("hidden_act", format!("{hidden_act:?} is not implemented; only \"silu\" is")));
-    }
+    fields.only("hidden_act", "silu")?;
     if !fields.flag("attention_bias", true)? {
         return Err(fields.wrong("attention_bias", "false is not implemented for this architecture"));
     }
@@ -166,24 +160,6 @@ fn refuse_variants(fields: Fields<'_>) -> Result<(), CheckpointError> {
         return Err(fields.wrong("rope_scaling", "is missing"));
     }
     Ok(())
-}
-
-/// Each layer's window: from `layer_types`, or else in every other layer, from the first.
-fn layer_windows(fields: Fields<'_>) -> Result<Vec<Option<u32>>, CheckpointError> {
-    let layers = fields.size("num_hidden_layers")?;
-    let window = Some(fields.size("sliding_window")? as u32);
-    let Some(types) = fields.list("layer_types")? else {
-        return Ok((0..layers).map(|index| if index.is_multiple_of(2) { window } else { None }).collect());
-    };
-    if types.len() != layers {
-        return Err(fields.wrong("layer_types", format!("lists {} layers, num_hidden_layers is {layers}", types.len())));
-    }
-    let of_type = |kind: &Value| match kind.as_str() {
-        Some("sliding_attention") => Ok(window),
-        Some("full_attention") => Ok(None),
-        _ => Err(fields.wrong("layer_types", format!("{kind} is not implemented"))),
-    };
-    types.iter().map(of_type).collect()
 }
 
 pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {

@@ -83,13 +83,9 @@ impl Llama {
         let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
         let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?;
         let norm = RmsNorm::new(inner.norm("norm", config.hidden_size)?, config.rms_norm_eps);
-        let projection = if config.tie_word_embeddings {
-            weights.ignore("lm_head");
-            embed_tokens.clone()
-        } else {
-            weights.linear(&[("lm_head", config.vocab_size)], config.hidden_size)?
-        };
-        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head: Head::new(norm, projection) })
+        let table = [config.vocab_size, config.hidden_size];
+        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, weights)?;
+        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head })
     }
 }
 
@@ -97,10 +93,7 @@ impl Config {
     fn parse(config: &Value) -> Result<Self, CheckpointError> {
         let fields = Fields::new(config)?;
         fields.refuse(&["quantization_config", "attention_bias", "mlp_bias"])?;
-        let hidden_act = fields.text("hidden_act")?.unwrap_or("silu");
-        if hidden_act != "silu" {
-            return Err(fields.wrong("hidden_act", format!("{hidden_act:?} is not implemented; only \"silu\" is")));
-        }
+        fields.only("hidden_act", "silu")?;
         let is_mistral = fields.text("model_type")? == Some("mistral");
         let (hidden_size, heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
         let parsed = Self {

@@ -100,6 +100,44 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Refuses a field that says anything but `implemented`; absent, it means that.
+    ///
+    /// # Errors
+    /// It says something else.
+    pub fn only(&self, name: &str, implemented: &str) -> Result<(), CheckpointError> {
+        match self.text(name)?.unwrap_or(implemented) {
+            text if text == implemented => Ok(()),
+            other => Err(self.wrong(name, format!("{other:?} is not implemented; only {implemented:?} is"))),
+        }
+    }
+
+    /// Each layer's attention window in tokens, `None` for full attention: from `layer_types`, or else by a pattern, in which
+    /// every `full_every()`th layer is full. The window is `sliding_window`'s.
+    ///
+    /// # Errors
+    /// A layer of another type, more or fewer types than layers, absent sizes, or what `full_every` gives.
+    pub fn layer_windows(
+        &self,
+        full_every: impl FnOnce() -> Result<usize, CheckpointError>,
+    ) -> Result<Vec<Option<u32>>, CheckpointError> {
+        let layers = self.size("num_hidden_layers")?;
+        let window = Some(self.size("sliding_window")? as u32);
+        let Some(types) = self.list("layer_types")? else {
+            let full_every = full_every()?;
+            return Ok((1..=layers).map(|nth| if nth.is_multiple_of(full_every) { None } else { window }).collect());
+        };
+        if types.len() != layers {
+            let problem = format!("lists {} layers, num_hidden_layers is {layers}", types.len());
+            return Err(self.wrong("layer_types", problem));
+        }
+        let of_type = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => Ok(window),
+            Some("full_attention") => Ok(None),
+            _ => Err(self.wrong("layer_types", format!("{kind} is not implemented"))),
+        };
+        types.iter().map(of_type).collect()
+    }
+
     /// # Errors
     /// The field is neither a string nor absent.
     pub fn text(&self, name: &str) -> Result<Option<&'a str>, CheckpointError> {

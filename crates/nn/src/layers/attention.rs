@@ -51,13 +51,6 @@ impl AttentionShape {
     }
 }
 
-impl AttentionShape {
-    /// Of all query heads together, and of all key or all value heads.
-    fn widths(&self) -> (usize, usize) {
-        (self.heads * self.head_dim, self.kv_heads * self.head_dim)
-    }
-}
-
 impl Attention {
     /// # Errors
     /// Missing or misshapen tensors.
@@ -68,10 +61,7 @@ impl Attention {
         rope: RopeTable,
         weights: &Weights<'_>,
     ) -> std::result::Result<Self, CheckpointError> {
-        let (q, kv) = shape.widths();
-        let qkv = weights.linear(&[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], shape.hidden)?;
-        let output = weights.linear(&[("o_proj", shape.hidden)], q)?;
-        Ok(Self { layer, shape, qkv, output, rope, params, qk_norm: None, sinks: None })
+        Self::load(layer, shape, params, rope, |parts, width| weights.linear(parts, width))
     }
 
     /// As [`Attention::new`], with a bias on each projection.
@@ -85,9 +75,20 @@ impl Attention {
         rope: RopeTable,
         weights: &Weights<'_>,
     ) -> std::result::Result<Self, CheckpointError> {
-        let (q, kv) = shape.widths();
-        let qkv = weights.linear_with_bias(&[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], shape.hidden)?;
-        let output = weights.linear_with_bias(&[("o_proj", shape.hidden)], q)?;
+        Self::load(layer, shape, params, rope, |parts, width| weights.linear_with_bias(parts, width))
+    }
+
+    fn load(
+        layer: usize,
+        shape: AttentionShape,
+        params: AttentionParams,
+        rope: RopeTable,
+        linear: impl Fn(&[(&str, usize)], usize) -> std::result::Result<Linear, CheckpointError>,
+    ) -> std::result::Result<Self, CheckpointError> {
+        let AttentionShape { hidden, heads, kv_heads, head_dim } = shape;
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        let qkv = linear(&[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], hidden)?;
+        let output = linear(&[("o_proj", hidden)], q)?;
         Ok(Self { layer, shape, qkv, output, rope, params, qk_norm: None, sinks: None })
     }
 
