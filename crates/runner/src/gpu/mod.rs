@@ -135,7 +135,7 @@ impl GpuRunner {
         batch.groups.iter_mut().for_each(|group| group.slot_mapping = vec![layout::NONE; tokens]);
         batch.logit_rows = vec![0; self.shared.logits.dim(0)?];
         let plans = self.plans(&batch)?;
-        self.run_whole(&batch, &plans, 0, 0)?;
+        self.run_whole(&mut batch, &plans, 0, 0)?;
         gpu::synchronize(&self.device)
     }
 
@@ -178,7 +178,7 @@ impl GpuRunner {
     }
 
     /// Queues the forward pass; the logits, f32 `[logit_rows, vocab]`, stay valid until the next one.
-    fn forward(&mut self, plan: &StepPlan, batch: ForwardBatch, lane: usize) -> Result<Tensor> {
+    fn forward(&mut self, plan: &StepPlan, mut batch: ForwardBatch, lane: usize) -> Result<Tensor> {
         let plans = self.plans(&batch)?;
         let needs = sizes(&batch, &plans);
         let is_decode = plan.seqs.iter().all(|seq| seq.len == 1 && seq.sample.is_some());
@@ -186,31 +186,38 @@ impl GpuRunner {
             let inbox = &mut self.lanes[lane].captured;
             return step.replay(&batch, &plans, lane, inbox)?.narrow(0, 0, batch.logit_rows.len());
         }
-        self.run_planned(&batch, &plans, 0, lane)?;
+        self.run_planned(&mut batch, &plans, 0, lane)?;
         self.shared.logits.narrow(0, 0, batch.logit_rows.len())
     }
 
     /// Queues a batch as it is, its logits to row `first_row` on. Where the GPU's memory does not hold its activations,
     /// it is run in two parts.
-    fn run(&mut self, batch: &ForwardBatch, first_row: usize, lane: usize) -> Result<()> {
-        let plans = self.plans(batch)?;
-        self.run_planned(batch, &plans, first_row, lane)
+    fn run(&mut self, mut batch: ForwardBatch, first_row: usize, lane: usize) -> Result<()> {
+        let plans = self.plans(&batch)?;
+        self.run_planned(&mut batch, &plans, first_row, lane)
     }
 
-    fn run_planned(&mut self, batch: &ForwardBatch, plans: &[GpuPlan], first_row: usize, lane: usize) -> Result<()> {
+    fn run_planned(
+        &mut self,
+        batch: &mut ForwardBatch,
+        plans: &[GpuPlan],
+        first_row: usize,
+        lane: usize,
+    ) -> Result<()> {
         let failed = match self.run_whole(batch, plans, first_row, lane) {
             Err(error) if gpu::is_out_of_memory(&error) => error,
             other => return other,
         };
         let Some((first, last)) = split(batch, batch.input_ids.len() / 2) else { return Err(failed) };
         gpu::give_back_free_memory(&self.device)?;
-        self.run(&first, first_row, lane)?;
+        let last_row = first_row + first.logit_rows.len();
+        self.run(first, first_row, lane)?;
         // The second part's inputs take the place of the first's in the host's memory.
         gpu::synchronize(&self.device)?;
-        self.run(&last, first_row + first.logit_rows.len(), lane)
+        self.run(last, last_row, lane)
     }
 
-    fn run_whole(&mut self, batch: &ForwardBatch, plans: &[GpuPlan], first_row: usize, lane: usize) -> Result<()> {
+    fn run_whole(&mut self, batch: &mut ForwardBatch, plans: &[GpuPlan], first_row: usize, lane: usize) -> Result<()> {
         let mut needs = sizes(batch, plans);
         needs.tokens = padded(needs.tokens);
         needs.logit_rows = padded(needs.logit_rows).min(self.shared.logits.dim(0)? - first_row);
@@ -219,9 +226,8 @@ impl GpuRunner {
         inputs.grow(&self.device, layout.words())?;
         let written = layout.write(batch, plans, inputs.words())?;
         inputs.send(&written)?;
-        let mut batch = batch.clone();
-        layout.attach(&mut batch, inputs.memory(), &self.shared, first_row)?;
-        self.model.forward(&batch, &self.cache)?;
+        layout.attach(batch, inputs.memory(), &self.shared, first_row)?;
+        self.model.forward(batch, &self.cache)?;
         Ok(())
     }
 
