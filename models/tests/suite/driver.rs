@@ -176,6 +176,55 @@ fn spoil(cache: &KvCache, info: &ModelInfo, group: usize, block: u32) {
     }
 }
 
+/// A tiny checkpoint whose logits are recorded.
+pub(crate) struct Case {
+    /// What is opened: the folder of safetensors, or a GGUF file in it.
+    pub(crate) path: PathBuf,
+    /// The folder, from tests/golden on, and the GGUF file's stem.
+    pub(crate) name: String,
+    folder: PathBuf,
+    /// Of the GGUF file, or "" for the safetensors.
+    stem: String,
+}
+
+impl Case {
+    /// Every one in tests/golden, sorted: each folder with a `golden.safetensors`, here or one folder down, has one of
+    /// its own and one for each GGUF file beside it.
+    pub(crate) fn all() -> Vec<Case> {
+        let here = subfolders(&golden_dir());
+        let below = here.iter().flat_map(|folder| subfolders(folder)).collect::<Vec<_>>();
+        let folders = here.into_iter().chain(below).filter(|folder| folder.join("golden.safetensors").exists());
+        let mut cases: Vec<Case> = folders.flat_map(|folder| Self::of(&folder)).collect();
+        cases.sort_by(|a, b| a.name.cmp(&b.name));
+        assert!(cases.len() > 10, "tests/golden is not what it was");
+        cases
+    }
+
+    fn of(folder: &Path) -> Vec<Case> {
+        let name = folder.strip_prefix(golden_dir()).unwrap().display().to_string();
+        let case = |path: &Path, stem: &str| Case {
+            path: path.into(),
+            name: format!("{name} {stem}").trim_end().into(),
+            folder: folder.into(),
+            stem: stem.into(),
+        };
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let gguf = files.filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+        let gguf = gguf.map(|path| case(&path, path.file_stem().unwrap().to_str().unwrap()));
+        std::iter::once(case(folder, "")).chain(gguf).collect()
+    }
+
+    /// The recorded prompts.
+    pub(crate) fn prompts(&self) -> Vec<GoldenPrompt> {
+        Golden::in_folder(&self.folder).prompts(&self.stem)
+    }
+}
+
+fn subfolders(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_dir()).collect()
+}
+
 /// The recorded prompts of a tiny checkpoint.
 pub(crate) struct Golden {
     bytes: Vec<u8>,
@@ -190,7 +239,11 @@ pub(crate) struct GoldenPrompt {
 
 impl Golden {
     pub(crate) fn read(case: &str) -> Self {
-        Self { bytes: std::fs::read(golden_dir().join(case).join("golden.safetensors")).unwrap() }
+        Self::in_folder(&golden_dir().join(case))
+    }
+
+    fn in_folder(folder: &Path) -> Self {
+        Self { bytes: std::fs::read(folder.join("golden.safetensors")).unwrap() }
     }
 
     /// `stem`: of the GGUF file, or "" for the safetensors checkpoint.
