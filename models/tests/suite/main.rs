@@ -4,3 +4,4 @@ mod driver;
 mod dummies;
 mod golden;
 mod refusals;
+mod table;

@@ -1,0 +1,145 @@
+//! The table of docs/models.md: which architecture is served in which format, as these tests have seen it.
+//!
+//! A test fails when the document says otherwise; `PLIMSOLL_UPDATE_DOCS=1 cargo test -p plimsoll-models table` writes it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::Path;
+
+use plimsoll_models::{load_dummy, registry};
+use plimsoll_nn::Checkpoint;
+use plimsoll_ops::linear::Activations;
+use serde_json::Value;
+
+use crate::driver::Case;
+
+const BEGIN: &str = "<!-- begin: written by models/tests/suite/table.rs -->\n";
+const END: &str = "<!-- end -->";
+
+/// The rows, in their order.
+const FORMATS: &[&str] = &[
+    "bf16, f16, f32",
+    "GGUF",
+    "MXFP4",
+    "FP8, a scale a tensor",
+    "FP8, a scale a channel",
+    "FP8, scales of blocks",
+    "INT8, compressed-tensors",
+    "INT4, compressed-tensors",
+    "INT4, GPTQ",
+    "INT4, AWQ",
+];
+
+/// What a cell says.
+const GOLDEN: &str = "golden";
+const LOADED: &str = "loaded";
+const NOT_SERVED: &str = "-";
+
+/// A golden case as the table sees it.
+struct Tested {
+    config: Value,
+    family: String,
+    format: &'static str,
+    /// Also run by the CUDA build: those in a folder of their own device are not.
+    on_gpu: bool,
+}
+
+#[test]
+fn the_document_says_what_the_tests_saw() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/models.md");
+    let found = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = found.split_once(BEGIN).expect("docs/models.md has a place for the table");
+    let (_, after) = rest.split_once(END).expect("the table ends");
+    let expected = format!("{before}{BEGIN}{}{END}{after}", tables());
+    if std::env::var_os("PLIMSOLL_UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &expected).unwrap();
+    } else {
+        assert!(
+            found == expected,
+            "docs/models.md is out of date: PLIMSOLL_UPDATE_DOCS=1 cargo test -p plimsoll-models table"
+        );
+    }
+}
+
+fn tables() -> String {
+    let tested: Vec<Tested> = Case::all().iter().map(Tested::of).collect();
+    let families = families();
+    let on_gpu = |family: &str, format: &str| {
+        let served = tested.iter().any(|case| case.on_gpu && case.family == family && case.format == format);
+        if served { GOLDEN } else { NOT_SERVED }
+    };
+    let cpu = table("on a CPU", &families, |family, format| on_cpu(&tested, family, format));
+    let gpu = table("on a GPU, emulated", &families, on_gpu);
+    format!("\n{cpu}\n{gpu}\n")
+}
+
+fn table(title: &str, families: &[String], cell: impl Fn(&str, &str) -> &'static str) -> String {
+    let mut text = format!("| {title} | {} |\n|---|{}\n", families.join(" | "), "---|".repeat(families.len()));
+    for format in FORMATS {
+        let cells: Vec<&str> = families.iter().map(|family| cell(family, format)).collect();
+        writeln!(text, "| {format} | {} |", cells.join(" | ")).unwrap();
+    }
+    text
+}
+
+/// Without golden data of its own, an architecture is tried with made-up weights, in its plain case's shapes and in the
+/// format as another architecture's case has it.
+fn on_cpu(tested: &[Tested], family: &str, format: &str) -> &'static str {
+    if tested.iter().any(|case| case.family == family && case.format == format) {
+        return GOLDEN;
+    }
+    let plain = tested.iter().find(|case| case.family == family && case.config.get("quantization_config").is_none());
+    let other = tested.iter().find(|case| case.format == format && case.config.get("quantization_config").is_some());
+    let (Some(plain), Some(other)) = (plain, other) else { return NOT_SERVED };
+    let mut config = plain.config.clone();
+    config["quantization_config"] = other.config["quantization_config"].clone();
+    if load_dummy(&config, 0, Activations::F32, |_| {}).is_ok() { LOADED } else { NOT_SERVED }
+}
+
+/// The columns: the registry's architectures by their first names, in its order.
+fn families() -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let names = registry().iter().map(|architecture| first_name(architecture.name));
+    names.filter(|name| seen.insert(name.clone())).collect()
+}
+
+fn first_name(architecture: &str) -> String {
+    architecture.split_once("For").map_or(architecture, |(name, _)| name).into()
+}
+
+impl Tested {
+    fn of(case: &Case) -> Self {
+        let checkpoint = Checkpoint::open(&case.path).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        let config = checkpoint.config().clone();
+        let family = first_name(config["architectures"][0].as_str().unwrap());
+        let format = if checkpoint.gguf().is_some() { "GGUF" } else { format_of(&config) };
+        assert!(FORMATS.contains(&format), "{}: a format without a row: {format}", case.name);
+        Self { config, family, format, on_gpu: !case.name.starts_with("cpu/") }
+    }
+}
+
+/// The row of a folder of safetensors.
+fn format_of(config: &Value) -> &'static str {
+    let scheme = &config["quantization_config"];
+    match scheme["quant_method"].as_str() {
+        None => "bf16, f16, f32",
+        Some("mxfp4") => "MXFP4",
+        Some("fp8") if scheme["weight_block_size"].is_array() => "FP8, scales of blocks",
+        Some("fp8") => "FP8, a scale a tensor",
+        Some("gptq") => "INT4, GPTQ",
+        Some("awq") => "INT4, AWQ",
+        Some("compressed-tensors") => {
+            let weights = &scheme["config_groups"].as_object().unwrap().values().next().unwrap()["weights"];
+            match (weights["type"].as_str().unwrap(), weights["num_bits"].as_u64().unwrap()) {
+                ("int", 8) => "INT8, compressed-tensors",
+                ("int", 4) => "INT4, compressed-tensors",
+                _ => match weights["strategy"].as_str().unwrap() {
+                    "tensor" => "FP8, a scale a tensor",
+                    "channel" => "FP8, a scale a channel",
+                    _ => "FP8, scales of blocks",
+                },
+            }
+        }
+        Some(other) => panic!("{other}: a method without a row"),
+    }
+}
