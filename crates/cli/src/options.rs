@@ -99,7 +99,8 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gpu_memory_utilization: Option<f64>,
 
-    /// Element type of the KV cache: `auto` is f16 on a CPU and bf16 on a GPU; `fp8` needs a GPU [default: auto]
+    /// Element type of the KV cache: `auto` is f16 on a CPU and bf16 on a GPU, which has no f16 and f32; `fp8` is e4m3
+    /// without a scale, and holds twice the tokens [default: auto]
     #[arg(long, env = "PLIMSOLL_KV_CACHE_DTYPE", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kv_cache_dtype: Option<CacheDtype>,

@@ -1,10 +1,12 @@
 //! The paged KV cache of one layer, and the op that writes a step's keys and values into it.
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
+use float8::F8E4M3;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::attention::PagedBatch;
+use crate::e4m3;
 use crate::operand::{Shared, contiguous, contiguous_range};
 use crate::par::{num_threads, parallel_for};
 
@@ -14,7 +16,7 @@ pub enum KvDtype {
     F32,
     F16,
     BF16,
-    /// e4m3. On a GPU alone.
+    /// e4m3, without a scale: what is beyond 448 becomes 448.
     Fp8,
 }
 
@@ -61,7 +63,7 @@ impl LayerCache {
 }
 
 /// Writes the step's keys and values at the slots that `batch.slot_mapping` names, rounding to the cache's dtype
-/// (nearest, ties to even). Where two tokens name one slot the later one stays.
+/// (nearest, ties to even; fp8 saturates). Where two tokens name one slot the later one stays.
 ///
 /// `k`, `v`: f32 `[tokens, kv_heads, head_dim]`.
 ///
@@ -120,7 +122,8 @@ impl InplaceOp2 for Scatter<'_> {
             CpuStorage::F32(_) => self.scatter::<f32>(cache, cl, rows, shape),
             CpuStorage::F16(_) => self.scatter::<f16>(cache, cl, rows, shape),
             CpuStorage::BF16(_) => self.scatter::<bf16>(cache, cl, rows, shape),
-            _ => bail!("kv_write: the cache must be F32, F16 or BF16"),
+            CpuStorage::F8E4M3(_) => self.scatter::<F8E4M3>(cache, cl, rows, shape),
+            _ => bail!("kv_write: the cache must be F32, F16, BF16 or F8E4M3"),
         }
     }
 }
@@ -201,12 +204,22 @@ impl Narrow for bf16 {
     }
 }
 
+impl Narrow for F8E4M3 {
+    fn narrow(from: &[f32], to: &mut [F8E4M3]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = F8E4M3::from_bits(e4m3::encode(*from)));
+    }
+    fn slice_mut(storage: &mut CpuStorage) -> &mut [F8E4M3] {
+        let CpuStorage::F8E4M3(data) = storage else { panic!("not F8E4M3") };
+        data
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::Random;
 
-    const DTYPES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::BF16];
+    const DTYPES: [KvDtype; 4] = [KvDtype::F32, KvDtype::F16, KvDtype::BF16, KvDtype::Fp8];
 
     fn batch(block_size: usize, slots: &[u32]) -> PagedBatch {
         PagedBatch { block_size, slot_mapping: slots.to_vec(), ..PagedBatch::default() }
@@ -217,7 +230,7 @@ mod tests {
             KvDtype::F32 => x,
             KvDtype::F16 => f16::from_f32(x).to_f32(),
             KvDtype::BF16 => bf16::from_f32(x).to_f32(),
-            KvDtype::Fp8 => unreachable!("not on a CPU"),
+            KvDtype::Fp8 => e4m3::decode(e4m3::encode(x)),
         }
     }
 

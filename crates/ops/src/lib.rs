@@ -10,6 +10,7 @@ pub mod activation;
 pub mod attention;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod e4m3;
 pub mod gpu;
 pub mod indices;
 pub mod kv_write;

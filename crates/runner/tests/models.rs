@@ -87,3 +87,13 @@ fn gemma3_in_f32() {
 fn gemma3_quantized() {
     Subject { path: "gemma3/q8_0.gguf", activations: Activations::Int8, kv_dtype: KvDtype::BF16 }.check();
 }
+
+#[test]
+fn llama_quantized_with_an_fp8_cache() {
+    Subject { path: "llama/q8_0.gguf", activations: Activations::Int8, kv_dtype: KvDtype::Fp8 }.check();
+}
+
+#[test]
+fn gemma3_in_f32_with_an_fp8_cache() {
+    Subject { path: "gemma3", activations: Activations::F32, kv_dtype: KvDtype::Fp8 }.check();
+}

@@ -22,6 +22,7 @@ mod tests;
 mod tile;
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use float8::F8E4M3;
 use half::{bf16, f16};
 
 pub use batch::{PagedBatch, PagedTensors};
@@ -119,7 +120,8 @@ impl CustomOp3 for PagedAttention<'_> {
             CpuStorage::F32(_) => self.attend::<f32>(q, (k, kl), (v, vl), heads),
             CpuStorage::F16(_) => self.attend::<f16>(q, (k, kl), (v, vl), heads),
             CpuStorage::BF16(_) => self.attend::<bf16>(q, (k, kl), (v, vl), heads),
-            _ => bail!("paged_attention: the cache must be F32, F16 or BF16"),
+            CpuStorage::F8E4M3(_) => self.attend::<F8E4M3>(q, (k, kl), (v, vl), heads),
+            _ => bail!("paged_attention: the cache must be F32, F16, BF16 or F8E4M3"),
         }?;
         Ok((CpuStorage::F32(out), Shape::from((tokens, heads.query * heads.dim))))
     }

@@ -10,7 +10,7 @@ use super::*;
 use crate::kv_write::{KvDtype, kv_write};
 use crate::testing::Random;
 
-const DTYPES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::BF16];
+const DTYPES: [KvDtype; 4] = [KvDtype::F32, KvDtype::F16, KvDtype::BF16, KvDtype::Fp8];
 
 /// A sequence's queries, keys and values at every position, `[positions, heads, dim]` each, k and v as the cache rounds.
 #[derive(Clone)]
@@ -237,6 +237,7 @@ fn batched_is_single_and_chunked_is_whole_to_the_bit() {
         (9, 3, 64, 16, None, None, KvDtype::F16),
         (4, 1, 256, 32, Some(40), None, KvDtype::F32),
         (8, 1, 80, 8, Some(300), Some(10.0), KvDtype::BF16),
+        (6, 2, 64, 16, None, None, KvDtype::Fp8),
     ] {
         let mut shape = Shape::new(query, kv, dim, block_size, dtype);
         (shape.params.window, shape.params.softcap) = (window, softcap);
@@ -361,7 +362,7 @@ fn wrong_operands_are_refused_by_name() {
     let other = LayerCache { k: cache.k.clone(), v: cache.v.to_dtype(DType::F16).unwrap() };
     refused("v's cache is F16", &q, &other, params);
     let other = LayerCache { k: cache.k.to_dtype(DType::F64).unwrap(), v: cache.v.clone() };
-    refused("must be F32, F16 or BF16", &q, &other, params);
+    refused("must be F32, F16, BF16 or F8E4M3", &q, &other, params);
     refused("out of range", &q, &cache, AttentionParams { window: Some(0), ..params });
     refused("out of range", &q, &cache, AttentionParams { softcap: Some(0.0), ..params });
     refused("out of range", &q, &cache, AttentionParams { scale: f32::NAN, ..params });

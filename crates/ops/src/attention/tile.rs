@@ -2,8 +2,10 @@
 //! turned so that positions lie side by side.
 
 use candle_core::WithDType;
+use float8::F8E4M3;
 use half::{bf16, f16};
 
+use crate::e4m3;
 use crate::simd::{Simd, dispatch};
 
 use super::kernel::TILE;
@@ -186,6 +188,32 @@ impl KvElement for bf16 {
     }
 }
 
+impl KvElement for F8E4M3 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        e4m3::decode(self.to_bits())
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn widen8(from: *const F8E4M3) -> std::arch::x86_64::__m256 {
+        use std::arch::x86_64::*;
+        /// An e4m3 is 2^8 times the f16 whose bits it has, once its exponent and mantissa stand where an f16's do.
+        const BIASES: f32 = 256.0;
+        const NAN_MAGNITUDE: i16 = 0x7f << 7;
+        const F16_NAN: i16 = 0x7e00;
+        // SAFETY: the caller's word.
+        unsafe {
+            let codes = _mm_cvtepu8_epi16(_mm_loadl_epi64(from.cast()));
+            let sign = _mm_slli_epi16::<8>(_mm_and_si128(codes, _mm_set1_epi16(0x80)));
+            let magnitude = _mm_slli_epi16::<7>(_mm_and_si128(codes, _mm_set1_epi16(0x7f)));
+            let nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(NAN_MAGNITUDE));
+            let nan = _mm_and_si128(nan, _mm_set1_epi16(F16_NAN));
+            let bits = _mm_or_si128(_mm_or_si128(sign, magnitude), nan);
+            _mm256_mul_ps(_mm256_cvtph_ps(bits), _mm256_set1_ps(BIASES))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,5 +245,21 @@ mod tests {
         check::<f32>(|x| x);
         check::<f16>(f16::from_f32);
         check::<bf16>(bf16::from_f32);
+        check::<F8E4M3>(|x| F8E4M3::from_bits(e4m3::encode(x)));
+    }
+
+    #[test]
+    fn every_fp8_code_is_widened_to_its_value() {
+        let codes: Vec<F8E4M3> = (0..=255).map(F8E4M3::from_bits).collect();
+        let mut rows: TileRows<'_, F8E4M3> = [None; TILE];
+        rows[0] = Some(&codes);
+        for level in Level::available() {
+            let mut values = vec![0.0; TILE * codes.len()];
+            load_values(level, &rows, codes.len(), &mut values);
+            for (code, value) in (0..=255).zip(values) {
+                let expected: f32 = e4m3::decode(code);
+                assert!(value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan(), "{code:#x}");
+            }
+        }
     }
 }
