@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::ServerConfig;
 use crate::auth::Caller;
 use crate::error::ApiError;
+use crate::{LoadLine, ServerConfig};
 
 /// Bytes of text a prompt token, for requests that are not tokenized yet. English has about four and a half.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -16,6 +16,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// Counts and their limits.
 pub(crate) struct Admission {
     max_sequences: usize,
+    load_line: Option<LoadLine>,
     max_queued_tokens: u64,
     max_per_key: Option<usize>,
     counts: Mutex<Counts>,
@@ -25,6 +26,8 @@ struct Counts {
     load: Load,
     per_key: HashMap<usize, usize>,
     completions: CompletionRate,
+    /// Completions a second, where none was seen of late.
+    measured_rate: f64,
 }
 
 /// How full the server is.
@@ -38,10 +41,15 @@ pub(crate) struct Load {
 
 impl Admission {
     pub(crate) fn new(config: &ServerConfig) -> Arc<Self> {
-        let counts =
-            Counts { load: Load::default(), per_key: HashMap::new(), completions: CompletionRate::new(Instant::now()) };
+        let counts = Counts {
+            load: Load::default(),
+            per_key: HashMap::new(),
+            completions: CompletionRate::new(Instant::now()),
+            measured_rate: config.load_line.map_or(0.0, |line| line.requests_per_s),
+        };
         Arc::new(Self {
             max_sequences: config.max_sequences.max(1),
+            load_line: config.load_line,
             max_queued_tokens: config.max_queued_tokens,
             max_per_key: config.max_sequences_per_key,
             counts: Mutex::new(counts),
@@ -62,7 +70,12 @@ impl Admission {
 
     /// Sequences, and queued prompt tokens, at most.
     pub(crate) fn limits(&self) -> (usize, u64) {
-        (self.max_sequences, self.max_queued_tokens)
+        let line = self.load_line.map_or(usize::MAX, |line| line.sequences);
+        (self.max_sequences.min(line), self.max_queued_tokens)
+    }
+
+    pub(crate) fn load_line(&self) -> Option<LoadLine> {
+        self.load_line
     }
 
     /// When a client that is refused now should come back: once an eighth of what is inside has finished.
@@ -79,7 +92,9 @@ impl Admission {
 impl Counts {
     fn retry_after(&self) -> Duration {
         let ahead = (self.load.sequences as f64 / 8.0).max(1.0);
-        let seconds = ahead / self.completions.per_second(Instant::now()).max(1e-3);
+        let seen = self.completions.per_second(Instant::now());
+        let rate = if seen > 0.0 { seen } else { self.measured_rate };
+        let seconds = ahead / rate.max(1e-3);
         Duration::from_secs_f64(seconds.clamp(1.0, 60.0).ceil())
     }
 }
@@ -107,6 +122,14 @@ impl Permit {
             && held_by_key + sequences > limit
         {
             return Err(ApiError::TooManyRequests { limit, retry_after });
+        }
+        // A request of more choices than the line has places is taken when alone, or it never could be.
+        if let Some(line) = admission.load_line
+            && sequences > self.sequences
+            && others > 0
+            && others + sequences > line.sequences
+        {
+            return Err(ApiError::AtLoadLine { limit: line.sequences, retry_after });
         }
         if sequences > self.sequences && others + sequences > admission.max_sequences {
             return Err(ApiError::QueueFull {
@@ -213,6 +236,28 @@ mod tests {
         let second = door.admit(Caller(0), 0).unwrap();
         assert!(matches!(first.resize(3, 0), Err(ApiError::QueueFull { .. })));
         drop((first, second));
+        assert_eq!(door.load(), Load::default());
+    }
+
+    #[test]
+    fn the_load_line_comes_before_what_the_server_holds() {
+        let load_line = Some(LoadLine { sequences: 2, requests_per_s: 0.1 });
+        let door = Admission::new(&ServerConfig { max_sequences: 3, load_line, ..ServerConfig::default() });
+        let mut alone = door.admit(Caller(0), 0).unwrap();
+        alone.resize(3, 0).unwrap();
+        alone.resize(2, 0).unwrap();
+        let Err(refused) = door.admit(Caller(0), 0) else { panic!("beyond the line") };
+        assert_eq!(
+            refused,
+            ApiError::AtLoadLine { limit: 2, retry_after: Duration::from_secs(10) },
+            "by the line's rate"
+        );
+        alone.note_completion();
+        assert_eq!(door.retry_after(), Duration::from_secs(1), "by the rate that is seen");
+        alone.resize(1, 0).unwrap();
+        let second = door.admit(Caller(0), 0).unwrap();
+        assert!(matches!(alone.resize(2, 0), Err(ApiError::AtLoadLine { .. })));
+        drop((alone, second));
         assert_eq!(door.load(), Load::default());
     }
 

@@ -12,6 +12,8 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
     /// Sequences in the server at most, running and waiting. Beyond: 503. The engine should take as many.
     pub max_sequences: usize,
+    /// What the server was measured to carry. Beyond: 429, however many more it could hold.
+    pub load_line: Option<LoadLine>,
     /// Prompt tokens at most of sequences that have not begun. Beyond: 503. A longer prompt is taken when alone.
     pub max_queued_tokens: u64,
     /// Sequences at most that one API key (or everyone together, where there are no keys) may have in the server.
@@ -43,12 +45,22 @@ pub struct ServerConfig {
     pub vllm_metrics: bool,
 }
 
+/// Where a server's throughput is at its best and its service still holds, as a saturation test found it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoadLine {
+    /// Sequences in the server, running and waiting.
+    pub sequences: usize,
+    /// Requests that ended in a second with so many inside.
+    pub requests_per_s: f64,
+}
+
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             api_keys: Vec::new(),
             allowed_hosts: Vec::new(),
             max_sequences: 4096,
+            load_line: None,
             max_queued_tokens: 1 << 21,
             max_sequences_per_key: None,
             max_body: 4 << 20,

@@ -42,6 +42,8 @@ pub(crate) enum ApiError {
     NotJson,
     #[error("you have as many requests in this server as are allowed at once ({limit}); retry later")]
     TooManyRequests { limit: usize, retry_after: Duration },
+    #[error("the server has as many requests as it was measured to carry well at once ({limit}); retry later")]
+    AtLoadLine { limit: usize, retry_after: Duration },
     #[error("{0}")]
     Unready(Unready),
     #[error("the server is full: {what}; retry later")]
@@ -96,7 +98,7 @@ impl ApiError {
             Self::SlowBody(_) | Self::Deadline(_) | Self::SlowReader => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyRequests { .. } | Self::AtLoadLine { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unready(_) | Self::QueueFull { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -107,7 +109,7 @@ impl ApiError {
             Self::Unauthorized => "authentication_error",
             Self::UnknownHost { .. } => "permission_error",
             Self::SlowBody(_) | Self::Deadline(_) | Self::SlowReader => "timeout_error",
-            Self::TooManyRequests { .. } => "rate_limit_error",
+            Self::TooManyRequests { .. } | Self::AtLoadLine { .. } => "rate_limit_error",
             Self::Unready(_) | Self::QueueFull { .. } => "service_unavailable",
             Self::Internal(_) => "internal_error",
             _ => "invalid_request_error",
@@ -129,6 +131,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::NotJson => "unsupported_media_type",
             Self::TooManyRequests { .. } => "concurrency_limit",
+            Self::AtLoadLine { .. } => "load_line",
             Self::Unready(Unready::Loading) => "loading",
             Self::Unready(Unready::Draining) => "draining",
             Self::QueueFull { .. } => "queue_full",
@@ -155,7 +158,9 @@ impl ApiError {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::TooManyRequests { retry_after, .. } | Self::QueueFull { retry_after, .. } => Some(*retry_after),
+            Self::TooManyRequests { retry_after, .. }
+            | Self::AtLoadLine { retry_after, .. }
+            | Self::QueueFull { retry_after, .. } => Some(*retry_after),
             Self::Unready(_) => Some(RETRY_WHEN_UNREADY),
             _ => None,
         }

@@ -37,7 +37,7 @@ mod unserved;
 mod watch;
 
 pub use accept::{ServeError, serve};
-pub use config::ServerConfig;
+pub use config::{LoadLine, ServerConfig};
 pub use model::{SamplingDefaults, ServedModel};
 pub use router::router;
 pub use state::ServerState;

@@ -155,6 +155,12 @@ fn sampled(state: &ServerState) -> Vec<MetricFamily> {
         gauge("is_draining", "1 once the server takes no new requests.", f64::from(u8::from(state.is_draining()))),
         gauge("is_model_loaded", "1 once the model is loaded.", f64::from(u8::from(state.model().is_ok()))),
     ];
+    if let Some(line) = state.admission.load_line() {
+        let help = "Sequences that the server was measured to carry well.";
+        families.push(gauge("load_line_sequences", help, line.sequences as f64));
+        let help = "Requests that ended in a second at the load line when it was measured.";
+        families.push(gauge("load_line_requests_per_second", help, line.requests_per_s));
+    }
     let Ok(model) = state.model() else { return families };
     let stats = model.engine.stats();
     let (steps, scheduler) = (&stats.steps, &stats.scheduler);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use plimsoll_sched::{SchedulerConfig, WaitingLimits};
-use plimsoll_server::ServerConfig;
+use plimsoll_server::{LoadLine, ServerConfig};
 
 use crate::harness::{Setup, TestServer, next_frame};
 
@@ -34,6 +34,28 @@ async fn beyond_the_limit_requests_are_refused_at_once_and_none_inside_is_lost()
     for reply in [a, b, c] {
         assert_eq!(reply.json()["choices"][0]["message"]["content"], "wait");
     }
+    server.until_empty().await;
+    server.prove_alive().await;
+}
+
+#[tokio::test]
+async fn beyond_the_load_line_clients_are_told_when_to_come_back() {
+    let load_line = Some(LoadLine { sequences: 2, requests_per_s: 0.25 });
+    let server = server_with(ServerConfig { load_line, ..ServerConfig::default() }).await;
+    server.gate.close();
+    let inside = async { tokio::join!(server.chat(CHAT), server.chat(CHAT)) };
+    let outside = async {
+        server.until("two are inside", || server.state.sequences_in_flight() == 2).await;
+        let refused = server.chat("not json").await;
+        assert_eq!((refused.status.as_u16(), refused.retry_after()), (429, Some(4)), "{}", refused.body);
+        assert_eq!(refused.json()["error"]["code"], "load_line");
+        assert_eq!(server.get("/load").await.json()["limit"], 2);
+        let metrics = server.get("/metrics").await.body;
+        assert!(metrics.contains("plimsoll:load_line_sequences{model_name=\"echo\"} 2"), "{metrics}");
+        server.gate.open();
+    };
+    let ((a, b), ()) = tokio::join!(inside, outside);
+    assert_eq!((a.status.as_u16(), b.status.as_u16()), (200, 200), "those inside finish");
     server.until_empty().await;
     server.prove_alive().await;
 }
