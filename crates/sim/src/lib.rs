@@ -20,4 +20,4 @@ pub use checked::CheckedExecutor;
 pub use cost::{CostExecutor, CostModel};
 pub use null::{NullConfig, NullExecutor};
 pub use rng::SimRng;
-pub use simulate::{Arrival, Outcome, RequestTiming, SimReport, simulate};
+pub use simulate::{Arrival, Outcome, RequestTiming, SimReport, simulate, simulate_behind_door};

@@ -24,6 +24,8 @@ pub enum Outcome {
     Failed(SampleFault),
     /// The scheduler did not take it.
     Refused(AddError),
+    /// It came to a full house ([`simulate_behind_door`]).
+    TurnedAway,
 }
 
 /// One request's story; times are virtual nanoseconds since the start.
@@ -73,12 +75,29 @@ pub struct SimReport {
 pub fn simulate(
     scheduler: &mut Scheduler,
     executor: &mut CostExecutor,
+    arrivals: Vec<Arrival>,
+) -> Result<SimReport, ExecutorError> {
+    simulate_behind_door(scheduler, executor, arrivals, usize::MAX)
+}
+
+/// As [`simulate`], behind a door that turns away who comes while `places` are inside: what a server does at its load
+/// line.
+///
+/// # Errors
+/// As [`simulate`].
+///
+/// # Panics
+/// As [`simulate`].
+pub fn simulate_behind_door(
+    scheduler: &mut Scheduler,
+    executor: &mut CostExecutor,
     mut arrivals: Vec<Arrival>,
+    places: usize,
 ) -> Result<SimReport, ExecutorError> {
     assert!(scheduler.is_idle(), "a simulation begins with an idle scheduler");
     arrivals.sort_by_key(|arrival| arrival.at_ns);
     let mut arrivals = VecDeque::from(arrivals);
-    let mut report = Report::default();
+    let mut report = Report { places, ..Report::default() };
     let mut in_flight: VecDeque<(Ticket, StepPlan)> = VecDeque::new();
     let mut steps = 0;
     loop {
@@ -111,6 +130,9 @@ pub fn simulate(
 struct Report {
     stories: Vec<Story>,
     by_id: HashMap<RequestId, usize>,
+    /// Requests that may be inside.
+    places: usize,
+    inside: usize,
 }
 
 /// A [`RequestTiming`] whose end is not known yet.
@@ -126,8 +148,13 @@ struct Story {
 impl Report {
     fn add(&mut self, Arrival { at_ns, request }: Arrival, scheduler: &mut Scheduler) {
         let id = request.id;
-        let outcome = scheduler.add(request).err().map(Outcome::Refused);
+        let outcome = if self.inside < self.places {
+            scheduler.add(request).err().map(Outcome::Refused)
+        } else {
+            Some(Outcome::TurnedAway)
+        };
         if outcome.is_none() {
+            self.inside += 1;
             self.by_id.insert(id, self.stories.len());
         }
         let story =
@@ -143,11 +170,15 @@ impl Report {
                 story.scheduled_ns = Some(now_ns);
                 story.cached_tokens = cached_tokens;
             }
+            TokenEvent::Prompt(_) => {}
             TokenEvent::Token { finish, .. } => {
                 story.token_ns.push(now_ns);
                 story.outcome = finish.map(Outcome::Finished);
             }
             TokenEvent::Failed(fault) => story.outcome = Some(Outcome::Failed(fault)),
+        }
+        if story.outcome.is_some() {
+            self.inside -= 1;
         }
     }
 
