@@ -18,14 +18,17 @@
 //! It must never know how the server under test works, read a clock in `stats`, `window`, `summary` or `search`, or
 //! drop a request from the count: every request that was issued ends as a record.
 
+mod arrivals;
 mod client;
 mod config;
 mod delta;
 mod endpoint;
 mod error;
 mod evidence;
+mod findings;
 mod load;
 mod null_server;
+mod open_loop;
 mod preflight;
 mod prompts;
 mod record;
@@ -33,6 +36,7 @@ mod report;
 mod run;
 mod saturate;
 mod search;
+mod series;
 mod slo;
 mod source;
 mod sse;
@@ -42,15 +46,22 @@ mod table;
 mod timeline;
 mod window;
 
+pub use arrivals::Arrivals;
 pub use config::{BenchConfig, Endpoint, EndpointKind, Generation, PromptSource, RungRule, SaturateConfig, Workload};
 pub use error::BenchError;
+pub use findings::{Finding, FindingKind};
 pub use null_server::{NullServer, NullServerConfig};
+pub use open_loop::{InFlightGrowth, OpenLoopFacts};
 pub use preflight::{ClientCeiling, measure_client_ceiling};
 pub use prompts::{LengthSource, PromptSet};
 pub use record::{OutcomeCounts, TokenSource};
-pub use report::{BenchReport, RungReport, SaturationReport, WorkloadFacts};
+pub use report::{BenchReport, OfferedReport, RungReport, SaturationReport, WorkloadFacts};
 pub use run::{Progress, run};
 pub use saturate::saturate;
-pub use search::{Answer, Breakpoint, Constraint, Fall, RungPoint, SearchConfig, Step, Verdict, next_step};
+pub use search::{
+    Answer, Breakpoint, Constraint, Drift, Fall, OfferedPoint, OpenLoopAnswer, OpenLoopFault, Recheck, RungPoint,
+    SearchConfig, Step, Verdict, next_step,
+};
+pub use series::{GpuSample, ServerSample, ServerSide, TimeSlice, TtftSplit};
 pub use slo::{Slo, SloCounts};
 pub use summary::{Distribution, PerUser, Rates, RungSummary, WindowFacts};

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::arrivals::Arrivals;
 use crate::client::{Client, Clock};
 use crate::record::RequestRecord;
 use crate::source::RequestSource;
@@ -47,6 +48,15 @@ pub(crate) struct RunLog {
     pub(crate) first_idle: Duration,
     /// When the last request had ended.
     pub(crate) ended: Duration,
+    pub(crate) arrivals: Arrivals,
+}
+
+#[cfg(test)]
+impl RunLog {
+    /// A closed loop's, which ended when its clients became idle.
+    pub(crate) fn of(concurrency: u32, records: Vec<RequestRecord>, ramp_end: Duration, first_idle: Duration) -> Self {
+        Self { concurrency, records, ramp_end, first_idle, ended: first_idle, arrivals: Arrivals::Closed }
+    }
 }
 
 /// A run that is under way.
@@ -124,6 +134,7 @@ pub(crate) async fn closed_loop(
         ramp_end: nanos(&shared.ramp_end_nanos),
         first_idle: nanos(&shared.first_idle_nanos).min(ended),
         ended,
+        arrivals: Arrivals::Closed,
     }
 }
 

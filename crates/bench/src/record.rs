@@ -31,6 +31,10 @@ pub(crate) enum Outcome {
     Empty,
     /// No reply at all: refused, reset or lost before a status line.
     Connection,
+    /// Never sent: it was due while as many requests were in flight as may be.
+    Dropped,
+    /// Still under way when the time for the whole measurement was up. Neither a success nor a failure.
+    Cut,
 }
 
 /// How many requests ended how.
@@ -46,6 +50,13 @@ pub struct OutcomeCounts {
     pub malformed: u64,
     pub empty: u64,
     pub connection: u64,
+    /// Arrivals of an open loop that were never sent, because the bound on requests in flight was reached: failures.
+    #[serde(default)]
+    pub dropped: u64,
+    /// Requests still under way when the time for the whole measurement was up: neither successes nor failures, and
+    /// in no total or rate of success.
+    #[serde(default)]
+    pub cut: u64,
 }
 
 impl OutcomeCounts {
@@ -61,11 +72,13 @@ impl OutcomeCounts {
             Outcome::Malformed => &mut self.malformed,
             Outcome::Empty => &mut self.empty,
             Outcome::Connection => &mut self.connection,
+            Outcome::Dropped => &mut self.dropped,
+            Outcome::Cut => &mut self.cut,
         } += 1;
     }
 
     /// Each cause of failure by name, with its count.
-    pub fn failures(&self) -> [(&'static str, u64); 9] {
+    pub fn failures(&self) -> [(&'static str, u64); 10] {
         [
             ("429", self.http_429),
             ("503", self.http_503),
@@ -76,6 +89,7 @@ impl OutcomeCounts {
             ("malformed", self.malformed),
             ("empty", self.empty),
             ("connection", self.connection),
+            ("dropped", self.dropped),
         ]
     }
 
@@ -83,6 +97,7 @@ impl OutcomeCounts {
         self.failures().iter().map(|(_, count)| count).sum()
     }
 
+    /// Successes and failures; what was cut is neither.
     pub fn total(&self) -> u64 {
         self.success + self.failed()
     }
@@ -108,7 +123,7 @@ pub enum TokenSource {
 pub(crate) struct RequestRecord {
     /// Tokens of the prompt's text as the length filter counted them.
     pub(crate) prompt_tokens: u32,
-    /// When the client was free to send it.
+    /// When it was due: when the client was free to send it, or when the schedule of an open loop said.
     pub(crate) scheduled: Duration,
     /// When it was handed to the HTTP client; opening a connection, where one is needed, counts as the server's time.
     pub(crate) sent: Duration,
@@ -139,6 +154,11 @@ impl RequestRecord {
         self.outcome == Outcome::Success
     }
 
+    /// Whether its output counts for throughput: what had come of a request that was cut was service, too.
+    pub(crate) fn is_served(&self) -> bool {
+        matches!(self.outcome, Outcome::Success | Outcome::Cut)
+    }
+
     /// From sending to the first token.
     pub(crate) fn ttft(&self) -> Option<Duration> {
         Some(self.first? - self.sent)
@@ -151,6 +171,15 @@ impl RequestRecord {
 
     pub(crate) fn time_to_first_content(&self) -> Option<Duration> {
         Some(self.first_content? - self.sent)
+    }
+
+    pub(crate) fn e2e_from_schedule(&self) -> Duration {
+        self.done - self.scheduled
+    }
+
+    /// How late it was sent.
+    pub(crate) fn lag(&self) -> Duration {
+        self.sent - self.scheduled
     }
 
     /// From sending to the end.
@@ -304,11 +333,13 @@ mod tests {
             Outcome::Malformed,
             Outcome::Empty,
             Outcome::Connection,
+            Outcome::Dropped,
+            Outcome::Cut,
         ] {
             counts.add(outcome);
         }
-        assert_eq!((counts.total(), counts.success, counts.failed()), (10, 1, 9));
+        assert_eq!((counts.total(), counts.success, counts.failed(), counts.cut), (11, 1, 10, 1));
         assert!(counts.failures().iter().all(|(_, count)| *count == 1));
-        assert!((counts.success_rate() - 0.1).abs() < 1e-12);
+        assert!((counts.success_rate() - 1.0 / 11.0).abs() < 1e-12);
     }
 }

@@ -6,10 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{BenchConfig, SaturateConfig};
 use crate::error::{BenchError, Result};
+use crate::findings::Finding;
+use crate::load::RunLog;
 use crate::preflight::ClientCeiling;
 use crate::prompts::{LengthSource, Selection};
 use crate::search::Answer;
-use crate::summary::RungSummary;
+use crate::series::{self, ServerSide, TimeSlice};
+use crate::slo::Slo;
+use crate::summary::{RungSummary, failure_samples, summarize};
 
 /// Name and version of the JSON that [`BenchReport`] and [`SaturationReport`] write. The number changes whenever a
 /// reader of the old one would misread the new one.
@@ -54,6 +58,32 @@ pub struct RungReport {
     pub summary: RungSummary,
     /// One message of each cause of failure.
     pub failure_samples: Vec<String>,
+    /// The whole run in equal slices of time; the measured window is `summary.window`.
+    #[serde(default)]
+    pub series: Vec<TimeSlice>,
+    /// What the server said of itself, where it has `/metrics` that are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerSide>,
+}
+
+impl RungReport {
+    pub(crate) fn new(log: &RunLog, slo: &Slo) -> Self {
+        Self {
+            summary: summarize(log, slo),
+            failure_samples: failure_samples(&log.records),
+            series: series::series(log),
+            server: None,
+        }
+    }
+}
+
+/// An open-loop rung of the confirmation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OfferedReport {
+    /// What was offered: its share of the highest throughput, and requests a second.
+    pub share: f64,
+    pub rate: f64,
+    pub rung: RungReport,
 }
 
 /// One run at one concurrency. `Display` gives the terminal's table.
@@ -67,6 +97,9 @@ pub struct BenchReport {
     pub config: BenchConfig,
     pub workload: WorkloadFacts,
     pub rung: RungReport,
+    /// What to know before believing the figures.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
 }
 
 /// A search for the saturation point. `Display` gives the answer in its first line, then the table.
@@ -80,8 +113,17 @@ pub struct SaturationReport {
     pub workload: WorkloadFacts,
     pub client_ceiling: ClientCeiling,
     pub answer: Answer,
-    /// By concurrency, ascending.
+    /// By concurrency, ascending; one that was measured several times is there several times.
     pub rungs: Vec<RungReport>,
+    /// Poisson arrivals at shares of the highest throughput, in the order in which they were offered.
+    #[serde(default)]
+    pub offered: Vec<OfferedReport>,
+    /// Closed-loop rungs measured once more at the very end, for `answer.drift`.
+    #[serde(default)]
+    pub rechecks: Vec<RungReport>,
+    /// What to know before believing the answer. One that `invalidates` it is to be seen first.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
 }
 
 impl BenchReport {

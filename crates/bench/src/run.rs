@@ -14,7 +14,6 @@ use crate::report::{BENCH_SCHEMA, BenchReport, RungReport, WorkloadFacts, unix_n
 use crate::slo::Slo;
 use crate::source::RequestSource;
 use crate::stats;
-use crate::summary::{failure_samples, summarize};
 use crate::timeline::Timeline;
 
 /// More distinct prompts than this are not looked for: their lengths take one request each to find out.
@@ -101,7 +100,7 @@ impl Target {
         };
         let mut observe = observe;
         let log = closed_loop(self.client.clone(), self.source.clone(), plan, |live| observe(&live)).await;
-        RungReport { summary: summarize(&log, &self.slo), failure_samples: failure_samples(&log.records) }
+        RungReport::new(&log, &self.slo)
     }
 }
 
@@ -173,5 +172,6 @@ pub async fn run(config: &BenchConfig, progress: impl Fn(&Progress)) -> Result<B
         config: config.clone(),
         workload: target.workload,
         rung,
+        findings: Vec::new(),
     })
 }

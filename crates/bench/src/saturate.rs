@@ -58,6 +58,9 @@ pub async fn saturate(config: &SaturateConfig, progress: impl Fn(&Progress)) -> 
         client_ceiling,
         answer,
         rungs,
+        offered: Vec::new(),
+        rechecks: Vec::new(),
+        findings: Vec::new(),
     })
 }
 

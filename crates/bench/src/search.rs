@@ -12,6 +12,8 @@
 //! rung far up the ladder tells about throughput is taken into account for the saturation point, too.
 
 mod breakpoint;
+mod drift;
+mod offered;
 mod plateau;
 mod rungs;
 #[cfg(test)]
@@ -20,6 +22,8 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use self::breakpoint::{Breakpoint, Constraint, Fall};
+pub use self::drift::{Drift, Recheck};
+pub use self::offered::{OfferedPoint, OpenLoopAnswer, OpenLoopFault};
 use self::rungs::Rungs;
 use crate::slo::Slo;
 
@@ -133,6 +137,12 @@ pub struct Answer {
     pub holds_at: u32,
     /// None: nothing that was measured broke service.
     pub breakpoint: Option<Breakpoint>,
+    /// What became of arrivals that do not wait for the server. None: that was not tried.
+    #[serde(default)]
+    pub open_loop: Option<OpenLoopAnswer>,
+    /// Whether the server was the same at the end as before. None: that was not looked at.
+    #[serde(default)]
+    pub drift: Option<Drift>,
 }
 
 /// What to do after `rungs`, in the order they were measured. None: no rung served anything, so there is nothing to
@@ -204,6 +214,8 @@ impl Rungs<'_> {
             peak_half_width: peak.point.half_width,
             holds_at: self.holds_at(),
             breakpoint: self.breakpoint(),
+            open_loop: None,
+            drift: None,
         })
     }
 

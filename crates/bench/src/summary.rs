@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::load::RunLog;
+use crate::open_loop::{self, OpenLoopFacts};
 use crate::record::{Outcome, OutcomeCounts, RequestRecord, TokenSource};
 use crate::slo::{Slo, SloCounts};
 use crate::stats;
@@ -139,12 +140,22 @@ pub struct RungSummary {
     pub littles_law_error: Option<f64>,
     /// Output chunks a second that the client took in, to hold against its ceiling.
     pub chunks_per_s: f64,
+    /// From when a request was due to its end, and how late after that it was sent.
+    #[serde(default)]
+    pub e2e_from_schedule_ms: Option<Distribution>,
+    #[serde(default)]
+    pub schedule_lag_ms: Option<Distribution>,
+    /// Of an open loop, what was offered and whether the server kept up; `concurrency` is then the bound on requests in
+    /// flight. None: a closed loop of `concurrency` clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_loop: Option<OpenLoopFacts>,
 }
 
 /// Summarizes a run, held to `slo`.
 pub(crate) fn summarize(log: &RunLog, slo: &Slo) -> RungSummary {
     let window = window::steady_window(log);
-    let ended: Vec<&RequestRecord> = log.records.iter().filter(|record| window.contains(record.done)).collect();
+    let over = |record: &&RequestRecord| record.outcome != Outcome::Cut && window.contains(record.done);
+    let ended: Vec<&RequestRecord> = log.records.iter().filter(over).collect();
     let good: Vec<&RequestRecord> = ended.iter().copied().filter(|record| record.is_success()).collect();
     let failures = ended.len() - good.len();
     let mut outcomes = OutcomeCounts::default();
@@ -159,6 +170,7 @@ pub(crate) fn summarize(log: &RunLog, slo: &Slo) -> RungSummary {
     let tpots: Vec<f64> = good.iter().filter_map(|record| record.tpot()).collect();
     let chunks: usize = good.iter().map(|record| record.chunk_micros.len()).sum();
     let output: u64 = good.iter().map(|record| record.output_tokens()).sum();
+    let open_loop = open_loop::facts(log, &window);
     RungSummary {
         concurrency: log.concurrency,
         outcomes,
@@ -186,8 +198,15 @@ pub(crate) fn summarize(log: &RunLog, slo: &Slo) -> RungSummary {
         e2e_ms: latency(|record| Some(record.e2e()), failures),
         tokens: token_totals(&log.records),
         slo: SloCounts::new(slo, &good, window.seconds()),
-        littles_law_error: littles_law_error(log.concurrency, &ended, &window),
+        littles_law_error: littles_law_error(
+            open_loop.map_or(log.concurrency.into(), |o| o.in_flight_mean),
+            &ended,
+            &window,
+        ),
         chunks_per_s: chunk_rate(log, &window),
+        e2e_from_schedule_ms: latency(|record| Some(record.e2e_from_schedule()), failures),
+        schedule_lag_ms: latency(|record| Some(record.lag()), 0),
+        open_loop,
     }
 }
 
@@ -199,8 +218,8 @@ fn gaps(records: &[&RequestRecord]) -> Option<Distribution> {
 fn rates(log: &RunLog, window: &Window) -> Rates {
     let seconds = window.seconds();
     let mut rates = Rates::default();
-    for record in log.records.iter().filter(|record| record.is_success()) {
-        if window.contains(record.done) {
+    for record in log.records.iter().filter(|record| record.is_served()) {
+        if record.is_success() && window.contains(record.done) {
             rates.requests_per_s += 1.0 / seconds;
         }
         if record.first.is_some_and(|first| window.contains(first)) {
@@ -250,10 +269,10 @@ fn token_totals(records: &[RequestRecord]) -> TokenTotals {
     totals
 }
 
-fn littles_law_error(concurrency: u32, ended: &[&RequestRecord], window: &Window) -> Option<f64> {
+fn littles_law_error(concurrency: f64, ended: &[&RequestRecord], window: &Window) -> Option<f64> {
     let times: Vec<f64> = ended.iter().map(|record| (record.done - record.scheduled).as_secs_f64()).collect();
     let in_system = ended.len() as f64 / window.seconds() * stats::mean(&times)?;
-    Some((f64::from(concurrency) - in_system).abs() / f64::from(concurrency))
+    (concurrency > 0.0).then(|| (concurrency - in_system).abs() / concurrency)
 }
 
 /// The message of the first failure of each cause, to be shown to a person.
@@ -281,7 +300,7 @@ mod tests {
     fn log_of(concurrency: u32, records: Vec<RequestRecord>, ramp_end: f64, first_idle: f64) -> RunLog {
         let ended = records.iter().map(|record| record.done).max().expect("a record");
         let [ramp_end, first_idle] = [ramp_end, first_idle].map(Duration::from_secs_f64);
-        RunLog { concurrency, records, ramp_end, first_idle, ended }
+        RunLog { ended, ..RunLog::of(concurrency, records, ramp_end, first_idle) }
     }
 
     /// Four clients, requests of 11 tokens: 0.25 s to the first, then 0.075 s each, 1 s in all.

@@ -253,7 +253,6 @@ mod tests {
     use crate::report::SATURATION_SCHEMA;
     use crate::search::Breakpoint;
     use crate::slo::Slo;
-    use crate::summary::{failure_samples, summarize};
 
     fn rung(concurrency: u32, fails: bool) -> RungReport {
         let clients = (0..20 * concurrency).map(|i| success(f64::from(i / concurrency), 0.1, 0.1, 10));
@@ -263,8 +262,7 @@ mod tests {
             records.push(crate::record::RequestRecord { detail: Some("429: slow down".to_owned()), ..refused });
         }
         let end = Duration::from_secs(20);
-        let log = RunLog { concurrency, records, ramp_end: Duration::ZERO, first_idle: end, ended: end };
-        RungReport { summary: summarize(&log, &Slo::default()), failure_samples: failure_samples(&log.records) }
+        RungReport::new(&RunLog::of(concurrency, records, Duration::ZERO, end), &Slo::default())
     }
 
     fn report(verdict: Verdict) -> SaturationReport {
@@ -295,7 +293,12 @@ mod tests {
                 complete: true,
                 holds_at: 4,
                 breakpoint: None,
+                open_loop: None,
+                drift: None,
             },
+            offered: Vec::new(),
+            rechecks: Vec::new(),
+            findings: Vec::new(),
             rungs: vec![rung(2, false), rung(4, true)],
         }
     }

@@ -6,13 +6,16 @@
 
 use std::time::Duration;
 
+use crate::arrivals::Arrivals;
 use crate::load::RunLog;
+use crate::record::RequestRecord;
 use crate::stats;
 
 /// Slices of the span in which a transient is looked for.
 const SLICES: usize = 100;
-/// A window is trusted to be steady if at least so many requests for each client completed in it.
-const MIN_COMPLETIONS_PER_CLIENT: u64 = 2;
+/// A window is trusted to be steady if at least so many requests for each client completed in it; in an open loop, for
+/// each that was in flight on average.
+const MIN_COMPLETIONS_PER_CLIENT: f64 = 2.0;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Window {
@@ -42,8 +45,21 @@ pub(crate) fn steady_window(log: &RunLog) -> Window {
     let rates = output_rates(log, &busy, SLICES);
     let slice = (busy.end - busy.start) / SLICES as u32;
     let window = Window { start: busy.start + slice * stats::transient(&rates) as u32, ..busy };
-    let completed = log.records.iter().filter(|record| window.contains(record.done)).count() as u64;
-    if completed >= MIN_COMPLETIONS_PER_CLIENT * u64::from(log.concurrency) { window } else { whole }
+    let completed = log.records.iter().filter(|record| window.contains(record.done)).count();
+    let clients = match log.arrivals {
+        Arrivals::Closed => log.concurrency.into(),
+        _ => mean_in_flight(log, &window),
+    };
+    if completed as f64 >= MIN_COMPLETIONS_PER_CLIENT * clients { window } else { whole }
+}
+
+/// Requests in flight on average over the window: the time that each spent in it.
+pub(crate) fn mean_in_flight(log: &RunLog, window: &Window) -> f64 {
+    let inside = |record: &RequestRecord| {
+        let (from, to) = (record.scheduled.max(window.start), record.done.min(window.end));
+        to.saturating_sub(from).as_secs_f64()
+    };
+    log.records.iter().map(inside).sum::<f64>() / window.seconds()
 }
 
 /// From the first request to the end of the last.
@@ -56,7 +72,7 @@ pub(crate) fn whole_run(log: &RunLog) -> Window {
 pub(crate) fn output_rates(log: &RunLog, window: &Window, slices: usize) -> Vec<f64> {
     let width = window.seconds() / slices as f64;
     let mut rates = vec![0.0; slices];
-    for record in log.records.iter().filter(|record| record.is_success()) {
+    for record in log.records.iter().filter(|record| record.is_served()) {
         for (at, tokens) in record.emissions().filter(|(at, _)| window.contains(*at)) {
             let slice = ((at - window.start).as_secs_f64() / width) as usize;
             rates[slice.min(slices - 1)] += tokens / width;
@@ -78,13 +94,8 @@ mod tests {
             .collect();
         records.push(success(rounds.into(), 0.1, 1.0, 10));
         let end = f64::from(rounds);
-        RunLog {
-            concurrency: 2,
-            records,
-            ramp_end: Duration::from_millis(50),
-            first_idle: Duration::from_secs_f64(end + 0.05),
-            ended: Duration::from_secs_f64(end + 9.1),
-        }
+        let (ramp_end, first_idle) = (Duration::from_millis(50), Duration::from_secs_f64(end + 0.05));
+        RunLog { ended: Duration::from_secs_f64(end + 9.1), ..RunLog::of(2, records, ramp_end, first_idle) }
     }
 
     #[test]

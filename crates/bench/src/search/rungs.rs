@@ -16,7 +16,7 @@ pub(super) struct Rung {
 }
 
 impl Rung {
-    fn new(point: RungPoint) -> Self {
+    pub(super) fn new(point: RungPoint) -> Self {
         Self { point, throughputs: vec![point.throughput] }
     }
 
@@ -36,7 +36,7 @@ impl Rung {
         self.throughputs.len() as u32
     }
 
-    fn add(&mut self, other: &RungPoint) {
+    pub(super) fn add(&mut self, other: &RungPoint) {
         let count = f64::from(self.replicates());
         self.throughputs.push(other.throughput);
         self.throughputs.sort_unstable_by(f64::total_cmp);

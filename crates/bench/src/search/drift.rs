@@ -1,0 +1,63 @@
+//! Whether the server was the same at the end of the search as before: a machine that grew hot, a neighbour that came,
+//! memory that leaked. Then the rungs were not measured on one server, and the answer is of none.
+
+use serde::{Deserialize, Serialize};
+
+use super::RungPoint;
+use super::rungs::Rung;
+
+/// A change of throughput up to this share is none.
+const TOLERATED: f64 = 0.03;
+
+/// Two concurrencies measured once more at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    pub at_one: Recheck,
+    /// None if saturation is at a concurrency of 1, or there was no time for it.
+    pub at_saturation: Option<Recheck>,
+}
+
+impl Drift {
+    /// Whether the whole result is invalid.
+    pub fn invalidates(&self) -> bool {
+        self.at_one.has_changed || self.at_saturation.is_some_and(|recheck| recheck.has_changed)
+    }
+}
+
+/// One concurrency, before and at the end. Output tokens a second.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recheck {
+    pub concurrency: u32,
+    pub before: f64,
+    pub before_half_width: Option<f64>,
+    pub after: f64,
+    pub after_half_width: Option<f64>,
+    /// Share of `before` by which throughput is higher now; negative where it is lower.
+    pub change: f64,
+    /// More than 3%, and more than both confidence intervals explain, each time it was measured.
+    pub has_changed: bool,
+}
+
+impl Recheck {
+    /// `after` holds at least one measurement.
+    pub(super) fn new(before: &Rung, after: &[RungPoint]) -> Option<Self> {
+        let mut all = after.iter();
+        let mut pooled = Rung::new(*all.next()?);
+        all.for_each(|point| pooled.add(point));
+        let change = |now: f64| now / before.throughput() - 1.0;
+        let is_beyond = |point: &RungPoint| {
+            let explained = before.half_width().hypot(point.half_width.unwrap_or(0.0));
+            let difference = point.throughput - before.throughput();
+            difference.abs() > explained && change(point.throughput).abs() > TOLERATED
+        };
+        Some(Self {
+            concurrency: before.n(),
+            before: before.throughput(),
+            before_half_width: before.point.half_width,
+            after: pooled.throughput(),
+            after_half_width: pooled.point.half_width,
+            change: change(pooled.throughput()),
+            has_changed: after.iter().all(is_beyond),
+        })
+    }
+}
