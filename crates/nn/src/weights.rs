@@ -127,7 +127,7 @@ impl<'a> Weights<'a> {
         let stored = parts.iter().map(fetch).collect::<Result<Vec<_>, _>>()?;
         let sources: Vec<_> = stored
             .iter()
-            .map(|t| RowSource { ty: t.ty, rows: t.shape[0], cols: in_features, bytes: &t.bytes })
+            .map(|t| RowSource::new(t.ty, t.shape[0], in_features, &t.bytes))
             .collect();
         let linear = Linear::load(&sources, bias, &self.loader.placement)
             .map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
@@ -231,7 +231,7 @@ impl<'a> Weights<'a> {
 
     /// A matrix of one number, in place of one that a dry run only counts.
     fn stand_in(&self) -> Result<Linear, CheckpointError> {
-        let source = RowSource { ty: GgmlType::F32, rows: 1, cols: 1, bytes: &[0; 4] };
+        let source = RowSource::new(GgmlType::F32, 1, 1, &[0; 4]);
         Linear::pack(&[source], None, Activations::F32).map_err(|e| CheckpointError::tensor("(none)", e))
     }
 

@@ -29,7 +29,7 @@ fn random_linear(ty: GgmlType, rows: usize, cols: usize) -> Linear {
         (state >> 32) as u8 & 0x3b
     };
     let bytes: Vec<u8> = std::iter::repeat_with(next).take(length).collect();
-    Linear::pack(&[RowSource { ty, rows, cols, bytes: &bytes }], None, Activations::Int8).expect("packs")
+    Linear::pack(&[RowSource::new(ty, rows, cols, &bytes)], None, Activations::Int8).expect("packs")
 }
 
 fn input(m: usize, cols: usize) -> Tensor {

@@ -113,7 +113,7 @@ impl Weights<'_> {
         experts: impl Iterator<Item = (Vec<u8>, Vec<f32>)>,
     ) -> Result<Vec<Linear>, CheckpointError> {
         let pack = |(bytes, bias): (Vec<u8>, Vec<f32>)| {
-            let source = RowSource { ty, rows, cols, bytes: &bytes };
+            let source = RowSource::new(ty, rows, cols, &bytes);
             let packed = Linear::load(&[source], Some(bias), &self.loader.placement);
             self.report(bytes.len() as u64);
             packed.map_err(|e| CheckpointError::tensor(full_name, e))
@@ -134,7 +134,7 @@ impl Weights<'_> {
     /// In place of experts that a dry run only counts.
     fn stand_in_experts(&self, activation: Activation) -> Result<Experts, CheckpointError> {
         let zeros = |rows: usize| {
-            let source = RowSource { ty: GgmlType::F32, rows, cols: 1, bytes: &[0; 8][..4 * rows] };
+            let source = RowSource::new(GgmlType::F32, rows, 1, &[0; 8][..4 * rows]);
             Linear::load(&[source], None, &self.loader.placement)
         };
         let expert = zeros(2).and_then(|gate_up| Ok(Expert { gate_up, down: zeros(1)? }));

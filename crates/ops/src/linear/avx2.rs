@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::isa::{DenseKernel, Int8Kernel, by_type};
+use super::isa::{DenseKernel, Int8Kernel, by_packing};
+use super::packing::Packing;
 use super::panel::{BLOCK, PANEL, PanelLayout, STRIPE, SUPER};
 use super::quantize::{self, ActBlock};
 use crate::quant::{BlockFormat, E2M1, GgmlType};
@@ -11,18 +12,18 @@ use crate::quant::{BlockFormat, E2M1, GgmlType};
 /// 4 rows: 4 float and up to 8 integer accumulators, of the 16 registers.
 pub(super) const TILE_ROWS: usize = 4;
 
-pub(super) fn int8_kernel(ty: GgmlType, rows: usize) -> Int8Kernel {
-    let kernels: [Int8Kernel; TILE_ROWS] = by_type!(ty, quantized, int8, [1, 2, 3, 4]);
+pub(super) fn int8_kernel(packing: Packing, rows: usize) -> Int8Kernel {
+    let kernels: [Int8Kernel; TILE_ROWS] = by_packing!(packing, blocks, int8, [1, 2, 3, 4]);
     kernels[rows - 1]
 }
 
-pub(super) fn int8_vnni_kernel(ty: GgmlType, rows: usize) -> Int8Kernel {
-    let kernels: [Int8Kernel; TILE_ROWS] = by_type!(ty, quantized, int8_vnni, [1, 2, 3, 4]);
+pub(super) fn int8_vnni_kernel(packing: Packing, rows: usize) -> Int8Kernel {
+    let kernels: [Int8Kernel; TILE_ROWS] = by_packing!(packing, blocks, int8_vnni, [1, 2, 3, 4]);
     kernels[rows - 1]
 }
 
-pub(super) fn dense_kernel(ty: GgmlType, rows: usize) -> DenseKernel {
-    let kernels: [DenseKernel; TILE_ROWS] = by_type!(ty, dense, dense, [1, 2, 3, 4]);
+pub(super) fn dense_kernel(packing: Packing, rows: usize) -> DenseKernel {
+    let kernels: [DenseKernel; TILE_ROWS] = by_packing!(packing, floats, dense, [1, 2, 3, 4]);
     kernels[rows - 1]
 }
 
@@ -72,21 +73,21 @@ unsafe fn sum(words: __m256i) -> i32 {
     }
 }
 
-/// [`super::portable::int8`] for type `ALL[T]` and `R` rows, without VNNI.
+/// [`super::portable::int8`] for packing `T` and `R` rows, without VNNI.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn int8<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
+fn int8<const T: usize, const R: usize>(every: usize, panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
     for part in 0..PANEL / 8 {
         // SAFETY: the instructions are enabled here.
-        unsafe { eight_rows::<T, R, Words<R>>(part, panel, x, out) };
+        unsafe { eight_rows::<T, R, Words<R>>(part, every, panel, x, out) };
     }
 }
 
-/// [`super::portable::int8`] for type `ALL[T]` and `R` rows, with VNNI.
+/// [`super::portable::int8`] for packing `T` and `R` rows, with VNNI.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn int8_vnni<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
+fn int8_vnni<const T: usize, const R: usize>(every: usize, panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
     for part in 0..PANEL / 8 {
         // SAFETY: the instructions are enabled here.
-        unsafe { eight_rows::<T, R, Vnni<R>>(part, panel, x, out) };
+        unsafe { eight_rows::<T, R, Vnni<R>>(part, every, panel, x, out) };
     }
 }
 
@@ -176,11 +177,12 @@ impl<const R: usize> Dot<R> for Words<R> {
 #[inline(always)]
 unsafe fn eight_rows<const T: usize, const R: usize, D: Dot<R>>(
     part: usize,
+    every: usize,
     panel: &[u8],
     x: &[ActBlock],
     out: &mut [[f32; PANEL]],
 ) {
-    let layout = const { PanelLayout::of(GgmlType::ALL[T]) };
+    let layout = const { PanelLayout::of(Packing::at(T)) }.with_groups(every);
     let format = layout.format;
     // Of the integers, which codes of 4 bits may only stand for.
     let bits = if format.fp4 { 8 } else { format.bits };
@@ -191,6 +193,7 @@ unsafe fn eight_rows<const T: usize, const R: usize, D: Dot<R>>(
     unsafe {
         let mut acc = [_mm256_setzero_ps(); R];
         let (mut factor, mut min_factor) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+        let mut offset = _mm256_setzero_si256();
         let mut at = panel.as_ptr();
         for (index, x) in x.iter().enumerate() {
             if format.nested && index.is_multiple_of(SUPER) {
@@ -200,11 +203,17 @@ unsafe fn eight_rows<const T: usize, const R: usize, D: Dot<R>>(
                 }
                 at = at.add(layout.header);
             }
+            if format.grouped && index.is_multiple_of(layout.every) {
+                factor = _mm256_loadu_ps(at.add(32 * part).cast());
+                offset = _mm256_cvtepi16_epi32(_mm_loadu_si128(at.add(4 * PANEL + 16 * part).cast()));
+                at = at.add(layout.header);
+            }
             let scales = at;
             let block = at.add(if format.has_min { 2 * layout.scales } else { layout.scales });
             at = block.add(layout.codes);
             for g in 0..BLOCK / format.group {
                 let (scale, min) = match (format.nested, format.has_min) {
+                    (false, false) if format.grouped => (factor, _mm256_setzero_ps()),
                     (false, false) if format.fp4 => (upper_halves(scales.add(16 * part)), _mm256_setzero_ps()),
                     (false, false) => (halves(scales.add(16 * part)), _mm256_setzero_ps()),
                     (false, true) => (halves(scales.add(16 * part)), halves(scales.add(layout.scales + 16 * part))),
@@ -222,7 +231,9 @@ unsafe fn eight_rows<const T: usize, const R: usize, D: Dot<R>>(
                 for (r, x) in x.iter().enumerate() {
                     let (neg_sum, scaled_sum) = x.sums(format.group, g);
                     let mut sum = dot.sum(bits, r);
-                    if format.offset != 0 {
+                    if format.grouped {
+                        sum = _mm256_add_epi32(sum, _mm256_mullo_epi32(offset, _mm256_set1_epi32(neg_sum)));
+                    } else if format.offset != 0 {
                         sum = _mm256_add_epi32(sum, _mm256_set1_epi32(format.offset * neg_sum));
                     }
                     let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scale));
@@ -290,23 +301,28 @@ unsafe fn small(at: *const u8) -> __m256 {
     unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))) }
 }
 
-/// [`super::portable::dense`] for type `ALL[T]` and `R` rows.
+/// [`super::portable::dense`] for packing `T` and `R` rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dense<const T: usize, const R: usize>(panel: &[u8], x: &[f32], stride: usize, out: &mut [[f32; PANEL]]) {
-    let ty = const { GgmlType::ALL[T] };
-    let size = ty.block_bytes();
+fn dense<const T: usize, const R: usize>(
+    panel: &[u8],
+    scales: &[f32; PANEL],
+    x: &[f32],
+    stride: usize,
+    out: &mut [[f32; PANEL]],
+) {
+    let packing = const { Packing::at(T) };
+    let size = packing.element_bytes();
     let cols = panel.len() / (PANEL * size);
     assert!(out.len() == R && panel.len() == cols * PANEL * size && x.len() >= (R - 1) * stride + cols);
     for lane in (0..PANEL).step_by(16) {
-        // SAFETY: `out[r]` is 32 floats; columns up to `cols` of `R` rows are within the panel and `x`, as asserted.
+        // SAFETY: `scales` and `out[r]` are 32 floats; columns up to `cols` of `R` rows are within the panel and `x`, as
+        // asserted.
         unsafe {
-            let mut acc: [[__m256; 2]; R] = std::array::from_fn(|r| {
-                let at = out[r].as_ptr().add(lane);
-                [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))]
-            });
+            let scales = two_vectors(scales, lane);
+            let mut acc: [[__m256; 2]; R] = std::array::from_fn(|r| two_vectors(&out[r], lane));
             for col in 0..cols {
                 let at = panel.as_ptr().add((col * PANEL + lane) * size);
-                let w = [dense_vector(ty, at), dense_vector(ty, at.add(8 * size))];
+                let w = [dense_vector(packing, at, scales[0]), dense_vector(packing, at.add(8 * size), scales[1])];
                 for (r, acc) in acc.iter_mut().enumerate() {
                     let x = _mm256_set1_ps(*x.as_ptr().add(r * stride + col));
                     *acc = [_mm256_fmadd_ps(x, w[0], acc[0]), _mm256_fmadd_ps(x, w[1], acc[1])];
@@ -320,18 +336,42 @@ fn dense<const T: usize, const R: usize>(panel: &[u8], x: &[f32], stride: usize,
     }
 }
 
-/// 8 elements of a dense type as f32.
+/// Floats `lane .. lane + 16`.
+///
+/// # Safety
+/// The CPU must have AVX2; `lane` must be at most 16.
+#[inline(always)]
+unsafe fn two_vectors(floats: &[f32; PANEL], lane: usize) -> [__m256; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [_mm256_loadu_ps(floats.as_ptr().add(lane)), _mm256_loadu_ps(floats.as_ptr().add(lane + 8))] }
+}
+
+/// 8 elements of a packing of floats as f32, times `scales` if it has scales.
 ///
 /// # Safety
 /// The CPU must have AVX2 and F16C; `at` must point to 8 readable elements.
 #[inline(always)]
-unsafe fn dense_vector(ty: GgmlType, at: *const u8) -> __m256 {
+unsafe fn dense_vector(packing: Packing, at: *const u8, scales: __m256) -> __m256 {
     // SAFETY: the caller's promise.
     unsafe {
-        match ty {
-            GgmlType::F16 => halves(at),
-            GgmlType::BF16 => upper_halves(at),
+        match packing {
+            Packing::Ggml(GgmlType::F16) => halves(at),
+            Packing::Ggml(GgmlType::BF16) => upper_halves(at),
+            Packing::E4M3 => _mm256_mul_ps(e4m3(at), scales),
             _ => _mm256_loadu_ps(at.cast()),
         }
+    }
+}
+
+/// 8 E4M3 codes as [`crate::quant::e4m3_as_half`] has them.
+///
+/// # Safety
+/// The CPU must have AVX2 and F16C; `at` must point to 8 readable bytes.
+#[inline(always)]
+unsafe fn e4m3(at: *const u8) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let wide = _mm_slli_epi16::<7>(_mm_cvtepi8_epi16(_mm_loadl_epi64(at.cast())));
+        _mm256_cvtph_ps(_mm_and_si128(wide, _mm_set1_epi16(0xbf80u16 as i16)))
     }
 }

@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::isa::{DenseKernel, Int8Kernel, by_type};
+use super::isa::{DenseKernel, Int8Kernel, by_packing};
+use super::packing::Packing;
 use super::panel::{BLOCK, PANEL, PanelLayout, STRIPE, SUPER};
 use super::quantize::{self, ActBlock};
 use crate::quant::{BlockFormat, E2M1, GgmlType};
@@ -16,13 +17,13 @@ pub(super) const TILE_ROWS: usize = 8;
 /// one row there is nothing to wait for but memory, and the hardware's own prefetching is better.
 const PREFETCH: usize = 128 << 10;
 
-pub(super) fn int8_kernel(ty: GgmlType, rows: usize) -> Int8Kernel {
-    let kernels: [Int8Kernel; TILE_ROWS] = by_type!(ty, quantized, int8, [1, 2, 3, 4, 5, 6, 7, 8]);
+pub(super) fn int8_kernel(packing: Packing, rows: usize) -> Int8Kernel {
+    let kernels: [Int8Kernel; TILE_ROWS] = by_packing!(packing, blocks, int8, [1, 2, 3, 4, 5, 6, 7, 8]);
     kernels[rows - 1]
 }
 
-pub(super) fn dense_kernel(ty: GgmlType, rows: usize) -> DenseKernel {
-    let kernels: [DenseKernel; TILE_ROWS] = by_type!(ty, dense, dense, [1, 2, 3, 4, 5, 6, 7, 8]);
+pub(super) fn dense_kernel(packing: Packing, rows: usize) -> DenseKernel {
+    let kernels: [DenseKernel; TILE_ROWS] = by_packing!(packing, floats, dense, [1, 2, 3, 4, 5, 6, 7, 8]);
     kernels[rows - 1]
 }
 
@@ -54,10 +55,10 @@ unsafe fn quantize_block(x: &[f32; BLOCK]) -> ActBlock {
     }
 }
 
-/// [`super::portable::int8`] for type `ALL[T]` and `R` rows.
+/// [`super::portable::int8`] for packing `T` and `R` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn int8<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
-    let layout = const { PanelLayout::of(GgmlType::ALL[T]) };
+fn int8<const T: usize, const R: usize>(every: usize, panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
+    let layout = const { PanelLayout::of(Packing::at(T)) }.with_groups(every);
     let format = layout.format;
     let (x, odd) = x.as_chunks::<R>();
     assert!(odd.is_empty() && out.len() == R && panel.len() == layout.panel_bytes(x.len()));
@@ -66,6 +67,7 @@ fn int8<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut 
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); 2]; R];
         let mut factors = [[_mm512_setzero_ps(); 2]; 2];
+        let mut zeros = [_mm512_setzero_si512(); 2];
         let ahead = panel.len().min(PREFETCH);
         let mut at = panel.as_ptr();
         for (index, x) in x.iter().enumerate() {
@@ -74,6 +76,11 @@ fn int8<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut 
                 if format.has_min {
                     factors[1] = halves(at.add(2 * PANEL));
                 }
+                at = at.add(layout.header);
+            }
+            if format.grouped && index.is_multiple_of(layout.every) {
+                factors[0] = floats(at);
+                zeros = [words(at.add(4 * PANEL)), words(at.add(4 * PANEL + 32))];
                 at = at.add(layout.header);
             }
             let scales = at;
@@ -85,7 +92,7 @@ fn int8<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut 
                 }
             }
             for group in 0..BLOCK / format.group {
-                let dots = dots::<T, R>(codes, x, group);
+                let dots = dots::<T, R>(codes, zeros, x, group);
                 let scale = group_scale::<T>(scales, group, factors[0]);
                 let min = match format.has_min {
                     true => group_scale::<T>(scales.add(layout.scales), group, factors[1]),
@@ -110,20 +117,27 @@ fn int8<const T: usize, const R: usize>(panel: &[u8], x: &[ActBlock], out: &mut 
     }
 }
 
-/// The sums of products of one group of columns, in integers.
+/// The sums of products of one group of columns, in integers. `zeros`: what the rows' codes are less, where groups have
+/// their own.
 ///
 /// # Safety
-/// The CPU must have the instructions of [`int8`]; `codes` must point to the codes of a block of type `ALL[T]`.
+/// The CPU must have the instructions of [`int8`]; `codes` must point to the codes of a block of packing `T`.
 #[inline(always)]
-unsafe fn dots<const T: usize, const R: usize>(codes: *const u8, x: &[ActBlock; R], group: usize) -> [[__m512i; 2]; R] {
-    let format = const { PanelLayout::of(GgmlType::ALL[T]) }.format;
+unsafe fn dots<const T: usize, const R: usize>(
+    codes: *const u8,
+    zeros: [__m512i; 2],
+    x: &[ActBlock; R],
+    group: usize,
+) -> [[__m512i; 2]; R] {
+    let format = const { PanelLayout::of(Packing::at(T)) }.format;
     // SAFETY: the caller's promise. Stripes 0 .. 8 of 8 bits, or 0 .. 4 of 4 bits, are the codes of the block.
     unsafe {
         let mut dots = [[_mm512_setzero_si512(); 2]; R];
-        if format.offset != 0 {
+        if format.offset != 0 || format.grouped {
+            let zeros = if format.grouped { zeros } else { [_mm512_set1_epi32(format.offset); 2] };
             for (dot, x) in dots.iter_mut().zip(x) {
                 let neg_sum = _mm512_set1_epi32(x.sums(format.group, group).0);
-                *dot = [_mm512_mullo_epi32(neg_sum, _mm512_set1_epi32(format.offset)); 2];
+                *dot = zeros.map(|zeros| _mm512_mullo_epi32(neg_sum, zeros));
             }
         }
         let stripes = format.group / 4;
@@ -160,15 +174,18 @@ unsafe fn four_columns(format: &BlockFormat, codes: *const u8, index: usize) -> 
     }
 }
 
-/// The scales, or the minimums, of the panel's rows for one group of columns; `factor` is the block's, if nested.
+/// The scales, or the minimums, of the panel's rows for one group of columns; `factor` is what stands in the header.
 ///
 /// # Safety
-/// The CPU must have AVX-512; `at` must point to the scales or minimums of a block of type `ALL[T]`.
+/// The CPU must have AVX-512; `at` must point to the scales or minimums of a block of packing `T`.
 #[inline(always)]
 unsafe fn group_scale<const T: usize>(at: *const u8, group: usize, factor: [__m512; 2]) -> [__m512; 2] {
     // SAFETY: the caller's promise.
     unsafe {
-        let format = const { PanelLayout::of(GgmlType::ALL[T]) }.format;
+        let format = const { PanelLayout::of(Packing::at(T)) }.format;
+        if format.grouped {
+            return factor;
+        }
         if format.fp4 {
             return [upper_halves(at), upper_halves(at.add(32))];
         }
@@ -191,6 +208,39 @@ unsafe fn halves(at: *const u8) -> [__m512; 2] {
     unsafe { [_mm512_cvtph_ps(_mm256_loadu_si256(at.cast())), _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32).cast()))] }
 }
 
+/// 32 floats.
+///
+/// # Safety
+/// The CPU must have AVX-512; `at` must point to 128 readable bytes.
+#[inline(always)]
+unsafe fn floats(at: *const u8) -> [__m512; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [_mm512_loadu_ps(at.cast()), _mm512_loadu_ps(at.add(64).cast())] }
+}
+
+/// 16 signed words as integers.
+///
+/// # Safety
+/// The CPU must have AVX-512; `at` must point to 32 readable bytes.
+#[inline(always)]
+unsafe fn words(at: *const u8) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_cvtepi16_epi32(_mm256_loadu_si256(at.cast())) }
+}
+
+/// 16 E4M3 codes as [`crate::quant::e4m3_as_half`] has them.
+///
+/// # Safety
+/// The CPU must have AVX-512; `at` must point to 16 readable bytes.
+#[inline(always)]
+unsafe fn e4m3(at: *const u8) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast())));
+        _mm512_cvtph_ps(_mm256_and_si256(wide, _mm256_set1_epi16(0xbf80u16 as i16)))
+    }
+}
+
 /// 16 bf16s, which are the upper halves of f32s, as f32.
 ///
 /// # Safety
@@ -204,22 +254,26 @@ unsafe fn upper_halves(at: *const u8) -> __m512 {
     }
 }
 
-/// [`super::portable::dense`] for type `ALL[T]` and `R` rows.
+/// [`super::portable::dense`] for packing `T` and `R` rows.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn dense<const T: usize, const R: usize>(panel: &[u8], x: &[f32], stride: usize, out: &mut [[f32; PANEL]]) {
-    let ty = const { GgmlType::ALL[T] };
-    let column = PANEL * ty.block_bytes();
+fn dense<const T: usize, const R: usize>(
+    panel: &[u8],
+    scales: &[f32; PANEL],
+    x: &[f32],
+    stride: usize,
+    out: &mut [[f32; PANEL]],
+) {
+    let packing = const { Packing::at(T) };
+    let column = PANEL * packing.element_bytes();
     let cols = panel.len() / column;
     assert!(out.len() == R && panel.len() == cols * column && x.len() >= (R - 1) * stride + cols);
-    // SAFETY: the instructions are enabled here; `out[r]` is 32 floats; columns up to `cols` of `R` rows are within the
-    // panel and `x`, as asserted.
+    // SAFETY: the instructions are enabled here; `scales` and `out[r]` are 32 floats; columns up to `cols` of `R` rows
+    // are within the panel and `x`, as asserted.
     unsafe {
-        let mut acc: [[__m512; 2]; R] = std::array::from_fn(|r| {
-            let at = out[r].as_ptr();
-            [_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16))]
-        });
+        let scales = floats(scales.as_ptr().cast());
+        let mut acc: [[__m512; 2]; R] = std::array::from_fn(|r| floats(out[r].as_ptr().cast()));
         for col in 0..cols {
-            let w = dense_column::<T>(panel.as_ptr().add(col * column));
+            let w = dense_column::<T>(panel.as_ptr().add(col * column), scales);
             for (r, acc) in acc.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*x.as_ptr().add(r * stride + col));
                 *acc = [_mm512_fmadd_ps(x, w[0], acc[0]), _mm512_fmadd_ps(x, w[1], acc[1])];
@@ -232,18 +286,19 @@ fn dense<const T: usize, const R: usize>(panel: &[u8], x: &[f32], stride: usize,
     }
 }
 
-/// A panel's column of a dense type as f32.
+/// A panel's column of a packing of floats as f32, times `scales` if it has scales.
 ///
 /// # Safety
 /// The CPU must have AVX-512; `at` must point to [`PANEL`] readable elements.
 #[inline(always)]
-unsafe fn dense_column<const T: usize>(at: *const u8) -> [__m512; 2] {
+unsafe fn dense_column<const T: usize>(at: *const u8, scales: [__m512; 2]) -> [__m512; 2] {
     // SAFETY: the caller's promise.
     unsafe {
-        match const { GgmlType::ALL[T] } {
-            GgmlType::F16 => halves(at),
-            GgmlType::BF16 => [upper_halves(at), upper_halves(at.add(32))],
-            _ => [_mm512_loadu_ps(at.cast()), _mm512_loadu_ps(at.add(64).cast())],
+        match const { Packing::at(T) } {
+            Packing::Ggml(GgmlType::F16) => halves(at),
+            Packing::Ggml(GgmlType::BF16) => [upper_halves(at), upper_halves(at.add(32))],
+            Packing::E4M3 => [_mm512_mul_ps(e4m3(at), scales[0]), _mm512_mul_ps(e4m3(at.add(16)), scales[1])],
+            _ => floats(at),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{RowSource, check_sources};
 use crate::cuda::{Cuda, address, launch_error};
 use crate::indices::TokenIds;
 use crate::par::parallel_for;
-use crate::quant::{GgmlType, dequantize_row};
+use crate::quant::{GgmlType, RowFormat, dequantize_row};
 
 /// bf16 `[out_features, in_features]` in a GPU's memory.
 #[derive(Debug, Clone)]
@@ -98,7 +98,7 @@ impl Dense {
 /// A source's elements as bf16, row by row, on all threads.
 fn widen(source: &RowSource<'_>, out: &mut [bf16]) -> Result<()> {
     let row_bytes = source.bytes.len() / source.rows.max(1);
-    if source.ty == GgmlType::BF16 {
+    if source.format == RowFormat::Ggml(GgmlType::BF16) && source.order.is_none() {
         for (element, bytes) in out.iter_mut().zip(source.bytes.as_chunks::<2>().0) {
             *element = bf16::from_le_bytes(*bytes);
         }
@@ -108,8 +108,11 @@ fn widen(source: &RowSource<'_>, out: &mut [bf16]) -> Result<()> {
     let failed = std::sync::Mutex::new(None);
     parallel_for(rows.len(), |row| {
         let mut values = vec![0f32; source.cols];
-        match dequantize_row(source.ty, &source.bytes[row * row_bytes..][..row_bytes], &mut values) {
+        match dequantize_row(source.format, &source.bytes[row * row_bytes..][..row_bytes], &mut values) {
             Ok(()) => {
+                if let Some(order) = source.order {
+                    RowSource::put_in_order(order, &mut values);
+                }
                 let mut out = rows[row].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 out.iter_mut().zip(&values).for_each(|(out, value)| *out = bf16::from_f32(*value));
             }

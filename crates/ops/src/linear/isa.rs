@@ -2,17 +2,17 @@
 
 use std::mem::MaybeUninit;
 
+use super::packing::Packing;
 use super::panel::PANEL;
 use super::portable;
 use super::quantize::{self, ActBlock};
-use crate::quant::GgmlType;
 
 /// See [`portable::int8`]. Unsafe only in that the CPU must have the instructions.
 #[cfg(target_arch = "x86_64")]
-pub(super) type Int8Kernel = unsafe fn(&[u8], &[ActBlock], &mut [[f32; PANEL]]);
+pub(super) type Int8Kernel = unsafe fn(usize, &[u8], &[ActBlock], &mut [[f32; PANEL]]);
 /// See [`portable::dense`]. Unsafe only in that the CPU must have the instructions.
 #[cfg(target_arch = "x86_64")]
-pub(super) type DenseKernel = unsafe fn(&[u8], &[f32], usize, &mut [[f32; PANEL]]);
+pub(super) type DenseKernel = unsafe fn(&[u8], &[f32; PANEL], &[f32], usize, &mut [[f32; PANEL]]);
 
 /// A set of kernels. A value exists only on a CPU that can run them, which is what makes calling them sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,58 +81,66 @@ impl Isa {
     }
 
     /// See [`portable::int8`]; `out` has at most [`Isa::tile_rows`] rows.
-    pub(super) fn int8(self, ty: GgmlType, panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
+    pub(super) fn int8(self, packing: Packing, every: usize, panel: &[u8], x: &[ActBlock], out: &mut [[f32; PANEL]]) {
         #[cfg(target_arch = "x86_64")]
         {
             let kernel = match self.0 {
-                Kind::Portable => return portable::int8(ty, panel, x, out),
-                Kind::Avx2 => super::avx2::int8_kernel(ty, out.len()),
-                Kind::AvxVnni => super::avx2::int8_vnni_kernel(ty, out.len()),
-                Kind::Avx512 => super::avx512::int8_kernel(ty, out.len()),
+                Kind::Portable => return portable::int8(packing, every, panel, x, out),
+                Kind::Avx2 => super::avx2::int8_kernel(packing, out.len()),
+                Kind::AvxVnni => super::avx2::int8_vnni_kernel(packing, out.len()),
+                Kind::Avx512 => super::avx512::int8_kernel(packing, out.len()),
             };
             // SAFETY: this value exists, so the CPU has the instructions.
-            unsafe { kernel(panel, x, out) }
+            unsafe { kernel(every, panel, x, out) }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        portable::int8(ty, panel, x, out);
+        portable::int8(packing, every, panel, x, out);
     }
 
     /// See [`portable::dense`]; `acc` has at most [`Isa::tile_rows`] rows.
-    pub(super) fn dense(self, ty: GgmlType, panel: &[u8], x: &[f32], stride: usize, acc: &mut [[f32; PANEL]]) {
+    pub(super) fn dense(
+        self,
+        packing: Packing,
+        (panel, scales): (&[u8], &[f32; PANEL]),
+        x: &[f32],
+        stride: usize,
+        acc: &mut [[f32; PANEL]],
+    ) {
         #[cfg(target_arch = "x86_64")]
         {
             let kernel = match self.0 {
-                Kind::Portable => return portable::dense(ty, panel, x, stride, acc),
-                Kind::Avx2 | Kind::AvxVnni => super::avx2::dense_kernel(ty, acc.len()),
-                Kind::Avx512 => super::avx512::dense_kernel(ty, acc.len()),
+                Kind::Portable => return portable::dense(packing, panel, scales, x, stride, acc),
+                Kind::Avx2 | Kind::AvxVnni => super::avx2::dense_kernel(packing, acc.len()),
+                Kind::Avx512 => super::avx512::dense_kernel(packing, acc.len()),
             };
             // SAFETY: this value exists, so the CPU has the instructions.
-            unsafe { kernel(panel, x, stride, acc) }
+            unsafe { kernel(panel, scales, x, stride, acc) }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        portable::dense(ty, panel, x, stride, acc);
+        portable::dense(packing, panel, scales, x, stride, acc);
     }
 }
 
-/// `by_type!(ty, quantized, kernel, [1, 2, 3])` is the kernels of one type for 1, 2 and 3 rows: an array of function
-/// pointers. A kernel is generic over the type, as its place in [`GgmlType::ALL`], and over the rows.
+/// `by_packing!(packing, blocks, kernel, [1, 2, 3])` is the kernels of one packing for 1, 2 and 3 rows: an array of
+/// function pointers. A kernel is generic over the packing, as [`Packing::index`], and over the rows.
 #[cfg(target_arch = "x86_64")]
-macro_rules! by_type {
-    ($ty:expr, quantized, $kernel:ident, $rows:tt) => {
-        by_type!(@ $ty, $kernel, $rows, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, MXFP4)
+macro_rules! by_packing {
+    ($packing:expr, blocks, $kernel:ident, $rows:tt) => {
+        by_packing!(@ $packing, $kernel, $rows, [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, MXFP4], [Int4, Int8])
     };
-    ($ty:expr, dense, $kernel:ident, $rows:tt) => {
-        by_type!(@ $ty, $kernel, $rows, F32, F16, BF16)
+    ($packing:expr, floats, $kernel:ident, $rows:tt) => {
+        by_packing!(@ $packing, $kernel, $rows, [F32, F16, BF16], [E4M3])
     };
-    (@ $ty:expr, $kernel:ident, $rows:tt, $($name:ident),*) => {
-        match $ty {
-            $(GgmlType::$name => by_type!(@rows $kernel, $name, $rows),)*
+    (@ $packing:expr, $kernel:ident, $rows:tt, [$($ggml:ident),*], [$($other:ident),*]) => {
+        match $packing {
+            $(Packing::Ggml(GgmlType::$ggml) => by_packing!(@rows $kernel, Packing::Ggml(GgmlType::$ggml), $rows),)*
+            $(Packing::$other => by_packing!(@rows $kernel, Packing::$other, $rows),)*
             other => unreachable!("no such kernel for {other:?}"),
         }
     };
-    (@rows $kernel:ident, $name:ident, [$($rows:literal),*]) => {
-        [$($kernel::<{ GgmlType::$name as usize }, $rows> as _),*]
+    (@rows $kernel:ident, $packing:expr, [$($rows:literal),*]) => {
+        [$($kernel::<{ $packing.index() }, $rows> as _),*]
     };
 }
 #[cfg(target_arch = "x86_64")]
-pub(super) use by_type;
+pub(super) use by_packing;

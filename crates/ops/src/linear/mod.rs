@@ -31,6 +31,7 @@ mod avx512;
 #[cfg(feature = "cuda")]
 mod dense;
 mod isa;
+mod packing;
 mod panel;
 mod portable;
 mod product;
@@ -43,7 +44,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::indices::TokenIds;
-use crate::quant::GgmlType;
+use crate::quant::RowFormat;
 use isa::Isa;
 use panel::Section;
 
@@ -81,17 +82,66 @@ impl Placement {
     }
 }
 
-/// Some consecutive output rows of a [`Linear`], row-major as a GGUF file (or, for the dense types, a safetensors file)
-/// stores them.
+/// Some consecutive output rows of a [`Linear`], row-major.
 #[derive(Debug, Clone, Copy)]
 pub struct RowSource<'a> {
-    pub ty: GgmlType,
-    /// Output features.
-    pub rows: usize,
-    /// Input features, the same in all sources of a [`Linear`].
-    pub cols: usize,
-    /// `rows` rows of [`GgmlType::row_bytes`]`(cols)` bytes, of any alignment.
-    pub bytes: &'a [u8],
+    format: RowFormat,
+    rows: usize,
+    cols: usize,
+    bytes: &'a [u8],
+    order: Option<&'a [u32]>,
+}
+
+impl<'a> RowSource<'a> {
+    /// `rows` (output features) rows of [`RowFormat::row_bytes`]`(cols)` bytes, of any alignment. `cols`, the input
+    /// features, must be the same in all sources of a [`Linear`].
+    pub fn new(format: impl Into<RowFormat>, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
+        Self { format: format.into(), rows, cols, bytes, order: None }
+    }
+
+    /// Of rows whose columns are stored in another order: `order[i]` is the input feature of stored column `i`.
+    pub fn in_order(self, order: Option<&'a [u32]>) -> Self {
+        Self { order, ..self }
+    }
+
+    /// Looks for what makes the rows no matrix.
+    ///
+    /// # Errors
+    /// The bytes are not those of the rows, there are no columns, the order is not one of the columns, or a row of
+    /// [`crate::quant::Grouped`] holds what is not a number.
+    pub fn check(&self) -> Result<()> {
+        let &Self { format, rows, cols, bytes, .. } = self;
+        let row_bytes = format.row_bytes(cols);
+        if row_bytes.and_then(|row| row.checked_mul(rows)) != Some(bytes.len()) {
+            bail!(
+                "{} bytes are not {rows} rows of {cols} {format} elements: the tensor is cut short or mislabelled",
+                bytes.len(),
+            );
+        }
+        // Rows are bounded by the bytes just checked, but for rows of no columns.
+        let Some(row_bytes @ 1..) = row_bytes else {
+            bail!("a linear layer of {rows} rows and {cols} columns is not possible")
+        };
+        if !self.order.is_none_or(|order| is_permutation(order, cols)) {
+            bail!("the columns' order does not name each of {cols} once");
+        }
+        match format {
+            RowFormat::Ggml(_) => Ok(()),
+            RowFormat::Grouped(format) => bytes.chunks_exact(row_bytes).try_for_each(|row| format.check(row)),
+        }
+    }
+
+    /// Puts a row as it is stored into the order of the input features.
+    fn put_in_order(order: &[u32], row: &mut [f32]) {
+        let stored = row.to_vec();
+        order.iter().zip(stored).for_each(|(&col, value)| row[col as usize] = value);
+    }
+}
+
+fn is_permutation(order: &[u32], len: usize) -> bool {
+    let mut seen = vec![false; len];
+    let fresh = |&col: &u32| seen.get_mut(col as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+    order.len() == len && order.iter().all(fresh)
 }
 
 /// An `[out_features, in_features]` matrix with an optional bias. Cheap to clone.
@@ -113,6 +163,8 @@ struct Weights {
     out_features: usize,
     /// One a source, in the order of their rows.
     sections: Vec<Section>,
+    /// Orders of the input features in which sections are stored, each once.
+    orders: Vec<Vec<u32>>,
     bias: Option<Vec<f32>>,
     activations: Activations,
 }
@@ -154,15 +206,17 @@ impl Linear {
     /// Repacks the rows of all sources, one after the other, into one matrix.
     ///
     /// # Errors
-    /// If there is no source, their `cols` differ, `bytes` is not what `rows` and `cols` take, or the bias is not one
-    /// number a row.
+    /// If there is no source, their `cols` differ, one is no matrix ([`RowSource::check`]), or the bias is not one number
+    /// a row.
     pub fn pack(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, activations: Activations) -> Result<Linear> {
         let (out_features, in_features) = check_sources(sources)?;
         if bias.as_ref().is_some_and(|bias| bias.len() != out_features) {
             bail!("a bias of {} numbers does not fit {out_features} output features", bias.map_or(0, |b| b.len()));
         }
-        let sections = sources.iter().map(Section::pack).collect();
-        let weights = Weights { in_features, out_features, sections, bias, activations };
+        let mut orders: Vec<Vec<u32>> = Vec::new();
+        let pack = |source: &RowSource<'_>| Section::pack(source, input_of(source, &mut orders));
+        let sections = sources.iter().map(pack).collect();
+        let weights = Weights { in_features, out_features, sections, orders, bias, activations };
         Ok(Linear { weights: Form::Packed(Arc::new(weights)) })
     }
 
@@ -236,28 +290,25 @@ impl Linear {
 fn check_sources(sources: &[RowSource<'_>]) -> Result<(usize, usize)> {
     let Some(first) = sources.first() else { bail!("a linear layer needs at least one source of rows") };
     let in_features = first.cols;
-    let mut out_features = 0usize;
+    let mut out_features = 0;
     for source in sources {
         if source.cols != in_features {
             bail!("rows of {} and of {in_features} columns cannot be one linear layer", source.cols);
         }
-        let expected = source.ty.row_bytes(source.cols).and_then(|row| row.checked_mul(source.rows));
-        if expected != Some(source.bytes.len()) {
-            bail!(
-                "{} bytes are not {} rows of {} {:?} elements: the tensor is cut short or mislabelled",
-                source.bytes.len(),
-                source.rows,
-                source.cols,
-                source.ty
-            );
-        }
-        // Bounded by the bytes just checked, but for rows of no columns.
-        out_features = match out_features.checked_add(source.rows) {
-            Some(sum) if in_features > 0 => sum,
-            _ => bail!("a linear layer of {} rows and {in_features} columns is not possible", source.rows),
-        };
+        source.check()?;
+        out_features += source.rows;
     }
     Ok((out_features, in_features))
+}
+
+/// The number of the source's order of columns, which is added to `orders` if it is new; 0 is as they come.
+fn input_of(source: &RowSource<'_>, orders: &mut Vec<Vec<u32>>) -> usize {
+    let Some(order) = source.order else { return 0 };
+    let known = orders.iter().position(|known| known == order);
+    1 + known.unwrap_or_else(|| {
+        orders.push(order.to_vec());
+        orders.len() - 1
+    })
 }
 
 impl Weights {
@@ -277,6 +328,9 @@ impl Weights {
         for section in &self.sections {
             if id - first < section.rows() {
                 section.read_row(id - first, out);
+                if let Some(index) = section.input().checked_sub(1) {
+                    RowSource::put_in_order(&self.orders[index], out);
+                }
                 return Ok(());
             }
             first += section.rows();

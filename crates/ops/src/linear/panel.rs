@@ -8,15 +8,21 @@
 //! - the codes, in stripes of 128 bytes: bytes `4 r .. 4 r + 4` are four consecutive columns of row `r`. Codes of 8 bits
 //!   take 8 stripes; of 4 bits 4 stripes, with columns 0 to 15 in the low and columns 16 to 31 in the high nibbles.
 //!
+//! A panel of integers under scales of groups (see [`Grouped`]) has blocks of codes alone, and in front of each group's
+//! blocks the 32 rows' scales as f32 and their zeros as i16. A panel of E4M3 is its groups, each 32 scales, as f32 and 256
+//! times themselves, and then `[columns][32]` codes: it is read as the dense ones are.
+//!
 //! So nothing is lost or rounded: [`Section::read_row`] gives back what `dequantize_row` gave.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 
 use super::RowSource;
+use super::packing::Packing;
 use crate::par::parallel_for;
-use crate::quant::{Block, BlockFormat, GgmlType, weight};
+use crate::quant::{Block, BlockFormat, Codes, E4M3_UNIT, GgmlType, Grouped, RowFormat, e4m3_as_half, weight};
 
 /// Rows of a panel: the f32 lanes of two 512-bit vectors, so that every activation that is loaded is used twice.
 pub(super) const PANEL: usize = 32;
@@ -26,13 +32,19 @@ pub(super) const STRIPE: usize = 4 * PANEL;
 pub(super) const BLOCK: usize = 32;
 /// Blocks under one pair of factors, where scales are nested.
 pub(super) const SUPER: usize = 8;
+/// Bytes of the f32 scales and the i16 zeros of a group of a panel's rows.
+const GROUP_HEADER: usize = (4 + 2) * PANEL;
+/// Bytes of the scales of a group of E4M3.
+const FLOAT_HEADER: usize = 4 * PANEL;
 
 /// Where things lie in a quantized panel; all sizes in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PanelLayout {
     pub(super) format: BlockFormat,
-    /// The factors in front of every [`SUPER`] blocks.
+    /// What is in front of every so many blocks: factors, or the scales and zeros of a group.
     pub(super) header: usize,
+    /// How many blocks: [`SUPER`], or those of a group, which this constant does not know.
+    pub(super) every: usize,
     /// The scales of a block; the minimums, if any, are as many.
     pub(super) scales: usize,
     pub(super) codes: usize,
@@ -40,16 +52,21 @@ pub(super) struct PanelLayout {
 
 impl PanelLayout {
     /// # Panics
-    /// If `ty` is dense; at compile time where it is used in a constant.
-    pub(super) const fn of(ty: GgmlType) -> PanelLayout {
-        let Some(format) = ty.block_format() else { panic!("a quantized type") };
+    /// If the packing is not one of blocks; at compile time where it is used in a constant.
+    pub(super) const fn of(packing: Packing) -> PanelLayout {
+        let Some(format) = packing.block_format() else { panic!("a packing of blocks") };
         let parts = if format.has_min { 2 } else { 1 };
-        PanelLayout {
-            format,
-            header: if format.nested { parts * 2 * PANEL } else { 0 },
-            scales: if format.nested { BLOCK / format.group * PANEL } else { 2 * PANEL },
-            codes: BLOCK * PANEL * format.bits / 8,
-        }
+        let (header, scales) = match (format.nested, format.grouped) {
+            (false, false) => (0, 2 * PANEL),
+            (true, _) => (parts * 2 * PANEL, BLOCK / format.group * PANEL),
+            (_, true) => (GROUP_HEADER, 0),
+        };
+        PanelLayout { format, header, every: SUPER, scales, codes: BLOCK * PANEL * format.bits / 8 }
+    }
+
+    /// With so many blocks under a header, if they are a group.
+    pub(super) const fn with_groups(self, every: usize) -> PanelLayout {
+        if self.format.grouped { PanelLayout { every, ..self } } else { self }
     }
 
     pub(super) const fn block_bytes(&self) -> usize {
@@ -57,14 +74,14 @@ impl PanelLayout {
     }
 
     pub(super) const fn panel_bytes(&self, blocks: usize) -> usize {
-        blocks * self.block_bytes() + blocks.div_ceil(SUPER) * self.header
+        blocks * self.block_bytes() + blocks.div_ceil(self.every) * self.header
     }
 
     /// Block `index` of a panel.
     pub(super) fn block<'a>(&'a self, panel: &'a [u8], index: usize) -> BlockView<'a> {
-        let group = index / SUPER;
+        let group = index / self.every;
         let at = index * self.block_bytes() + (group + 1) * self.header;
-        let header = SUPER * group * self.block_bytes() + group * self.header;
+        let header = self.every * group * self.block_bytes() + group * self.header;
         BlockView { layout: self, header: &panel[header..][..self.header], body: &panel[at..][..self.block_bytes()] }
     }
 
@@ -89,6 +106,9 @@ impl BlockView<'_> {
     pub(super) fn scale(&self, group: usize, row: usize) -> (f32, f32) {
         let PanelLayout { format, scales, .. } = self.layout;
         let half = |bytes: &[u8], at: usize| f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32();
+        if format.grouped {
+            return (float_at(self.header, row), 0.0);
+        }
         if !format.nested {
             let scale = format.factor([self.body[2 * row], self.body[2 * row + 1]]);
             return (scale, if format.has_min { half(self.body, PANEL + row) } else { 0.0 });
@@ -96,6 +116,15 @@ impl BlockView<'_> {
         let small = |at: usize| f32::from(self.body[at + group * PANEL + row] as i8);
         let min = if format.has_min { half(self.header, PANEL + row) * small(*scales) } else { 0.0 };
         (half(self.header, row) * small(0), min)
+    }
+
+    /// What a row's codes are less.
+    pub(super) fn offset(&self, row: usize) -> i32 {
+        if !self.layout.format.grouped {
+            return self.layout.format.offset;
+        }
+        let at = 4 * PANEL + 2 * row;
+        i32::from(i16::from_le_bytes([self.header[at], self.header[at + 1]]))
     }
 
     /// All codes as they are stored, by column and row.
@@ -127,12 +156,13 @@ impl BlockView<'_> {
         let format = &self.layout.format;
         let codes = self.codes();
         let mut weights = [[0f32; PANEL]; BLOCK];
+        let offsets: [i32; PANEL] = std::array::from_fn(|row| self.offset(row));
         let groups = weights.chunks_exact_mut(format.group).zip(codes.chunks_exact(format.group));
         for (group, (weights, codes)) in groups.enumerate() {
             let scales: [(f32, f32); PANEL] = std::array::from_fn(|row| self.scale(group, row));
             for (out, codes) in weights.iter_mut().zip(codes) {
-                for ((out, &code), (scale, min)) in out.iter_mut().zip(codes).zip(scales) {
-                    *out = weight(format, code, scale, min);
+                for (((out, &code), (scale, min)), offset) in out.iter_mut().zip(codes).zip(scales).zip(offsets) {
+                    *out = weight(format, code, offset, scale, min);
                 }
             }
         }
@@ -145,7 +175,7 @@ impl BlockView<'_> {
         for (group, out) in out.chunks_exact_mut(format.group).enumerate() {
             let (scale, min) = self.scale(group, row);
             for (at, out) in out.iter_mut().enumerate() {
-                *out = weight(format, self.code(row, group * format.group + at), scale, min);
+                *out = weight(format, self.code(row, group * format.group + at), self.offset(row), scale, min);
             }
         }
     }
@@ -156,53 +186,81 @@ impl BlockView<'_> {
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// Consecutive output rows of one type, packed.
+/// Consecutive output rows of one format, packed.
 pub(super) struct Section {
-    ty: GgmlType,
+    packing: Packing,
     rows: usize,
     cols: usize,
+    /// Columns that share a scale, where the format leaves that open; else all.
+    group: usize,
+    /// See [`Section::input`].
+    input: usize,
     panel_bytes: usize,
     lines: Vec<Line>,
 }
 
 impl std::fmt::Debug for Section {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Section({:?} [{}, {}])", self.ty, self.rows, self.cols)
+        write!(f, "Section({:?} [{}, {}])", self.packing, self.rows, self.cols)
     }
 }
 
 impl Section {
-    /// `source.bytes` must have been checked to be `rows` whole rows.
-    pub(super) fn pack(source: &RowSource<'_>) -> Section {
-        let RowSource { ty, rows, cols, bytes } = *source;
-        let panel_bytes = match ty.block_format() {
-            None => PANEL * cols * ty.block_bytes(),
-            Some(_) => PanelLayout::of(ty).panel_bytes(cols / BLOCK),
+    /// `source.bytes` must have been checked to be `rows` whole rows; `input` is what [`Section::input`] gives.
+    pub(super) fn pack(source: &RowSource<'_>, input: usize) -> Section {
+        let RowSource { format, rows, cols, bytes, .. } = *source;
+        let packing = Packing::of(format);
+        let group = match format {
+            RowFormat::Ggml(_) => cols,
+            RowFormat::Grouped(Grouped { group, .. }) => group.min(cols),
         };
-        let lines = vec![Line([0; 64]); (rows.div_ceil(PANEL) * panel_bytes).div_ceil(64)];
-        let mut section = Section { ty, rows, cols, panel_bytes, lines };
-        let row_bytes = bytes.len() / rows.max(1);
+        let mut section = Section { packing, rows, cols, group, input, panel_bytes: 0, lines: Vec::new() };
+        section.panel_bytes = match packing.block_format() {
+            Some(_) => section.layout().panel_bytes(cols / BLOCK),
+            None if packing == Packing::E4M3 => cols.div_ceil(group) * FLOAT_HEADER + PANEL * cols,
+            None => PANEL * cols * packing.element_bytes(),
+        };
+        section.lines = vec![Line([0; 64]); (rows.div_ceil(PANEL) * section.panel_bytes).div_ceil(64)];
+        let (panel_bytes, row_bytes) = (section.panel_bytes, bytes.len() / rows.max(1));
         let panels: Vec<Mutex<&mut [u8]>> = section.bytes_mut().chunks_exact_mut(panel_bytes).map(Mutex::new).collect();
         parallel_for(rows.div_ceil(PANEL), |index| {
             let mut panel = panels[index].lock().unwrap_or_else(PoisonError::into_inner);
             let source = &bytes[index * PANEL * row_bytes..];
             for (row, bytes) in source.chunks_exact(row_bytes).take(PANEL).enumerate() {
-                match ty.block_format() {
-                    None => pack_dense_row(ty.block_bytes(), bytes, row, &mut panel),
-                    Some(_) => pack_quantized_row(ty, bytes, row, &mut panel),
-                }
+                pack_row(format, bytes, row, &mut panel);
             }
         });
         drop(panels);
         section
     }
 
-    pub(super) fn ty(&self) -> GgmlType {
-        self.ty
+    pub(super) fn packing(&self) -> Packing {
+        self.packing
     }
 
     pub(super) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Where the columns end that follow `start` and share their scales, of a packing of floats; all do that have none.
+    pub(super) fn float_run_end(&self, start: usize) -> usize {
+        if self.packing == Packing::E4M3 { self.cols.min((start / self.group + 1) * self.group) } else { self.cols }
+    }
+
+    /// Which of the activations' orders of columns the rows are to be multiplied with: 0 is as they come, `n` the `n`th
+    /// of those that the whole matrix knows.
+    pub(super) fn input(&self) -> usize {
+        self.input
+    }
+
+    /// Blocks under a header, where a group has one.
+    pub(super) fn blocks_per_group(&self) -> usize {
+        self.group / BLOCK
+    }
+
+    /// Of a packing of blocks.
+    pub(super) fn layout(&self) -> PanelLayout {
+        PanelLayout::of(self.packing).with_groups(self.blocks_per_group())
     }
 
     /// The last may be padded with rows of zeros.
@@ -214,6 +272,18 @@ impl Section {
         &self.bytes()[index * self.panel_bytes..][..self.panel_bytes]
     }
 
+    /// Some columns, of one group, of a panel that is not one of blocks; and what their elements are multiplied with.
+    pub(super) fn float_columns<'a>(&self, panel: &'a [u8], cols: Range<usize>) -> (&'a [u8], [f32; PANEL]) {
+        let size = PANEL * self.packing.element_bytes();
+        if self.packing != Packing::E4M3 {
+            return (&panel[cols.start * size..][..cols.len() * size], [1.0; PANEL]);
+        }
+        let index = cols.start / self.group;
+        let header = &panel[index * (FLOAT_HEADER + self.group * size)..];
+        let columns = &header[FLOAT_HEADER + (cols.start - index * self.group) * size..][..cols.len() * size];
+        (columns, std::array::from_fn(|row| float_at(header, row)))
+    }
+
     pub(super) fn packed_bytes(&self) -> usize {
         self.lines.len() * size_of::<Line>()
     }
@@ -222,16 +292,22 @@ impl Section {
     pub(super) fn read_row(&self, row: usize, out: &mut [f32]) {
         let panel = self.panel(row / PANEL);
         let row = row % PANEL;
-        if self.ty.block_format().is_none() {
-            let size = self.ty.block_bytes();
-            for (col, value) in out.iter_mut().enumerate() {
-                *value = dense_element(self.ty, &panel[(col * PANEL + row) * size..]);
+        if self.packing.block_format().is_some() {
+            let layout = self.layout();
+            for (index, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+                layout.block(panel, index).read_row(row, out);
             }
             return;
         }
-        let layout = PanelLayout::of(self.ty);
-        for (index, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-            layout.block(panel, index).read_row(row, out);
+        let size = self.packing.element_bytes();
+        let mut start = 0;
+        while start < self.cols {
+            let end = self.float_run_end(start);
+            let (elements, scales) = self.float_columns(panel, start..end);
+            for (col, value) in out[start..end].iter_mut().enumerate() {
+                *value = float_element(self.packing, &elements[(col * PANEL + row) * size..], scales[row]);
+            }
+            start = end;
         }
     }
 
@@ -247,12 +323,27 @@ impl Section {
     }
 }
 
-/// The first element of `bytes`.
-pub(super) fn dense_element(ty: GgmlType, bytes: &[u8]) -> f32 {
-    match ty {
-        GgmlType::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-        GgmlType::BF16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+/// The first element of `bytes`, of a packing that is not one of blocks, times `scale` if it has scales.
+pub(super) fn float_element(packing: Packing, bytes: &[u8], scale: f32) -> f32 {
+    match packing {
+        Packing::Ggml(GgmlType::F16) => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        Packing::Ggml(GgmlType::BF16) => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        Packing::E4M3 => e4m3_as_half(bytes[0]).to_f32() * scale,
         _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+    }
+}
+
+fn float_at(bytes: &[u8], index: usize) -> f32 {
+    let (floats, _) = bytes.as_chunks::<4>();
+    f32::from_le_bytes(floats[index])
+}
+
+fn pack_row(format: RowFormat, bytes: &[u8], row: usize, panel: &mut [u8]) {
+    match format {
+        RowFormat::Ggml(ty) if ty.block_format().is_none() => pack_dense_row(ty.block_bytes(), bytes, row, panel),
+        RowFormat::Ggml(ty) => pack_quantized_row(ty, bytes, row, panel),
+        RowFormat::Grouped(format) if format.codes == Codes::E4M3 => pack_e4m3_row(format, bytes, row, panel),
+        RowFormat::Grouped(format) => pack_integer_row(format, bytes, row, panel),
     }
 }
 
@@ -263,8 +354,8 @@ fn pack_dense_row(size: usize, bytes: &[u8], row: usize, panel: &mut [u8]) {
 }
 
 fn pack_quantized_row(ty: GgmlType, bytes: &[u8], row: usize, panel: &mut [u8]) {
-    let layout = PanelLayout::of(ty);
-    let PanelLayout { format, header, scales, codes } = layout;
+    let layout = PanelLayout::of(Packing::Ggml(ty));
+    let PanelLayout { format, header, scales, codes, .. } = layout;
     let mut block = Block::new();
     let mut rest = panel;
     for bytes in bytes.chunks_exact(ty.block_bytes()) {
@@ -301,5 +392,40 @@ fn put_factors(block: &Block, has_min: bool, row: usize, out: &mut [u8]) {
     out[2 * row..][..2].copy_from_slice(&block.d);
     if has_min {
         out[2 * (PANEL + row)..][..2].copy_from_slice(&block.m.to_le_bytes());
+    }
+}
+
+fn pack_e4m3_row(format: Grouped, bytes: &[u8], row: usize, panel: &mut [u8]) {
+    let mut rest = panel;
+    for group in format.groups(bytes) {
+        let (header, codes);
+        (header, rest) = rest.split_at_mut(FLOAT_HEADER);
+        (codes, rest) = rest.split_at_mut(group.codes.len() * PANEL);
+        header[4 * row..][..4].copy_from_slice(&(group.scale * E4M3_UNIT).to_le_bytes());
+        pack_dense_row(1, group.codes, row, codes);
+    }
+}
+
+fn pack_integer_row(format: Grouped, bytes: &[u8], row: usize, panel: &mut [u8]) {
+    let layout = PanelLayout::of(Packing::of(format.into()));
+    let stored = BLOCK * layout.format.bits / 8;
+    let mut rest = panel;
+    for group in format.groups(bytes) {
+        let header;
+        (header, rest) = rest.split_at_mut(layout.header);
+        header[4 * row..][..4].copy_from_slice(&group.scale.to_le_bytes());
+        header[4 * PANEL + 2 * row..][..2].copy_from_slice(&group.zero.to_le_bytes());
+        for codes in group.codes.chunks_exact(stored) {
+            let body;
+            (body, rest) = rest.split_at_mut(layout.codes);
+            for col in 0..BLOCK {
+                let code = match layout.format.bits {
+                    4 => codes[col / 2] >> (4 * (col % 2)) & 15,
+                    _ => codes[col],
+                };
+                let (at, shift) = layout.code_at(row, col);
+                body[at] |= code << shift;
+            }
+        }
     }
 }

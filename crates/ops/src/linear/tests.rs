@@ -5,7 +5,7 @@ use candle_core::{DType, Device};
 use super::panel::BLOCK;
 use super::quantize::{ActBlock, quantize};
 use super::*;
-use crate::quant::dequantize_row;
+use crate::quant::{GgmlType, dequantize_row};
 
 /// A small generator of test data (xorshift64*).
 struct Random(u64);
@@ -88,7 +88,7 @@ impl Matrix {
     }
 
     fn source(&self) -> RowSource<'_> {
-        RowSource { ty: self.ty, rows: self.rows, cols: self.cols, bytes: &self.bytes }
+        RowSource::new(self.ty, self.rows, self.cols, &self.bytes)
     }
 
     fn pack(&self, activations: Activations) -> Linear {
@@ -397,7 +397,7 @@ fn wrong_shapes_and_types_are_errors() {
 #[test]
 fn sources_that_do_not_fit_are_errors() {
     let bytes = vec![0u8; 2 * 18 * 4];
-    let source = |ty, rows, cols, bytes| RowSource { ty, rows, cols, bytes };
+    let source = |ty: GgmlType, rows, cols, bytes| RowSource::new(ty, rows, cols, bytes);
     let pack =
         |sources: &[RowSource<'_>], bias| Linear::pack(sources, bias, Activations::Int8).map_err(|e| e.to_string());
     assert!(pack(&[source(GgmlType::Q4_0, 4, 64, &bytes)], None).is_ok());
@@ -414,7 +414,7 @@ fn sources_that_do_not_fit_are_errors() {
         source(GgmlType::F32, usize::MAX, 0, &[]),
     ];
     for bad in bad {
-        assert!(pack(&[bad], None).is_err(), "{:?} [{}, {}]", bad.ty, bad.rows, bad.cols);
+        assert!(pack(&[bad], None).is_err(), "{} [{}, {}]", bad.format, bad.rows, bad.cols);
     }
     let error = pack(&[source(GgmlType::Q4_0, 4, 64, &bytes[1..])], None).unwrap_err();
     assert!(error.contains("143 bytes are not 4 rows of 64 Q4_0"), "{error}");

@@ -28,7 +28,7 @@ impl Matrix {
     fn random(rows: usize, cols: usize, random: &mut Random) -> Matrix {
         let (weights, bias) = (random.normals(rows * cols, 0.3), random.normals(rows, 1.0));
         let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let source = RowSource { ty: GgmlType::F32, rows, cols, bytes: &bytes };
+        let source = RowSource::new(GgmlType::F32, rows, cols, &bytes);
         let packed = Linear::pack(&[source], Some(bias.clone()), Activations::F32).unwrap();
         Matrix { weights, bias, packed }
     }

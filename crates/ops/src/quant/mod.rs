@@ -1,9 +1,10 @@
-//! The GGML tensor formats of GGUF files: how many bytes a row takes and what numbers they stand for.
+//! The formats of a matrix's rows: how many bytes a row takes and what numbers they stand for. GGML's, of GGUF files,
+//! stand here; those of other checkpoints in `grouped`.
 //!
 //! This is the readable, scalar, exact meaning of the bytes, which the packed kernels of [`crate::linear`] are tested
 //! against. It must never know how a matrix product is computed.
 //!
-//! Every quantized format here is one formula with different parameters ([`BlockFormat`]): a weight is
+//! Every quantized format of GGML's is one formula with different parameters ([`BlockFormat`]): a weight is
 //! `d * scale[g] * (code - offset) + m * min[g]`, where `code` is a small unsigned integer, `g` is the group of 16 or 32
 //! neighbours that share a scale, and `d` and `m` are halves shared by the block. (MXFP4 fits it by a table: see
 //! [`BlockFormat::fp4`].)
@@ -11,11 +12,53 @@
 //! Specification: `ggml-common.h` and `gguf-py/gguf/quants.py` of the GGML project; of MXFP4, the OCP Microscaling
 //! Formats, v1.0.
 
+mod grouped;
 mod legacy;
 mod superblock;
 
 use candle_core::{Result, bail};
 use half::{bf16, f16};
+
+pub use self::grouped::{Codes, Grouped, e4m3};
+pub(crate) use self::grouped::{E4M3_UNIT, e4m3_as_half};
+
+/// How the elements of a row are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RowFormat {
+    Ggml(GgmlType),
+    Grouped(Grouped),
+}
+
+impl From<GgmlType> for RowFormat {
+    fn from(ty: GgmlType) -> Self {
+        Self::Ggml(ty)
+    }
+}
+
+impl From<Grouped> for RowFormat {
+    fn from(format: Grouped) -> Self {
+        Self::Grouped(format)
+    }
+}
+
+impl std::fmt::Display for RowFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ggml(ty) => write!(f, "{ty:?}"),
+            Self::Grouped(Grouped { codes, group }) => write!(f, "{codes:?} (groups of {group})"),
+        }
+    }
+}
+
+impl RowFormat {
+    /// Bytes of a row of `cols` elements; `None` if the format has no such rows, or the size overflows.
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        match self {
+            Self::Ggml(ty) => ty.row_bytes(cols),
+            Self::Grouped(format) => format.row_bytes(cols),
+        }
+    }
+}
 
 /// A GGML tensor type that this crate can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -152,11 +195,18 @@ pub(crate) struct BlockFormat {
     /// Codes are floats of 4 bits, which stand for the codes in [`E2M1`]; and `d`, a power of two that may be beyond
     /// the range of halves, is a bf16.
     pub(crate) fp4: bool,
+    /// Every so many blocks (the rows' format says how many) share an f32 scale and their own offset.
+    pub(crate) grouped: bool,
 }
 
 impl BlockFormat {
+    /// Of [`Grouped`] integers of so many bits.
+    pub(crate) const fn grouped(bits: usize) -> BlockFormat {
+        BlockFormat { grouped: true, ..BlockFormat::new(32, 32, bits, 0, false) }
+    }
+
     const fn new(block_len: usize, group: usize, bits: usize, offset: i32, has_min: bool) -> BlockFormat {
-        BlockFormat { block_len, group, bits, offset, has_min, nested: block_len == 256, fp4: false }
+        BlockFormat { block_len, group, bits, offset, has_min, nested: block_len == 256, fp4: false, grouped: false }
     }
 
     /// The small integer that a code stands for: itself, but for floats.
@@ -218,9 +268,10 @@ impl Block {
 }
 
 /// The value of one code, in the order of operations that defines it (each product and the sum rounded to f32).
+/// `offset` is what the code is less, the format's own or the group's.
 #[inline(always)]
-pub(crate) fn weight(format: &BlockFormat, code: u8, scale: f32, min: f32) -> f32 {
-    let product = scale * (i32::from(format.integer(code)) - format.offset) as f32;
+pub(crate) fn weight(format: &BlockFormat, code: u8, offset: i32, scale: f32, min: f32) -> f32 {
+    let product = scale * (i32::from(format.integer(code)) - offset) as f32;
     if format.has_min { product + min } else { product }
 }
 
@@ -236,14 +287,23 @@ fn half_at(bytes: &[u8], at: usize) -> f16 {
 ///
 /// # Errors
 /// If `bytes` is not exactly the bytes of a row of `out.len()` elements.
-pub fn dequantize_row(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
-    if ty.row_bytes(out.len()) != Some(bytes.len()) {
+pub fn dequantize_row(format: impl Into<RowFormat>, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    let format = format.into();
+    if format.row_bytes(out.len()) != Some(bytes.len()) {
         bail!(
-            "{} bytes are not a row of {} {ty:?} elements: the tensor is cut short or mislabelled",
+            "{} bytes are not a row of {} {format} elements: the tensor is cut short or mislabelled",
             bytes.len(),
             out.len()
         );
     }
+    match format {
+        RowFormat::Ggml(ty) => dequantize_ggml(ty, bytes, out),
+        RowFormat::Grouped(format) => format.dequantize(bytes, out),
+    }
+    Ok(())
+}
+
+fn dequantize_ggml(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
     match ty {
         GgmlType::F32 => {
             for (value, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -262,7 +322,6 @@ pub fn dequantize_row(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()>
         }
         _ => dequantize_blocks(ty, bytes, out),
     }
-    Ok(())
 }
 
 fn dequantize_blocks(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
@@ -274,7 +333,7 @@ fn dequantize_blocks(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
             let scale = format.factor(block.d) * f32::from(block.scales[g]);
             let min = block.m.to_f32() * f32::from(block.mins[g]);
             for (value, &code) in out.iter_mut().zip(&block.codes[g * format.group..]) {
-                *value = weight(&format, code, scale, min);
+                *value = weight(&format, code, format.offset, scale, min);
             }
         }
     }
