@@ -74,7 +74,7 @@ impl Layer {
         let (hidden, head_dim, eps) = (config.hidden_size, config.head_dim, config.rms_norm_eps);
         let norm = |name| Ok(RmsNorm::new(weights.zero_centred_norm(name, hidden)?, eps));
         let scale = config.query_pre_attn_scalar.powf(-0.5) as f32;
-        let params = AttentionParams { scale, window: config.layer_windows[index], softcap: None };
+        let params = AttentionParams { scale, window: config.layer_windows[index], chunk: None, softcap: None };
         let inside = weights.pp("self_attn");
         let head_norm = |name| Ok(RmsNorm::new(inside.zero_centred_norm(name, head_dim)?, eps));
         let attention = Attention::new(index, config.attention_shape(), params, rope, &inside)?;

@@ -65,7 +65,7 @@ impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
         let norm = |name| Ok(RmsNorm::new(weights.norm(name, config.hidden_size)?, config.rms_norm_eps));
         let scale = (config.head_dim as f32).powf(-0.5);
-        let params = AttentionParams { scale, window: config.layer_windows[index], softcap: None };
+        let params = AttentionParams { scale, window: config.layer_windows[index], chunk: None, softcap: None };
         let inside = weights.pp("self_attn");
         let attention = Attention::with_biases(index, config.attention_shape(), params, rope, &inside)?;
         Ok(Self {

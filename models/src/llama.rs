@@ -64,7 +64,7 @@ impl Layer {
         let hidden = config.hidden_size;
         let norm = |name| Ok(RmsNorm::new(weights.norm(name, hidden)?, config.rms_norm_eps));
         let scale = (config.head_dim as f32).powf(-0.5);
-        let params = AttentionParams { scale, window: config.sliding_window, softcap: None };
+        let params = AttentionParams { scale, window: config.sliding_window, chunk: None, softcap: None };
         let attention = Attention::new(index, config.attention_shape(), params, rope, &weights.pp("self_attn"))?;
         Ok(Self {
             input_norm: norm("input_layernorm")?,

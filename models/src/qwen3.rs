@@ -60,7 +60,7 @@ impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
         let (hidden, head_dim, eps) = (config.hidden_size, config.head_dim, config.rms_norm_eps);
         let norm = |name| Ok(RmsNorm::new(weights.norm(name, hidden)?, eps));
-        let params = AttentionParams { scale: (head_dim as f32).powf(-0.5), window: None, softcap: None };
+        let params = AttentionParams { scale: (head_dim as f32).powf(-0.5), window: None, chunk: None, softcap: None };
         let inside = weights.pp("self_attn");
         let head_norm = |name| Ok(RmsNorm::new(inside.norm(name, head_dim)?, eps));
         let attention = Attention::new(index, config.attention_shape(), params, rope, &inside)?;

@@ -1,12 +1,14 @@
 //! Rotary position embedding: which frequencies a config asks for (RoFormer, arXiv:2104.09864; Llama 3.1's scaling;
 //! YaRN, arXiv:2309.00071).
 
+mod paired;
 mod yarn;
 
 use std::f64::consts::TAU;
 
 use plimsoll_ops::rope::RopeTable;
 
+pub(crate) use self::paired::unpaired_rows;
 pub use self::yarn::Yarn;
 use crate::{CheckpointError, Fields};
 

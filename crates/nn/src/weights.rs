@@ -5,6 +5,7 @@ mod dummy;
 mod experts;
 mod source;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt::Display;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ pub use self::experts::ExpertsShape;
 use self::source::{Role, Source, Stored};
 use crate::CheckpointError;
 use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::rope::unpaired_rows;
 
 /// The tensors under one name prefix. Cloning and descending ([`Weights::pp`]) are cheap; all views share the account of
 /// what was used.
@@ -27,6 +29,8 @@ pub struct Weights<'a> {
     loader: Rc<Loader<'a>>,
     /// Empty, or ending in a dot.
     prefix: String,
+    /// See [`Weights::with_paired_heads`].
+    paired_heads: Option<usize>,
 }
 
 struct Loader<'a> {
@@ -72,7 +76,7 @@ impl<'a> Weights<'a> {
 
     fn of(source: Source<'a>, placement: Placement, progress: Box<dyn Fn(u64) + 'a>) -> Self {
         let loader = Loader { source, placement, progress, loaded: Cell::default() };
-        Self { loader: Rc::new(loader), prefix: String::new() }
+        Self { loader: Rc::new(loader), prefix: String::new(), paired_heads: None }
     }
 
     /// Bytes of all the tensors that were asked for so far, as stored.
@@ -82,7 +86,21 @@ impl<'a> Weights<'a> {
 
     /// The view one name deeper: `weights.pp("layers").pp(3)`.
     pub fn pp(&self, name: impl Display) -> Self {
-        Self { loader: self.loader.clone(), prefix: format!("{}{name}.", self.prefix) }
+        Self { prefix: format!("{}{name}.", self.prefix), ..self.clone() }
+    }
+
+    /// For checkpoints in which neighbouring columns of a head of `head_dim` turn together: the rows of `q_proj` and
+    /// `k_proj` come out in the order that [`plimsoll_ops::rope`] asks for, in which the halves of a head do.
+    pub fn with_paired_heads(self, head_dim: usize) -> Self {
+        Self { paired_heads: Some(head_dim), ..self }
+    }
+
+    /// Whether there is a tensor whose name begins so; made-up weights are whatever is asked for.
+    pub fn has(&self, start: &str) -> bool {
+        match &self.loader.source {
+            Source::Checkpoint(stored) => stored.has(&format!("{}{start}", self.prefix)),
+            Source::Dummy(_) | Source::Sizes(_) => true,
+        }
     }
 
     /// Linear layers that share an input, as one: `y = x W^T` with the rows of `(name, out_features)` one after the
@@ -123,7 +141,11 @@ impl<'a> Weights<'a> {
         if let (Source::Dummy(dummy), Placement::Gpu(device)) = (&self.loader.source, &self.loader.placement) {
             return self.dummy_on_gpu(dummy, parts, in_features, device);
         }
-        let fetch = |&(name, rows): &(&str, usize)| self.fetch(name, &[rows, in_features], Role::Matrix);
+        let fetch = |&(name, rows): &(&str, usize)| {
+            let mut stored = self.fetch(name, &[rows, in_features], Role::Matrix)?;
+            self.unpair(name, &mut stored)?;
+            Ok(stored)
+        };
         let stored = parts.iter().map(fetch).collect::<Result<Vec<_>, _>>()?;
         let sources: Vec<_> = stored
             .iter()
@@ -133,6 +155,16 @@ impl<'a> Weights<'a> {
             .map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
         self.report(stored.iter().map(|tensor| tensor.bytes.len() as u64).sum());
         Ok(linear)
+    }
+
+    /// See [`Weights::with_paired_heads`].
+    fn unpair(&self, name: &str, stored: &mut StoredTensor<'_>) -> Result<(), CheckpointError> {
+        let Some(head_dim) = self.paired_heads.filter(|_| matches!(name, "q_proj" | "k_proj")) else { return Ok(()) };
+        let rows = stored.shape[0];
+        let unpaired = unpaired_rows(&stored.bytes, rows, rows / head_dim);
+        let problem = format!("its {rows} rows do not divide into heads of {head_dim}");
+        stored.bytes = Cow::Owned(unpaired.ok_or_else(|| CheckpointError::tensor(&self.full_name(name), problem))?);
+        Ok(())
     }
 
     /// A token embedding, `[vocab, hidden]`, whose rows are gathered; a tied head is a clone of it.
@@ -176,6 +208,13 @@ impl<'a> Weights<'a> {
     pub fn ignore(&self, name: &str) {
         if let Source::Checkpoint(stored) = &self.loader.source {
             stored.ignore(&self.full_name(name));
+        }
+    }
+
+    /// As [`Weights::ignore`], of all tensors under this view's prefix: a part of the model that is not served.
+    pub fn ignore_all(&self) {
+        if let Source::Checkpoint(stored) = &self.loader.source {
+            self.report(stored.ignore_all(&self.prefix));
         }
     }
 

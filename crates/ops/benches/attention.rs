@@ -57,7 +57,7 @@ fn attend(bencher: divan::Bencher<'_, '_>, shape: Shape, dtype: KvDtype, seqs: &
     let cache_shape = (batch.blocks.len(), kv_heads, BLOCK_SIZE, head_dim);
     let cached = || Tensor::randn(0f32, 1f32, cache_shape, &Device::Cpu).unwrap().to_dtype(dtype.dtype()).unwrap();
     let (q, cache) = (random((tokens, heads, head_dim)), LayerCache { k: cached(), v: cached() });
-    let params = AttentionParams { scale: 1.0 / (head_dim as f32).sqrt(), window: None, softcap: None };
+    let params = AttentionParams { scale: 1.0 / (head_dim as f32).sqrt(), window: None, chunk: None, softcap: None };
     let positions: usize = seqs.iter().map(|(start, len)| start + len).sum();
     let bytes = 2 * positions * kv_heads * head_dim * dtype.size_in_bytes();
     bencher.counter(BytesCount::new(bytes)).bench(|| drop(paged_attention(&q, &cache, &batch, &params).unwrap()));

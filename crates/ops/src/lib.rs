@@ -25,5 +25,6 @@ pub mod rope_kv_write;
 pub mod rows;
 pub mod sample;
 mod simd;
+pub mod temperature;
 #[cfg(test)]
 mod testing;

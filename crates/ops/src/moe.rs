@@ -14,14 +14,17 @@ use crate::activation::silu_mul;
 use crate::linear::Linear;
 use swiglu::clamped_swiglu;
 
-/// Of what the weights of a token's experts are the softmax.
+/// What the weights of a token's experts are made of, and what they multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weighting {
-    /// Of the chosen experts' scores: the weights add up to 1. (A softmax over all experts gives the same, once the
-    /// chosen ones' shares are divided by their sum.)
+    /// The softmax of the chosen experts' scores: the weights add up to 1. (A softmax over all experts gives the same,
+    /// once the chosen ones' shares are divided by their sum.)
     AmongChosen,
-    /// Of all experts' scores: the chosen ones' shares as they are.
+    /// The softmax of all experts' scores: the chosen ones' shares as they are.
     AmongAll,
+    /// Each chosen score's logistic function, which multiplies what the expert is given, not what it makes of it
+    /// (Llama 4).
+    SigmoidOfInput,
 }
 
 /// The experts of each token of a batch, and their weights.
@@ -30,6 +33,8 @@ pub struct Routes {
     /// `[tokens][top]`; a token's are in the order of their numbers.
     choices: Vec<Choice>,
     top: usize,
+    /// Weights multiply the experts' inputs, else their outputs.
+    weighs_inputs: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +55,7 @@ pub fn route(scores: &Tensor, top: usize, weighting: Weighting) -> Result<Routes
     }
     let scores = scores.flatten_all()?.to_vec1::<f32>()?;
     let choices = scores.chunks_exact(experts).flat_map(|scores| choose(scores, top, weighting)).collect();
-    Ok(Routes { choices, top })
+    Ok(Routes { choices, top, weighs_inputs: weighting == Weighting::SigmoidOfInput })
 }
 
 fn choose(scores: &[f32], top: usize, weighting: Weighting) -> Vec<Choice> {
@@ -63,11 +68,21 @@ fn choose(scores: &[f32], top: usize, weighting: Weighting) -> Vec<Choice> {
     let total: f32 = match weighting {
         Weighting::AmongChosen => experts.iter().map(|&expert| share(expert)).sum(),
         Weighting::AmongAll => (0..scores.len()).map(share).sum(),
+        Weighting::SigmoidOfInput => 0.0,
     };
-    experts.into_iter().map(|expert| Choice { expert, weight: share(expert) / total }).collect()
+    let weight = |expert: usize| match weighting {
+        Weighting::SigmoidOfInput => 1.0 / (1.0 + (-scores[expert]).exp()),
+        Weighting::AmongChosen | Weighting::AmongAll => share(expert) / total,
+    };
+    experts.into_iter().map(|expert| Choice { expert, weight: weight(expert) }).collect()
 }
 
 impl Routes {
+    /// How many tokens go to each of so many experts: `[experts]`.
+    pub fn loads(&self, experts: usize) -> Vec<usize> {
+        self.by_expert(experts).iter().map(Vec::len).collect()
+    }
+
     /// For each of so many experts, its tokens and their weights.
     fn by_expert(&self, experts: usize) -> Vec<Vec<(usize, f32)>> {
         let mut tokens = vec![Vec::new(); experts];
@@ -129,7 +144,7 @@ impl Experts {
         }
     }
 
-    /// The sum of what each token's experts make of it, each times its weight. `x`: f32 `[tokens, hidden]`, contiguous;
+    /// The sum of what each token's experts make of it, each weighed as `routes` says. `x`: f32 `[tokens, hidden]`, contiguous;
     /// the result is the same.
     ///
     /// # Errors
@@ -145,20 +160,31 @@ impl Experts {
         let mut out = vec![0.0; tokens * hidden];
         for (expert, chosen) in self.experts.iter().zip(routes.by_expert(self.experts.len())) {
             if !chosen.is_empty() {
-                self.add(expert, x, &chosen, &mut out)?;
+                self.add(expert, x, &chosen, routes.weighs_inputs, &mut out)?;
             }
         }
         Tensor::from_vec(out, (tokens, hidden), &Device::Cpu)
     }
 
     /// Adds one expert's part for the tokens that chose it.
-    fn add(&self, expert: &Expert, x: &Tensor, chosen: &[(usize, f32)], out: &mut [f32]) -> Result<()> {
-        let rows: Vec<u32> = chosen.iter().map(|&(token, _)| token as u32).collect();
-        let x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
+    fn add(
+        &self,
+        expert: &Expert,
+        x: &Tensor,
+        chosen: &[(usize, f32)],
+        weighs_inputs: bool,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let (rows, mut weights): (Vec<u32>, Vec<f32>) = chosen.iter().map(|&(t, weight)| (t as u32, weight)).unzip();
+        let mut x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
+        if weighs_inputs {
+            x = x.broadcast_mul(&Tensor::new(&weights[..], x.device())?.unsqueeze(1)?)?;
+            weights.fill(1.0);
+        }
         let inner = self.activation.apply(&expert.gate_up.forward(&x)?)?;
         let y = expert.down.forward(&inner)?.flatten_all()?.to_vec1::<f32>()?;
         let hidden = y.len() / chosen.len();
-        for (&(token, weight), y) in chosen.iter().zip(y.chunks_exact(hidden)) {
+        for ((&(token, _), weight), y) in chosen.iter().zip(weights).zip(y.chunks_exact(hidden)) {
             for (out, y) in out[token * hidden..][..hidden].iter_mut().zip(y) {
                 *out += weight * y;
             }

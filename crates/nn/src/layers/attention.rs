@@ -1,10 +1,12 @@
-//! Grouped-query attention over the paged cache: projections, optional q/k norms, RoPE, the cache write, the product.
+//! Grouped-query attention over the paged cache: projections, optional q/k norms, RoPE, the cache write, an
+//! optional temperature, the product.
 
 use candle_core::{Result, Tensor};
 use plimsoll_ops::attention::{AttentionParams, paged_attention_with_sinks};
 use plimsoll_ops::linear::Linear;
 use plimsoll_ops::rope::RopeTable;
 use plimsoll_ops::rope_kv_write::{QkNorm, RopeKvWrite, rope_kv_write};
+use plimsoll_ops::temperature::{Temperature, scale_queries};
 
 use super::RmsNorm;
 use crate::{CheckpointError, ForwardBatch, KvCache, Weights};
@@ -23,6 +25,7 @@ pub struct Attention {
     qk_norm: Option<(RmsNorm, RmsNorm)>,
     /// f32 `[heads]`, where the model has them.
     sinks: Option<Tensor>,
+    temperature: Option<Temperature>,
 }
 
 /// The dimensions of an attention layer.
@@ -89,7 +92,7 @@ impl Attention {
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
         let qkv = linear(&[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], hidden)?;
         let output = linear(&[("o_proj", hidden)], q)?;
-        Ok(Self { layer, shape, qkv, output, rope, params, qk_norm: None, sinks: None })
+        Ok(Self { layer, shape, qkv, output, rope, params, qk_norm: None, sinks: None, temperature: None })
     }
 
     /// Gives each head a score besides its keys', f32 `[heads]`.
@@ -100,6 +103,11 @@ impl Attention {
     /// Normalizes each head's query and key, `[head_dim]` each, before they are rotated.
     pub fn with_qk_norm(self, q_norm: RmsNorm, k_norm: RmsNorm) -> Self {
         Self { qk_norm: Some((q_norm, k_norm)), ..self }
+    }
+
+    /// Makes queries longer the further they are into their sequence.
+    pub fn with_temperature(self, temperature: Temperature) -> Self {
+        Self { temperature: Some(temperature), ..self }
     }
 
     /// `x`: `[tokens, hidden]`. Writes the tokens' keys and values to the cache, attends to all that are there, and
@@ -125,7 +133,10 @@ impl Attention {
             cache: layer_cache,
             batch: paged,
         };
-        let q = rope_kv_write(&self.qkv.forward(x)?, &op)?;
+        let mut q = rope_kv_write(&self.qkv.forward(x)?, &op)?;
+        if let Some(temperature) = &self.temperature {
+            q = scale_queries(&q, batch.positions(), temperature)?;
+        }
         let sinks = self.sinks.as_ref();
         self.output.forward(&paged_attention_with_sinks(&q, layer_cache, paged, &self.params, sinks)?)
     }

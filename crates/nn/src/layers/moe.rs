@@ -2,9 +2,12 @@
 
 use candle_core::{Result, Tensor};
 use plimsoll_ops::linear::Linear;
-use plimsoll_ops::moe::{Experts, Weighting, route};
+use plimsoll_ops::moe::{Experts, Routes, Weighting, route};
 
-/// A router and its experts (arXiv:1701.06538): each token passes those few that the router scores highest.
+use super::Mlp;
+
+/// A router and its experts (arXiv:1701.06538): each token passes those few that the router scores highest, and a shared
+/// one where there is one.
 pub struct Moe {
     /// One output an expert.
     router: Linear,
@@ -12,12 +15,19 @@ pub struct Moe {
     /// Experts a token.
     top: usize,
     weighting: Weighting,
+    /// Of every token.
+    shared: Option<Mlp>,
 }
 
 impl Moe {
     /// `router` has as many outputs as there are experts, `top` or more.
     pub fn new(router: Linear, experts: Experts, top: usize, weighting: Weighting) -> Self {
-        Self { router, experts, top, weighting }
+        Self { router, experts, top, weighting, shared: None }
+    }
+
+    /// Adds what `shared` makes of every token.
+    pub fn with_shared(self, shared: Mlp) -> Self {
+        Self { shared: Some(shared), ..self }
     }
 
     /// `[tokens, hidden]` to the same.
@@ -25,7 +35,18 @@ impl Moe {
     /// # Errors
     /// A device failure.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let routes = route(&self.router.forward(x)?, self.top, self.weighting)?;
-        self.experts.forward(x, &routes)
+        let routed = self.experts.forward(x, &self.routes(x)?)?;
+        match &self.shared {
+            Some(shared) => shared.forward(x)? + routed,
+            None => Ok(routed),
+        }
+    }
+
+    /// Which experts the tokens `x`, `[tokens, hidden]`, go to.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub fn routes(&self, x: &Tensor) -> Result<Routes> {
+        route(&self.router.forward(x)?, self.top, self.weighting)
     }
 }

@@ -123,6 +123,23 @@ impl<'a> Stored<'a> {
         self.used.borrow_mut().insert(self.checkpoint.stored_name(name));
     }
 
+    /// Sets aside all tensors whose names begin so; returns their bytes.
+    pub(super) fn ignore_all(&self, prefix: &str) -> u64 {
+        let names = self.checkpoint.stored_names().filter(|name| name.starts_with(prefix));
+        let mut bytes = 0;
+        for name in names {
+            let tensor = self.checkpoint.tensor(name).ok().flatten();
+            bytes += tensor.map_or(0, |tensor| tensor.bytes.len() as u64);
+            self.used.borrow_mut().insert(name.to_owned());
+        }
+        bytes
+    }
+
+    /// Whether there is a tensor whose name begins so.
+    pub(super) fn has(&self, start: &str) -> bool {
+        self.checkpoint.stored_names().any(|name| name.starts_with(start))
+    }
+
     /// Refuses tensors that nothing asked for.
     pub(super) fn finish(&self) -> Result<(), CheckpointError> {
         let used = self.used.borrow();

@@ -3,6 +3,8 @@
 use candle_core::{Result, Tensor, bail};
 use plimsoll_kernels::attention::{KvGroup, PlanSize};
 
+use super::AttentionParams;
+
 /// A step's layout for one KV group, shared by all layers of the group. Sequence `s` has the query tokens
 /// `cu_seqlens[s]..cu_seqlens[s + 1]`, the last of them at position `seq_lens[s] - 1`.
 #[derive(Clone, Debug, Default)]
@@ -60,9 +62,9 @@ impl PagedBatch {
     }
 
     /// # Errors
-    /// The lists contradict each other, a block is not below `num_blocks`, or a position that a query sees through
-    /// `window` is in no block.
-    pub(super) fn check(&self, tokens: usize, num_blocks: usize, window: Option<u32>) -> Result<()> {
+    /// The lists contradict each other, a block is not below `num_blocks`, or a position that a query sees is in no
+    /// block.
+    pub(super) fn check(&self, tokens: usize, num_blocks: usize, params: &AttentionParams) -> Result<()> {
         let seqs = self.num_seqs();
         if self.first_block.len() != seqs {
             bail!("paged_attention: first_block has {} entries for {seqs} sequences", self.first_block.len());
@@ -79,7 +81,7 @@ impl PagedBatch {
                 bail!("paged_attention: sequence {seq} has {len} query tokens, but {end} in all");
             }
             let (from, blocks) = self.table(seq);
-            let visible = first_visible(end - len, window);
+            let visible = params.first_visible(end - len);
             if len > 0 && (visible < from || from + blocks.len() * self.block_size < end) {
                 bail!(
                     "paged_attention: sequence {seq} sees positions {visible}..{end}, its {} blocks start at {from}",
@@ -97,11 +99,6 @@ pub(super) struct Queries {
     pub(super) first: usize,
     pub(super) len: usize,
     pub(super) start: usize,
-}
-
-/// The earliest position that a query at `position` sees; it sees all from there to its own.
-pub(super) fn first_visible(position: usize, window: Option<u32>) -> usize {
-    window.map_or(0, |w| (position + 1).saturating_sub(w as usize))
 }
 
 fn check_offsets(name: &str, offsets: &[u32], rows: usize, total: usize) -> Result<()> {

@@ -102,7 +102,7 @@ pub(super) fn paged_attention(
     let (num_blocks, kv_heads, block_size, _) = cache.k.dims4()?;
     let fits = (heads, kv_heads, head_dim, block_size)
         == (group.heads as usize, group.kv_heads as usize, group.head_dim as usize, group.block_size as usize);
-    if !fits || params.window != group.window {
+    if !fits || (params.window, params.chunk) != (group.window, group.chunk) {
         bail!("paged_attention: q {:?}, cache {:?}, {params:?} do not fit {group:?}", q.shape(), cache.k.shape());
     }
     let cuda = Cuda::of(q.device())?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::AttentionParams;
-use super::batch::{PagedBatch, first_visible};
+use super::batch::PagedBatch;
 use super::plan::{Split, Work};
 use super::product::mul_acc;
 use super::scratch::{Scratch, TileScratch};
@@ -204,7 +204,7 @@ impl<T: KvElement> Kernel<'_, T> {
 
     /// Of the tile at `start`, what the query at `position` sees.
     fn visible_in_tile(&self, position: usize, start: usize) -> Range<usize> {
-        let from = first_visible(position, self.params.window).clamp(start, start + TILE) - start;
+        let from = self.params.first_visible(position).clamp(start, start + TILE) - start;
         let to = (position + 1).clamp(start, start + TILE) - start;
         from..to
     }

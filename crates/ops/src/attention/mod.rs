@@ -1,5 +1,5 @@
 //! Causal attention of a ragged batch over the paged KV cache (arXiv:2309.06180): any mix of prompt chunks and single
-//! decode tokens, grouped-query heads, sliding windows, sinks, capped scores.
+//! decode tokens, grouped-query heads, sliding windows, chunks, sinks, capped scores.
 //!
 //! On a CPU the softmax is computed online (arXiv:2205.14135) over tiles of [`kernel::TILE`] positions, in segments of
 //! [`kernel::SEGMENT`] positions that are merged in order. Tiles and segments lie at fixed positions of the sequence, and
@@ -45,8 +45,18 @@ pub struct AttentionParams {
     pub scale: f32,
     /// The query at position `p` sees `p - window + 1 ..= p`; `None` sees all up to `p`. At least 1.
     pub window: Option<u32>,
+    /// Positions are cut into chunks of so many, and a query sees none before its own (Llama 4). At least 1.
+    pub chunk: Option<u32>,
     /// Scores become `softcap * tanh(score / softcap)`. Above 0.
     pub softcap: Option<f32>,
+}
+
+impl AttentionParams {
+    /// The earliest position that a query at `position` sees; it sees all from there to its own.
+    fn first_visible(&self, position: usize) -> usize {
+        let window = self.window.map_or(0, |w| (position + 1).saturating_sub(w as usize));
+        window.max(self.chunk.map_or(0, |c| position - position % c as usize))
+    }
 }
 
 /// Attention of every query token over its sequence's cached keys and values, this step's included: write those first
@@ -148,11 +158,12 @@ impl PagedAttention<'_> {
         if block_size != self.batch.block_size || block_size == 0 {
             bail!("paged_attention: tables are of blocks of {}, the cache's of {block_size}", self.batch.block_size);
         }
-        let AttentionParams { scale, window, softcap } = *self.params;
-        if !scale.is_finite() || window == Some(0) || softcap.is_some_and(|c| !(c > 0.0 && c.is_finite())) {
-            bail!("paged_attention: {:?} is out of range: window and softcap must be above 0", self.params);
+        let AttentionParams { scale, window, chunk, softcap } = *self.params;
+        let is_empty = window == Some(0) || chunk == Some(0);
+        if !scale.is_finite() || is_empty || softcap.is_some_and(|c| !(c > 0.0 && c.is_finite())) {
+            bail!("paged_attention: {:?} is out of range: window, chunk and softcap must be above 0", self.params);
         }
-        self.batch.check(tokens, num_blocks, window)?;
+        self.batch.check(tokens, num_blocks, self.params)?;
         Ok((tokens, Heads { query, kv, dim }))
     }
 
@@ -174,7 +185,7 @@ impl PagedAttention<'_> {
             sinks: self.sinks.as_deref(),
             heads,
         };
-        let plan = Plan::new(self.batch, heads, self.params.window, self.threads);
+        let plan = Plan::new(self.batch, heads, self.params, self.threads);
         let mut partials = vec![0.0; plan.partial_len()];
         let (rows, parts) = (Shared::new(&mut out), Shared::new(&mut partials));
         // SAFETY: each work has a part of `out` or `partials` of its own, which the plan's tests check.

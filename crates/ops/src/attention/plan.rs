@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::batch::{PagedBatch, first_visible};
-use super::for_each;
+use super::batch::PagedBatch;
 use super::kernel::{Heads, SEGMENT, partial_row_len};
+use super::{AttentionParams, for_each};
 
 /// Rows (query token x head of the group) that share one pass over keys and values, at most, unless one token has more.
 const TILE_ROWS: usize = 64;
@@ -55,8 +55,8 @@ impl Work {
 }
 
 impl Plan {
-    pub(super) fn new(batch: &PagedBatch, heads: Heads, window: Option<u32>, threads: usize) -> Plan {
-        let whole = whole_works(batch, heads, window);
+    pub(super) fn new(batch: &PagedBatch, heads: Heads, params: &AttentionParams, threads: usize) -> Plan {
+        let whole = whole_works(batch, heads, params);
         let cost: usize = whole.iter().map(|w| w.cost(heads)).sum();
         // A work this large could leave the other threads idle at the end.
         let too_large = (cost / (4 * threads)).max(1);
@@ -98,14 +98,14 @@ impl Plan {
     }
 }
 
-fn whole_works(batch: &PagedBatch, heads: Heads, window: Option<u32>) -> Vec<Work> {
+fn whole_works(batch: &PagedBatch, heads: Heads, params: &AttentionParams) -> Vec<Work> {
     let tile = (TILE_ROWS / heads.group()).max(1);
     let mut works = Vec::with_capacity(batch.num_seqs() * heads.kv);
     for seq in 0..batch.num_seqs() {
         let queries = batch.queries(seq);
         for first in (0..queries.len).step_by(tile) {
             let tokens = first..queries.len.min(first + tile);
-            let span = first_visible(queries.start + first, window)..queries.start + tokens.end;
+            let span = params.first_visible(queries.start + first)..queries.start + tokens.end;
             let segments = span.start / SEGMENT..(span.end - 1) / SEGMENT + 1;
             works.extend((0..heads.kv).map(|kv_head| Work {
                 seq,
@@ -126,6 +126,7 @@ mod tests {
     use crate::testing::Random;
 
     const HEADS: Heads = Heads { query: 9, kv: 3, dim: 64 };
+    const FULL: AttentionParams = AttentionParams { scale: 1.0, window: None, chunk: None, softcap: None };
 
     fn batch(seqs: &[(u32, u32)]) -> PagedBatch {
         let mut batch =
@@ -174,7 +175,9 @@ mod tests {
                 (0..random.below(6)).map(|_| (random.below(3000) as u32, random.below(400) as u32)).collect();
             let batch = batch(&seqs);
             let window = [None, Some(1), Some(300)][random.below(3)];
-            check(&Plan::new(&batch, HEADS, window, 1 + random.below(8)), &batch);
+            let chunk = [None, Some(100)][random.below(2)];
+            let params = AttentionParams { window, chunk, ..FULL };
+            check(&Plan::new(&batch, HEADS, &params, 1 + random.below(8)), &batch);
         }
     }
 
@@ -185,7 +188,7 @@ mod tests {
         for threads in [2, 8] {
             for seqs in [&[(0, 2000)][..], &[(7999, 1)], &mixed] {
                 let batch = batch(seqs);
-                let plan = Plan::new(&batch, HEADS, None, threads);
+                let plan = Plan::new(&batch, HEADS, &FULL, threads);
                 let largest = plan.work.iter().map(|w| w.cost(HEADS)).max().unwrap();
                 let one_segment = 2 * SEGMENT * HEADS.dim * (TILE_ROWS + READ_COST);
                 assert!(largest <= (plan.cost / (2 * threads)).max(one_segment), "{threads} threads, {seqs:?}");

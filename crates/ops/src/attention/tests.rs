@@ -5,7 +5,6 @@ use std::slice::from_ref;
 
 use candle_core::{DType, Device};
 
-use super::batch::first_visible;
 use super::*;
 use crate::kv_write::{KvDtype, kv_write};
 use crate::testing::Random;
@@ -32,7 +31,7 @@ struct Shape {
 
 impl Shape {
     fn new(query: usize, kv: usize, dim: usize, block_size: usize, dtype: KvDtype) -> Shape {
-        let params = AttentionParams { scale: 1.0 / (dim as f32).sqrt(), window: None, softcap: None };
+        let params = AttentionParams { scale: 1.0 / (dim as f32).sqrt(), window: None, chunk: None, softcap: None };
         Shape { heads: Heads { query, kv, dim }, block_size, dtype, params, has_sinks: false }
     }
 
@@ -68,7 +67,7 @@ impl Shape {
         for (seq, range) in seqs.iter().zip(queries) {
             q.extend_from_slice(&seq.q[range.start * query * dim..range.end * query * dim]);
             // Blocks wholly before the window are gone, or some of them still there.
-            let gone = random.below(first_visible(range.start, self.params.window) / size + 1);
+            let gone = random.below(self.params.first_visible(range.start) / size + 1);
             let blocks: Vec<u32> =
                 (gone..range.end.div_ceil(size)).map(|_| free.swap_remove(random.below(free.len()))).collect();
             for position in gone * size..range.end {
@@ -100,7 +99,10 @@ impl Shape {
             data[(position * kv + kv_head) * dim..][..dim].iter().map(|x| f64::from(*x)).collect()
         };
         let q = &seq.q[(position * query + head) * dim..][..dim];
-        let first = self.params.window.map_or(0, |w| (position + 1).saturating_sub(w as usize));
+        let chunk = self.params.chunk.unwrap_or(u32::MAX) as usize;
+        let window = self.params.window.unwrap_or(u32::MAX) as usize;
+        let first = (0..=position).find(|seen| seen + window > position && seen / chunk == position / chunk);
+        let first = first.expect("its own position");
         let scores: Vec<f64> = (first..=position)
             .map(|j| {
                 let dot: f64 = q.iter().zip(row(&seq.k, j)).map(|(q, k)| f64::from(*q) * k).sum();
@@ -191,6 +193,7 @@ fn ragged_batches_match_the_definition() {
                 let (query, kv) = group_shapes[random.below(group_shapes.len())];
                 let mut shape = Shape::new(query, kv, dim, block_size, dtype);
                 shape.params.window = [None, Some(1), Some(17), Some(200)][random.below(4)];
+                shape.params.chunk = [None, None, Some(1), Some(24), Some(150)][random.below(5)];
                 shape.params.softcap = [None, None, Some(5.0)][random.below(3)];
                 shape.has_sinks = random.below(2) == 0;
                 let queries = random_queries(&mut random, 300);
@@ -221,9 +224,9 @@ fn odd_shapes_match_the_definition_at_every_level() {
 #[test]
 fn long_contexts_match_the_definition() {
     let mut random = Random::new(73);
-    for window in [None, Some(512)] {
+    for (window, chunk) in [(None, None), (Some(512), None), (None, Some(640))] {
         let mut shape = Shape::new(4, 1, 64, 16, KvDtype::F16);
-        shape.params.window = window;
+        (shape.params.window, shape.params.chunk) = (window, chunk);
         shape.has_sinks = window.is_none();
         let seq = shape.sequence(1500, &mut random);
         shape.check(&[&seq, &seq], &[1499..1500, 700..760], Setup::many_threads(), &mut random);
@@ -241,6 +244,7 @@ fn batched_is_single_and_chunked_is_whole_to_the_bit() {
     ] {
         let mut shape = Shape::new(query, kv, dim, block_size, dtype);
         (shape.params.window, shape.params.softcap) = (window, softcap);
+        shape.params.chunk = (query == 6).then_some(130);
         shape.has_sinks = softcap.is_none();
         let seq = shape.sequence(600, &mut random);
         let others = [shape.sequence(300, &mut random), shape.sequence(77, &mut random)];
@@ -364,6 +368,7 @@ fn wrong_operands_are_refused_by_name() {
     let other = LayerCache { k: cache.k.to_dtype(DType::F64).unwrap(), v: cache.v.clone() };
     refused("must be F32, F16, BF16 or F8E4M3", &q, &other, params);
     refused("out of range", &q, &cache, AttentionParams { window: Some(0), ..params });
+    refused("out of range", &q, &cache, AttentionParams { chunk: Some(0), ..params });
     refused("out of range", &q, &cache, AttentionParams { softcap: Some(0.0), ..params });
     refused("out of range", &q, &cache, AttentionParams { scale: f32::NAN, ..params });
     for sinks in [Tensor::zeros(3, DType::F32, &Device::Cpu), Tensor::zeros(2, DType::BF16, &Device::Cpu)] {

@@ -7,6 +7,7 @@ use crate::linear::{Activations, RowSource};
 use crate::quant::GgmlType;
 use crate::testing::Random;
 
+const ON_INPUT: Weighting = Weighting::SigmoidOfInput;
 const CLAMPED: Activation = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
 
 fn tensor(data: &[f32], rows: usize) -> Tensor {
@@ -67,22 +68,26 @@ fn packed(matrices: &[(Matrix, Matrix)], activation: Activation) -> Experts {
 fn experts_are_the_weighted_sum_of_their_layers() {
     let mut random = Random::new(81);
     let matrices = random_experts(&mut random);
-    for activation in [Activation::SiluMul, CLAMPED] {
+    for (activation, weighting) in
+        [(Activation::SiluMul, Weighting::AmongAll), (CLAMPED, Weighting::AmongChosen), (Activation::SiluMul, ON_INPUT)]
+    {
         let experts = packed(&matrices, activation);
         for (tokens, top) in [(1, 4), (7, 1), (30, 3), (3, EXPERTS)] {
             let (x, scores) = (random.normals(tokens * SHAPE.0, 1.0), random.normals(tokens * EXPERTS, 2.0));
-            let routes = route(&tensor(&scores, tokens), top, Weighting::AmongChosen).unwrap();
+            let routes = route(&tensor(&scores, tokens), top, weighting).unwrap();
             let y = floats(&experts.forward(&tensor(&x, tokens), &routes).unwrap());
             for (token, y) in y.chunks_exact(SHAPE.0).enumerate() {
                 let x: Vec<f64> = x[token * SHAPE.0..][..SHAPE.0].iter().map(|x| f64::from(*x)).collect();
                 let mut want = vec![0.0; SHAPE.0];
                 for choice in &routes.choices[token * top..(token + 1) * top] {
                     let (gate_up, down) = &matrices[choice.expert];
-                    let gate_up = gate_up.multiply(&x);
+                    let weight = f64::from(choice.weight);
+                    let (before, after) = if weighting == ON_INPUT { (weight, 1.0) } else { (1.0, weight) };
+                    let gate_up = gate_up.multiply(&x.iter().map(|x| before * x).collect::<Vec<_>>());
                     let (gate, up) = gate_up.split_at(SHAPE.1);
                     let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| naive(activation, *g, *u)).collect();
                     let part = down.multiply(&inner);
-                    want.iter_mut().zip(part).for_each(|(want, part)| *want += f64::from(choice.weight) * part);
+                    want.iter_mut().zip(part).for_each(|(want, part)| *want += after * part);
                 }
                 for (y, want) in y.iter().zip(want) {
                     assert!((f64::from(*y) - want).abs() < 1e-4, "{activation:?} {tokens} {top}: {y}, {want}");
@@ -114,6 +119,10 @@ fn routes_are_the_highest_scores_with_their_softmax() {
             }
         }
     }
+    let sigmoids = route(&tensor(&[-1.0, 2.0, 0.0], 1), 2, ON_INPUT).unwrap();
+    let [first, second] = &sigmoids.choices[..] else { panic!("{sigmoids:?}") };
+    assert_eq!((first.expert, second.expert, second.weight), (1, 2, 0.5));
+    assert!((f64::from(first.weight) - 1.0 / (1.0 + (-2f64).exp())).abs() < 1e-6);
     let equal = route(&tensor(&[1.0; 6], 1), 2, Weighting::AmongChosen).unwrap();
     assert_eq!(equal.choices.iter().map(|c| (c.expert, c.weight)).collect::<Vec<_>>(), [(0, 0.5), (1, 0.5)]);
 }

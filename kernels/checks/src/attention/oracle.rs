@@ -32,7 +32,7 @@ pub(super) fn compare(got: &[u8], batch: &Batch, setup: &Setup) -> Result<(), St
 }
 
 fn attend(batch: &Batch, setup: &Setup, v: &[f32]) -> Vec<f32> {
-    if setup.sinks || setup.chunk.is_some() { naive(batch, setup, v) } else { cpu_op(batch, setup, v) }
+    if setup.sinks { naive(batch, setup, v) } else { cpu_op(batch, setup, v) }
 }
 
 fn cpu_op(batch: &Batch, setup: &Setup, v: &[f32]) -> Vec<f32> {
@@ -49,8 +49,12 @@ fn cpu_op(batch: &Batch, setup: &Setup, v: &[f32]) -> Vec<f32> {
         first_block: batch.first_block.clone(),
         ..PagedBatch::default()
     };
-    let params =
-        AttentionParams { scale: setup.scale(), window: setup.window.map(|w| w as u32), softcap: setup.softcap };
+    let params = AttentionParams {
+        scale: setup.scale(),
+        window: setup.window.map(|w| w as u32),
+        chunk: setup.chunk.map(|c| c as u32),
+        softcap: setup.softcap,
+    };
     let q = tensor(&batch.q, &[tokens, setup.heads, setup.dim]);
     let out = paged_attention(&q, &cache, &paged, &params).expect("a batch that fits");
     out.flatten_all().and_then(|out| out.to_vec1()).expect("f32")

@@ -17,10 +17,11 @@ use serde_json::Value;
 
 use self::cursor::Cursor;
 pub use self::metadata::{GgufArray, GgufMetadata, GgufValue};
-use self::tensors::{TensorTable, unpermute_rows};
+use self::tensors::TensorTable;
 use super::names::GgufArch;
 use super::{StoredTensor, format_error, map};
 use crate::CheckpointError;
+use crate::rope::unpaired_rows;
 
 /// Divisors of the RoPE frequencies: the config's affair, not the model's.
 const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -67,7 +68,7 @@ impl GgufFile {
         if let Some(key) = self.interleaved_heads_key(name) {
             let heads = self.metadata.get(&format!("{}.attention.{key}", self.arch.name)).and_then(GgufValue::as_u64);
             let rows = entry.shape[0];
-            let permuted = heads.and_then(|heads| unpermute_rows(&bytes, rows, usize::try_from(heads).ok()?));
+            let permuted = heads.and_then(|heads| unpaired_rows(&bytes, rows, usize::try_from(heads).ok()?));
             let problem = "its rows do not divide into the heads that the metadata counts";
             bytes = Cow::Owned(permuted.ok_or_else(|| CheckpointError::tensor(&stored_name, problem))?);
         }

@@ -1,4 +1,4 @@
-//! A GGUF file's tensor table, and the row order of its projections.
+//! A GGUF file's tensor table.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -87,23 +87,4 @@ fn place(table: &mut TensorTable, data: usize, file_len: usize) -> Result<(), St
         }
     }
     Ok(())
-}
-
-/// Puts the rows of a query or key projection back from interleaved-pair order to rotate-half order: within each of
-/// `heads` heads of `d` rows, stored row `2 i + j` is row `j d/2 + i`. Rows are contiguous bytes, quantized or not.
-/// `None` if the rows do not divide so.
-pub(super) fn unpermute_rows(bytes: &[u8], rows: usize, heads: usize) -> Option<Vec<u8>> {
-    let pairs = heads.checked_mul(2).filter(|&pairs| pairs > 0)?;
-    if !rows.is_multiple_of(pairs) {
-        return None;
-    }
-    let (row_bytes, head_dim) = (bytes.len() / rows, rows / heads);
-    let mut out = Vec::with_capacity(bytes.len());
-    for row in 0..rows {
-        let (head, within) = (row / head_dim, row % head_dim);
-        let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
-        let stored = head * head_dim + 2 * pair + half;
-        out.extend_from_slice(&bytes[stored * row_bytes..(stored + 1) * row_bytes]);
-    }
-    Some(out)
 }

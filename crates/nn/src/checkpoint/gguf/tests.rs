@@ -169,16 +169,6 @@ fn hostile_tensors_are_refused() {
 }
 
 #[test]
-fn rows_return_from_interleaved_order() {
-    // Two heads of four one-byte rows; rotate-half rows 0 1 2 3 are stored as 0 2 1 3.
-    let stored = [0, 2, 1, 3, 4, 6, 5, 7];
-    assert_eq!(unpermute_rows(&stored, 8, 2).unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
-    assert_eq!(unpermute_rows(&stored, 8, 3), None);
-    assert_eq!(unpermute_rows(&stored, 8, 0), None);
-    assert_eq!(unpermute_rows(&stored, 8, usize::MAX), None);
-}
-
-#[test]
 fn metadata_that_would_change_the_result_is_refused() {
     let uint = |file: Builder, key: &str, value: u32| file.with_pair(key, 4, &value.to_le_bytes());
     let mut llama = Builder::valid();
