@@ -14,7 +14,7 @@ mod model;
 mod rope;
 mod weights;
 
-pub use checkpoint::{Checkpoint, GgufArray, GgufMetadata, GgufValue};
+pub use checkpoint::{Checkpoint, GgufArray, GgufMetadata, GgufValue, ReadAhead};
 pub use config::Fields;
 pub use error::CheckpointError;
 pub use forward_batch::{ForwardBatch, StepTensors};

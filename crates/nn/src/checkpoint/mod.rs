@@ -7,12 +7,14 @@
 
 mod gguf;
 mod names;
+mod readahead;
 mod safetensors;
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use plimsoll_ops::quant::GgmlType;
@@ -21,6 +23,8 @@ use serde_json::Value;
 use crate::CheckpointError;
 use gguf::GgufFile;
 pub use gguf::{GgufArray, GgufMetadata, GgufValue};
+use readahead::Account;
+pub use readahead::ReadAhead;
 use safetensors::SafetensorsFolder;
 
 /// A checkpoint, opened: its config is read and its tensors are found, none is loaded.
@@ -28,6 +32,7 @@ pub struct Checkpoint {
     path: PathBuf,
     config: Value,
     files: Files,
+    account: Arc<Account>,
 }
 
 enum Files {
@@ -68,7 +73,7 @@ impl Checkpoint {
             let config = file.config().map_err(|problem| format_error(path, problem))?;
             (Files::Gguf(Box::new(file)), config)
         };
-        Ok(Self { path: path.into(), config, files })
+        Ok(Self { path: path.into(), config, files, account: Arc::default() })
     }
 
     /// The Hugging Face config.json, or its equivalent synthesized from a GGUF file's metadata.
@@ -97,20 +102,32 @@ impl Checkpoint {
         }
     }
 
+    /// Begins to read the files, at most `window` bytes ahead of the tensors that are asked for: memory that is free
+    /// for the page cache. Drop it once the model is loaded.
+    pub fn read_ahead(&self, window: u64) -> ReadAhead {
+        let files = match &self.files {
+            Files::Gguf(_) => vec![self.path.clone()],
+            Files::Safetensors(folder) => folder.paths().to_vec(),
+        };
+        ReadAhead::start(files, self.account.clone(), window)
+    }
+
     /// The tensor that Hugging Face calls `name`; `None` if the checkpoint has no such tensor.
     pub(crate) fn tensor(&self, name: &str) -> Result<Option<StoredTensor<'_>>, CheckpointError> {
-        match &self.files {
+        let tensor = match &self.files {
             Files::Gguf(file) => file.tensor(name),
             Files::Safetensors(folder) => folder.tensor(name),
-        }
+        }?;
+        self.account.note_use(tensor.as_ref().map_or(0, |tensor| tensor.bytes.len()));
+        Ok(tensor)
     }
 
     /// The tensor of bytes that Hugging Face calls `name`; `None` if the checkpoint has no such tensor.
     pub(crate) fn byte_tensor(&self, name: &str) -> Result<Option<ByteTensor<'_>>, CheckpointError> {
-        match &self.files {
-            Files::Gguf(_) => Ok(None),
-            Files::Safetensors(folder) => folder.byte_tensor(name),
-        }
+        let Files::Safetensors(folder) = &self.files else { return Ok(None) };
+        let tensor = folder.byte_tensor(name)?;
+        self.account.note_use(tensor.as_ref().map_or(0, |tensor| tensor.bytes.len()));
+        Ok(tensor)
     }
 
     /// What the checkpoint itself calls the tensor that Hugging Face calls `name`.
@@ -139,10 +156,19 @@ fn format_error(path: &Path, problem: impl Into<String>) -> CheckpointError {
     CheckpointError::Format { path: path.into(), problem: problem.into() }
 }
 
+/// Opens a regular file: a folder cannot be read, and a pipe or a device might never end.
+fn open_file(path: &Path) -> Result<File, CheckpointError> {
+    let error = |source| CheckpointError::Io { path: path.into(), source };
+    if !path.metadata().map_err(error)?.is_file() {
+        return Err(format_error(path, "is not a regular file"));
+    }
+    File::open(path).map_err(error)
+}
+
 /// Maps a file for reading.
 fn map(path: &Path) -> Result<Mmap, CheckpointError> {
     let error = |source| CheckpointError::Io { path: path.into(), source };
-    let file = File::open(path).map_err(error)?;
+    let file = open_file(path)?;
     // SAFETY: the map is read-only and private to this process. Another process that truncates the file while the
     // weights are being read would fault us; checkpoints are installed whole and not edited in place.
     unsafe { Mmap::map(&file) }.map_err(error)
@@ -153,7 +179,7 @@ fn read_json(path: &Path) -> Result<Value, CheckpointError> {
     const LARGEST: u64 = 64 << 20;
     let error = |source| CheckpointError::Io { path: path.into(), source };
     let mut bytes = Vec::new();
-    File::open(path).map_err(error)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(error)?;
+    open_file(path)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(error)?;
     if bytes.len() as u64 > LARGEST {
         return Err(format_error(path, format!("is larger than {LARGEST} bytes; is this the right file?")));
     }

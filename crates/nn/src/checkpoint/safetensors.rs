@@ -1,14 +1,17 @@
 //! A folder of safetensors: one file, or shards and an index.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::path::{Component, Path};
+mod header;
 
-use ::safetensors::{Dtype, SafeTensors};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+
+use ::safetensors::Dtype;
 use memmap2::Mmap;
 use plimsoll_ops::quant::GgmlType;
 use serde_json::Value;
 
+use self::header::{TensorEntry, TensorTable};
 use super::{ByteTensor, StoredTensor, format_error, map, read_json};
 use crate::CheckpointError;
 use crate::error::quote;
@@ -17,54 +20,63 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 pub(super) struct SafetensorsFolder {
+    /// Where the shards were opened.
+    paths: Vec<PathBuf>,
     shards: Vec<Mmap>,
     tensors: BTreeMap<String, Location>,
 }
 
 struct Location {
     shard: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    /// Within the shard's file.
-    begin: usize,
-    end: usize,
+    /// In the shard's file.
+    entry: TensorEntry,
 }
 
 impl SafetensorsFolder {
     pub(super) fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        if folder.join(INDEX).exists() {
-            return Self::open_sharded(folder);
-        }
-        if !folder.join(SINGLE).exists() {
+        let mut opened = Self { paths: Vec::new(), shards: Vec::new(), tensors: BTreeMap::new() };
+        if is_there(&folder.join(SINGLE)) {
+            let (shard, table) = open_shard(&folder.join(SINGLE))?;
+            opened.add(folder.join(SINGLE), shard, table);
+        } else if is_there(&folder.join(INDEX)) {
+            opened.add_listed(folder)?;
+        } else {
             let problem = format!("holds neither {SINGLE} nor {INDEX}; give a folder that does, or a GGUF file");
             return Err(format_error(folder, problem));
         }
-        let shard = map(&folder.join(SINGLE))?;
-        let tensors = locate(&folder.join(SINGLE), &shard, 0)?;
-        Ok(Self { shards: vec![shard], tensors })
+        Ok(opened)
     }
 
-    fn open_sharded(folder: &Path) -> Result<Self, CheckpointError> {
+    /// All shards of the index, each of which must hold the tensors that the index puts there, and no other.
+    fn add_listed(&mut self, folder: &Path) -> Result<(), CheckpointError> {
         let index_path = folder.join(INDEX);
         let index = read_json(&index_path)?;
         let listed = listed_shards(&index).map_err(|problem| format_error(&index_path, problem))?;
-        let mut opened = Self { shards: Vec::new(), tensors: BTreeMap::new() };
         for (file_name, names) in listed {
             let path = folder.join(file_name);
-            let shard = map(&path)?;
-            let mut located = locate(&path, &shard, opened.shards.len())?;
-            for name in names {
-                let Some(location) = located.remove(name) else {
-                    return Err(format_error(
-                        &path,
-                        format!("lacks tensor {}, which the index puts there", quote(name)),
-                    ));
-                };
-                opened.tensors.insert(name.to_owned(), location);
+            let (shard, table) = open_shard(&path)?;
+            if let Some(name) = names.iter().find(|name| !table.contains_key(**name)) {
+                let problem = format!("lacks tensor {}, which {INDEX} puts there", quote(name));
+                return Err(format_error(&path, problem));
             }
-            opened.shards.push(shard);
+            if let Some(name) = table.keys().find(|name| !names.contains(name.as_str())) {
+                let problem = format!("holds tensor {}, which {INDEX} does not put there", quote(name));
+                return Err(format_error(&path, problem));
+            }
+            self.add(path, shard, table);
         }
-        Ok(opened)
+        Ok(())
+    }
+
+    fn add(&mut self, path: PathBuf, shard: Mmap, table: TensorTable) {
+        let index = self.shards.len();
+        self.tensors.extend(table.into_iter().map(|(name, entry)| (name, Location { shard: index, entry })));
+        self.shards.push(shard);
+        self.paths.push(path);
+    }
+
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -72,12 +84,12 @@ impl SafetensorsFolder {
     }
 
     pub(super) fn weight_bytes(&self) -> u64 {
-        self.tensors.values().map(|t| (t.end - t.begin) as u64).sum()
+        self.tensors.values().map(|t| t.entry.bytes.len() as u64).sum()
     }
 
     pub(super) fn tensor(&self, name: &str) -> Result<Option<StoredTensor<'_>>, CheckpointError> {
         let Some(location) = self.tensors.get(name) else { return Ok(None) };
-        let ty = match location.dtype {
+        let ty = match location.entry.dtype {
             Dtype::F32 => GgmlType::F32,
             Dtype::F16 => GgmlType::F16,
             Dtype::BF16 => GgmlType::BF16,
@@ -87,39 +99,39 @@ impl SafetensorsFolder {
             }
         };
         let bytes = Cow::Borrowed(self.bytes(location));
-        Ok(Some(StoredTensor { ty, shape: Cow::Borrowed(&location.shape), bytes }))
+        Ok(Some(StoredTensor { ty, shape: Cow::Borrowed(&location.entry.shape), bytes }))
     }
 
     /// See [`super::Checkpoint::byte_tensor`].
     pub(super) fn byte_tensor(&self, name: &str) -> Result<Option<ByteTensor<'_>>, CheckpointError> {
         match self.tensors.get(name) {
             None => Ok(None),
-            Some(location) if location.dtype == Dtype::U8 => {
-                Ok(Some(ByteTensor { shape: &location.shape, bytes: self.bytes(location) }))
+            Some(location) if location.entry.dtype == Dtype::U8 => {
+                Ok(Some(ByteTensor { shape: &location.entry.shape, bytes: self.bytes(location) }))
             }
             Some(location) => {
-                let problem = format!("has dtype {:?}; it must be U8", location.dtype);
+                let problem = format!("has dtype {:?}; it must be U8", location.entry.dtype);
                 Err(CheckpointError::tensor(name, problem))
             }
         }
     }
 
     fn bytes(&self, location: &Location) -> &[u8] {
-        &self.shards[location.shard][location.begin..location.end]
+        &self.shards[location.shard][location.entry.bytes.clone()]
     }
 }
 
 /// The tensors of each shard, from the index's `weight_map`.
-fn listed_shards(index: &Value) -> Result<BTreeMap<&str, Vec<&str>>, String> {
+fn listed_shards(index: &Value) -> Result<BTreeMap<&str, BTreeSet<&str>>, String> {
     let weight_map = index.get("weight_map").and_then(Value::as_object).ok_or("has no object `weight_map`")?;
-    let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut shards: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, file) in weight_map {
         let file = file.as_str().ok_or_else(|| format!("weight_map of {} is not a file name", quote(name)))?;
         if !is_plain_file_name(file) {
             let (name, file) = (quote(name), quote(file));
             return Err(format!("puts tensor {name} in {file:?}; a shard must be a plain file name in the folder"));
         }
-        shards.entry(file).or_default().push(name);
+        shards.entry(file).or_default().insert(name);
     }
     Ok(shards)
 }
@@ -131,16 +143,16 @@ fn is_plain_file_name(name: &str) -> bool {
     first && components.next().is_none() && !name.contains(['/', '\\', '\0'])
 }
 
-/// Reads and checks a shard's header (the `safetensors` crate checks sizes, overlaps and holes against the file).
-fn locate(path: &Path, shard: &Mmap, index: usize) -> Result<BTreeMap<String, Location>, CheckpointError> {
-    let (header, metadata) = SafeTensors::read_metadata(shard)
-        .map_err(|e| format_error(path, format!("is not a valid safetensors file: {e}")))?;
-    let data = 8 + header; // an eight-byte length comes before the header
-    let tensors = metadata.tensors().into_iter().map(|(name, info)| {
-        let (begin, end) = (data + info.data_offsets.0, data + info.data_offsets.1);
-        (name, Location { shard: index, dtype: info.dtype, shape: info.shape.clone(), begin, end })
-    });
-    Ok(tensors.collect())
+/// Also a link that leads nowhere is there, and wrong.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Maps a shard and reads its header.
+fn open_shard(path: &Path) -> Result<(Mmap, TensorTable), CheckpointError> {
+    let shard = map(path)?;
+    let table = header::parse(&shard).map_err(|problem| format_error(path, problem))?;
+    Ok((shard, table))
 }
 
 #[cfg(test)]
@@ -156,7 +168,10 @@ mod tests {
             let problem = listed_shards(&index).unwrap_err();
             assert!(problem.contains("lm_head.weight"), "{file}: {problem}");
         }
+        for index in [json!([]), json!({}), json!({"weight_map": []}), json!({"weight_map": {"a": 1}})] {
+            assert!(listed_shards(&index).unwrap_err().contains("weight_map"), "{index}");
+        }
         let index = json!({"weight_map": {"a": "model-00001-of-00002.safetensors"}});
-        assert_eq!(listed_shards(&index).unwrap()["model-00001-of-00002.safetensors"], ["a"]);
+        assert_eq!(listed_shards(&index).unwrap()["model-00001-of-00002.safetensors"], BTreeSet::from(["a"]));
     }
 }
