@@ -12,6 +12,9 @@ pub(crate) fn plimsoll() -> Command {
     {
         command.env_remove(name);
     }
+    // Nor what was measured here before.
+    let load_lines = format!("{}/load-lines-{}", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    command.env("PLIMSOLL_LOAD_LINES_DIR", load_lines);
     command
 }
 

@@ -87,12 +87,21 @@ impl Entry {
 
 /// Where pulled models are kept: `PLIMSOLL_MODELS_DIR`, else `plimsoll/models` in the user's cache.
 pub(crate) fn models_dir() -> Result<PathBuf> {
-    if let Some(dir) = non_empty("PLIMSOLL_MODELS_DIR") {
+    kept_in("PLIMSOLL_MODELS_DIR", "models")
+}
+
+/// Where measured load lines are kept: `PLIMSOLL_LOAD_LINES_DIR`, else `plimsoll/load-lines` in the user's cache.
+pub(crate) fn load_lines_dir() -> Result<PathBuf> {
+    kept_in("PLIMSOLL_LOAD_LINES_DIR", "load-lines")
+}
+
+fn kept_in(variable: &str, name: &str) -> Result<PathBuf> {
+    if let Some(dir) = non_empty(variable) {
         return Ok(dir);
     }
     let cache = non_empty("XDG_CACHE_HOME").or_else(|| non_empty("HOME").map(|home| home.join(".cache")));
-    let cache = cache.context("neither HOME nor XDG_CACHE_HOME is set; set PLIMSOLL_MODELS_DIR to a folder")?;
-    Ok(cache.join("plimsoll/models"))
+    let unset = || format!("neither HOME nor XDG_CACHE_HOME is set; set {variable} to a folder");
+    Ok(cache.with_context(unset)?.join("plimsoll").join(name))
 }
 
 fn non_empty(variable: &str) -> Option<PathBuf> {

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::bytes::ByteSize;
 use crate::device::Device;
 use crate::options::{
-    ActivationsKind, CacheDtype, LoadFormat, LogFormat, SchedulingPolicy, ServeOptions, SharedOptions,
+    ActivationsKind, CacheDtype, LoadFormat, LoadLineUse, LogFormat, SchedulingPolicy, ServeOptions, SharedOptions,
 };
 
 /// The server's settings, each with a value that was checked.
@@ -78,6 +78,7 @@ pub(crate) struct Steps {
 /// Who is let in, and for how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
+    pub(crate) load_line: LoadLineUse,
     pub(crate) max_queued_requests: u32,
     pub(crate) max_queued_tokens: u64,
     pub(crate) request_timeout: Duration,
@@ -261,6 +262,7 @@ impl Admission {
             bail!("--api-key is empty; give a key, or leave the option out to need none");
         }
         Ok(Self {
+            load_line: options.load_line.unwrap_or(LoadLineUse::Auto),
             max_queued_requests,
             max_queued_tokens,
             request_timeout: seconds("--request-timeout", options.request_timeout.unwrap_or(600))?,

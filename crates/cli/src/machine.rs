@@ -17,6 +17,13 @@ fn container_limit() -> Option<u64> {
     read("memory.max")?.checked_sub(read("memory.current")?)
 }
 
+/// What the CPU calls itself.
+pub(crate) fn cpu_name() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let named = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    named.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
 fn parse_field(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find(|line| line.starts_with(name))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;

@@ -9,6 +9,7 @@ mod child;
 mod config;
 mod device;
 mod load;
+mod load_line;
 mod logging;
 mod machine;
 mod model;
@@ -25,7 +26,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::options::{ServeOptions, SharedOptions};
+use crate::options::{LoadLineUse, ServeOptions, SharedOptions};
 
 /// A self-hosted LLM inference server that measures its own load line.
 ///
@@ -81,9 +82,14 @@ fn run(Cli { command, shared }: Cli) -> Result<()> {
         Command::Pull(options) => pull::run(&options),
         Command::NullServer => child::serve_null(),
         Command::Serve(options) => {
-            let config = Config::resolve(shared, *options)?;
+            let config = Config::resolve(shared.clone(), (*options).clone())?;
             logging::init(config.shared.log_format);
-            block_on(serve::run(config))
+            block_on(async {
+                if config.admission.load_line == LoadLineUse::Calibrate {
+                    saturate::calibrate(shared, *options).await?;
+                }
+                serve::run(config).await
+            })
         }
         Command::Bench(options) => {
             let config = Config::resolve(shared, ServeOptions::default())?;

@@ -100,6 +100,31 @@ fn name_of(path: &Path) -> String {
 }
 
 impl Found {
+    /// What tells these weights from others, without reading them: their digest in the catalogue, or the names, sizes
+    /// and times of the files.
+    ///
+    /// # Errors
+    /// The files cannot be looked at.
+    pub(crate) fn weights_identity(&self) -> Result<String> {
+        match &self.place {
+            Where::Catalogue(entry) => Ok(entry.sha256.clone()),
+            Where::Here(path) => files_identity(path).with_context(|| format!("cannot look at {}", path.display())),
+            Where::Dummy(source) => Ok(format!("dummy, {} bytes", source.weight_bytes()?)),
+        }
+    }
+
+    /// The GPU's name, or the CPU's.
+    ///
+    /// # Errors
+    /// The GPU does not tell.
+    pub(crate) fn device_name(&self) -> Result<String> {
+        match &self.compute {
+            Compute::Gpu(device) => Ok(gpu::info(device)?.name),
+            Compute::Cpu => Ok(machine::cpu_name()),
+            Compute::Null => Ok("null".into()),
+        }
+    }
+
     /// Brings the checkpoint here if need be, and loads it.
     ///
     /// # Errors
@@ -125,6 +150,21 @@ impl Found {
             defaults: source.sampling_defaults()?,
         })
     }
+}
+
+/// Of one file, or of those in a folder.
+fn files_identity(path: &Path) -> std::io::Result<String> {
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        files = std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+        files.sort();
+    }
+    let identity = |file: &PathBuf| {
+        let metadata = file.metadata()?;
+        let changed = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+        Ok(format!("{} {} {changed}", file.file_name().unwrap_or_default().display(), metadata.len()))
+    };
+    Ok(files.iter().map(identity).collect::<std::io::Result<Vec<_>>>()?.join("; "))
 }
 
 fn with_template(tokenizer: Tokenizer, file: Option<&Path>) -> Result<Tokenizer> {

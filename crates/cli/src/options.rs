@@ -130,6 +130,13 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_queued_requests: Option<u32>,
 
+    /// Whether to let in as many requests at once as `plimsoll saturate` measured this model to carry on this device in
+    /// this configuration, and answer 429 beyond: `auto` where it was measured, `off` never, `calibrate` measures at
+    /// start, in two minutes [default: auto]
+    #[arg(long, env = "PLIMSOLL_LOAD_LINE", help_heading = "Admission")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) load_line: Option<LoadLineUse>,
+
     /// Prompt tokens that may wait, all requests together [default: 2097152]
     #[arg(long, env = "PLIMSOLL_MAX_QUEUED_TOKENS", value_name = "TOKENS", help_heading = "Admission")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,6 +181,16 @@ pub(crate) enum LoadFormat {
     Auto,
     /// Nowhere: random numbers.
     Dummy,
+}
+
+/// What becomes of a measured load line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LoadLineUse {
+    Auto,
+    Off,
+    /// Measured first, then used.
+    Calibrate,
 }
 
 /// How log lines are written.

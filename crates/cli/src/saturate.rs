@@ -7,12 +7,15 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
-use plimsoll_bench::{RungRule, SaturateConfig, SearchConfig, Slo};
+use plimsoll_bench::{RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo};
 
 use crate::bench;
 use crate::child::Listening;
+use crate::config::Config;
 use crate::load::LoadOptions;
-use crate::options::{ServeOptions, SharedOptions};
+use crate::load_line::{LoadLine, Subject};
+use crate::model;
+use crate::options::{LoadLineUse, ServeOptions, SharedOptions};
 
 /// What `saturate` takes.
 #[derive(Args, Debug)]
@@ -102,7 +105,11 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
     ensure!((0.0..100.0).contains(&floor), "--success-floor is {floor}; give a percentage from 0 to below 100");
     let budget = if options.quick { QUICK_BUDGET } else { options.budget };
     let api_key = options.serve.api_key.first().cloned();
-    let own = if options.url.is_none() { Some(Listening::server(&shared, &options.serve)?) } else { None };
+    let own = match &options.url {
+        // What is to be measured must not be held to an older measurement.
+        None => Some(Listening::server(&shared, &without_line(options.serve.clone()))?),
+        Some(_) => None,
+    };
     let url = options.url.or_else(|| own.as_ref().map(|server| server.url.clone())).unwrap_or_default();
     let null = Listening::null_server()?;
     let planned = RungRule::within(budget, options.max_concurrency);
@@ -134,7 +141,45 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
     if let Some(folder) = &options.out {
         println!("written to {}", report.write(folder)?.display());
     }
+    if let Some(server) = own {
+        // Its device is free again.
+        drop(server);
+        keep_line(&report, Config::resolve(shared, options.serve)?)?;
+    }
     Ok(())
+}
+
+fn without_line(options: ServeOptions) -> ServeOptions {
+    ServeOptions { load_line: Some(LoadLineUse::Off), ..options }
+}
+
+/// Writes down what `serve` will hold itself to.
+fn keep_line(report: &SaturationReport, config: Config) -> Result<()> {
+    let subject = Subject::of(&model::find(&config)?, &config)?;
+    match LoadLine::of(report, subject) {
+        Some(line) => {
+            let path = line.write()?;
+            println!("load line: {line}; `plimsoll serve` with these options keeps to it ({})", path.display());
+        }
+        None => println!("no load line: this says too little about the server"),
+    }
+    Ok(())
+}
+
+/// Measures a server's load line before it starts, in two minutes.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn calibrate(shared: SharedOptions, serve: ServeOptions) -> Result<()> {
+    #[derive(clap::Parser)]
+    struct Quick {
+        #[command(flatten)]
+        options: SaturateOptions,
+    }
+    println!("measuring the load line first, in about two minutes");
+    let mut options = <Quick as clap::Parser>::parse_from(["saturate", "--quick"]).options;
+    options.serve = serve;
+    run(shared, options).await
 }
 
 #[cfg(test)]

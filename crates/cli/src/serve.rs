@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 
 use crate::child::READY;
 use crate::config::{Config, Steps};
+use crate::load_line::{LoadLine, Subject};
 use crate::model::{self, Found, Loaded};
-use crate::options::SchedulingPolicy;
+use crate::options::{LoadLineUse, SchedulingPolicy};
 
 /// Connections that the system may hold until they are taken; thousands of clients may come at once.
 const BACKLOG: u32 = 4096;
@@ -26,7 +27,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let address = listener.local_addr()?;
     println!("listening on http://{address}; loading {}", found.name);
 
-    let state = ServerState::new(server_config(&config, found.steps));
+    let load_line = load_line(&found, &config)?;
+    let state = ServerState::new(server_config(&config, found.steps, load_line));
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(plimsoll_server::serve(listener, state.clone(), async {
         stopped.await.ok();
@@ -124,9 +126,23 @@ fn policy(policy: SchedulingPolicy) -> Policy {
     }
 }
 
-fn server_config(config: &Config, steps: Steps) -> ServerConfig {
+/// The measured load line that is to be kept to, if there is one; says which, or how to get one.
+fn load_line(found: &Found, config: &Config) -> Result<Option<LoadLine>> {
+    if config.admission.load_line == LoadLineUse::Off {
+        return Ok(None);
+    }
+    let line = LoadLine::find(&Subject::of(found, config)?)?;
+    match &line {
+        Some(line) => println!("load line: {line}; more get 429 (--load-line off to let them wait)"),
+        None => println!("load line: not measured yet for this model, device and configuration (`plimsoll saturate`)"),
+    }
+    Ok(line)
+}
+
+fn server_config(config: &Config, steps: Steps, load_line: Option<LoadLine>) -> ServerConfig {
     let admission = &config.admission;
     ServerConfig {
+        load_line: load_line.map(|line| line.limit()),
         api_keys: admission.api_keys.clone(),
         allowed_hosts: admission.allowed_hosts.clone(),
         max_sequences: max_sequences(config, steps),

@@ -1,0 +1,172 @@
+//! The load line file: how many requests at once a model carries on a device in a configuration, as `saturate` found it
+//! there, for `serve` to hold itself to. One file a subject, in a folder of the user's cache.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use plimsoll_bench::{SaturationReport, Verdict};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::catalogue;
+use crate::config::Config;
+use crate::model::Found;
+
+/// The layout of the file. A reader of another is told to measure anew.
+const SCHEMA: &str = "plimsoll.load-line/1";
+
+/// What was measured: a line holds for this and for nothing else. Every field is compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Subject {
+    pub(crate) version: String,
+    pub(crate) model: String,
+    /// What tells these weights from others.
+    pub(crate) weights: String,
+    /// The GPU's name, or the CPU's.
+    pub(crate) device: String,
+    pub(crate) threads: usize,
+    /// The engine's settings, as the command line gives them.
+    pub(crate) settings: String,
+}
+
+/// A load line and where it comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LoadLine {
+    schema: String,
+    subject: Subject,
+    /// Seconds since 1970.
+    measured_unix_s: u64,
+    /// Requests at once.
+    sequences: u32,
+    requests_per_s: f64,
+    output_tokens_per_s: f64,
+    /// What was found of the server, in the report's words.
+    verdict: Verdict,
+}
+
+impl LoadLine {
+    /// From a search that ended: the saturation point, or where that is more than service holds at, the most it holds
+    /// at. `None` if neither says anything about this server: the client was the bottleneck, or service held nowhere.
+    pub(crate) fn of(report: &SaturationReport, subject: Subject) -> Option<Self> {
+        let answer = &report.answer;
+        let wanted = answer.saturation.min(answer.holds_at);
+        // The measured rung at or below it.
+        let rung = report.rungs.iter().map(|rung| &rung.summary).rfind(|rung| rung.concurrency <= wanted)?;
+        if answer.verdict == Verdict::ClientLimited {
+            return None;
+        }
+        Some(Self {
+            schema: SCHEMA.into(),
+            subject,
+            measured_unix_s: report.started_unix_s,
+            sequences: rung.concurrency,
+            requests_per_s: rung.rates.requests_per_s,
+            output_tokens_per_s: rung.rates.output_tokens_per_s,
+            verdict: answer.verdict,
+        })
+    }
+
+    /// The line of `subject`, if it was measured.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read or understood.
+    pub(crate) fn find(subject: &Subject) -> Result<Option<Self>> {
+        let path = subject.path()?;
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            text => text.with_context(|| format!("cannot read the load line {}", path.display()))?,
+        };
+        let broken = || format!("the load line {} cannot be understood; delete it and measure anew", path.display());
+        let line: Self = serde_json::from_slice(&text).with_context(broken)?;
+        ensure!(line.schema == SCHEMA && line.sequences > 0 && line.requests_per_s.is_finite(), broken());
+        Ok((line.subject == *subject).then_some(line))
+    }
+
+    /// Keeps it for `serve`, in place of an older one. Returns where.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write(&self) -> Result<PathBuf> {
+        let path = self.subject.path()?;
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        let unfinished = path.with_extension("new");
+        let folder = path.parent().expect("it lies in a folder");
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&unfinished, text))
+            .and_then(|()| std::fs::rename(&unfinished, &path))
+            .with_context(|| format!("cannot write the load line {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// As the server takes it.
+    pub(crate) fn limit(&self) -> plimsoll_server::LoadLine {
+        plimsoll_server::LoadLine { sequences: self.sequences as usize, requests_per_s: self.requests_per_s }
+    }
+}
+
+impl fmt::Display for LoadLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let age = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let age = Duration::from_secs(age.saturating_sub(self.measured_unix_s));
+        write!(
+            f,
+            "{} requests at once, {:.1} req/s and {:.0} output tok/s there (measured {} ago)",
+            self.sequences,
+            self.requests_per_s,
+            self.output_tokens_per_s,
+            indicatif::HumanDuration(age)
+        )
+    }
+}
+
+impl Subject {
+    /// What would be measured, or served, under this configuration.
+    ///
+    /// # Errors
+    /// The model's files cannot be looked at.
+    pub(crate) fn of(found: &Found, config: &Config) -> Result<Self> {
+        Ok(Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            model: found.name.clone(),
+            weights: found.weights_identity()?,
+            device: found.device_name()?,
+            threads: config.shared.threads,
+            settings: format!("{:?} {:?}", found.steps, config.engine),
+        })
+    }
+
+    fn path(&self) -> Result<PathBuf> {
+        let digest = Sha256::digest(serde_json::to_vec(self)?);
+        let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let model: String = self.model.chars().take(80).map(|c| if is_plain(c) { c } else { '-' }).collect();
+        Ok(catalogue::load_lines_dir()?.join(format!("{model}-{digest}.json")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(model: &str) -> Subject {
+        Subject {
+            version: "1".into(),
+            model: model.into(),
+            weights: "w".into(),
+            device: "d".into(),
+            threads: 2,
+            settings: "s".into(),
+        }
+    }
+
+    #[test]
+    fn a_subject_has_a_file_of_its_own_inside_the_folder() {
+        let folder = catalogue::load_lines_dir().unwrap();
+        let hostile = subject("../../etc/passwd").path().unwrap();
+        assert_eq!(hostile.parent(), Some(folder.as_path()));
+        assert_ne!(subject("m").path().unwrap(), Subject { threads: 3, ..subject("m") }.path().unwrap());
+    }
+}
