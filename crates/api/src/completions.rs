@@ -128,6 +128,21 @@ pub struct CompletionChoice<'a> {
     pub logprobs: Option<CompletionLogprobs>,
     #[serde(default)]
     pub finish_reason: Option<FinishReason>,
+    /// Where the request's `prompt_logprobs` asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobList>,
+}
+
+/// One entry a prompt token, by token id: the token that stands there and the likeliest. The first token has none.
+pub type PromptLogprobList = Vec<Option<BTreeMap<u32, PromptLogprob>>>;
+
+/// How likely a token was at its place in the prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PromptLogprob {
+    pub logprob: f32,
+    /// 1 is the likeliest.
+    pub rank: u32,
+    pub decoded_token: String,
 }
 
 /// Log probabilities in the older shape: parallel lists, one entry a token.

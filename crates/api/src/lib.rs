@@ -20,7 +20,7 @@ pub use chat::{
     ResponseMessage, Role, TokenLogprob, TopLogprob,
 };
 pub use common::{FinishReason, StreamOptions, StringOrList};
-pub use completions::{Completion, CompletionChoice, CompletionLogprobs, Prompt};
+pub use completions::{Completion, CompletionChoice, CompletionLogprobs, Prompt, PromptLogprob, PromptLogprobList};
 pub use error::{ErrorBody, ErrorObject};
 pub use fields::{KeyError, field_names, top_level_keys};
 pub use models::{Model, ModelList};

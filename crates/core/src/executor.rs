@@ -22,6 +22,11 @@ pub trait Executor: Send {
     fn max_in_flight(&self) -> usize {
         1
     }
+
+    /// Whether it serves requests with `prompt_logprobs`. One that does not is never handed such a request.
+    fn scores_prompts(&self) -> bool {
+        true
+    }
 }
 
 /// A submitted step.

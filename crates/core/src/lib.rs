@@ -11,8 +11,11 @@ mod plan;
 mod request;
 
 pub use cache::{CacheConfig, KvGroup};
-pub use event::{FinishReason, TokenEvent, TokenLogprobs};
+pub use event::{FinishReason, PromptLogprobs, TokenEvent, TokenLogprobs};
 pub use executor::{Executor, ExecutorError, Ticket};
 pub use ids::{BlockId, RequestId, SeqSlot, TokenId};
-pub use plan::{GroupTables, SampleFault, Sampled, ScheduledSeq, SlotBinding, StepOutput, StepPlan, TokenInput};
+pub use plan::{
+    GroupTables, PromptScores, PromptSpan, SampleFault, Sampled, ScheduledSeq, SlotBinding, StepOutput, StepPlan,
+    TokenInput,
+};
 pub use request::{Request, SamplingParams, StopConditions};

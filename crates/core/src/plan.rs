@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{BlockId, Request, SeqSlot, TokenId, TokenLogprobs};
+use crate::{BlockId, PromptLogprobs, Request, SeqSlot, TokenId, TokenLogprobs};
 
 /// Everything an executor needs to run one step. A plan names slots, never the values of tokens still in flight,
 /// so that step N+1 can be planned while step N runs.
@@ -39,6 +39,16 @@ pub struct ScheduledSeq {
     pub input: TokenInput,
     /// `Some(i)`: sample after the last input token; it becomes generated token number `i` (from 0).
     pub sample: Option<u32>,
+    /// Prompt tokens whose log probabilities are to be reported.
+    pub scores: Option<PromptSpan>,
+}
+
+/// Prompt tokens at positions `from..to`, never none. `from` is at least 1: each token's distribution is that after the
+/// token before it, so the rows `from - 1..to - 1` are wanted, which lie within the sequence's share of the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptSpan {
+    pub from: u32,
+    pub to: u32,
 }
 
 /// Where a sequence's input tokens come from.
@@ -86,6 +96,15 @@ pub struct StepOutput {
     pub step: u64,
     /// One entry a sequence with `sample`, in the plan's order.
     pub samples: Vec<Sampled>,
+    /// One entry a sequence with `scores`, in the plan's order.
+    pub scores: Vec<PromptScores>,
+}
+
+/// The log probabilities of a [`PromptSpan`], one a token, or why there are none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptScores {
+    pub slot: SeqSlot,
+    pub logprobs: Result<Vec<PromptLogprobs>, SampleFault>,
 }
 
 /// The sampled token of one sequence, or why there is none.

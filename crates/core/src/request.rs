@@ -50,6 +50,9 @@ pub struct SamplingParams {
     pub seed: u64,
     /// Report the chosen token's log probability and this many likeliest alternatives; `None` reports nothing.
     pub logprobs: Option<u32>,
+    /// Report the log probability of every prompt token but the first, and this many likeliest alternatives of each;
+    /// `None` reports nothing. Such a prompt is computed in full, whatever the prefix cache holds.
+    pub prompt_logprobs: Option<u32>,
 }
 
 impl Default for SamplingParams {
@@ -66,6 +69,7 @@ impl Default for SamplingParams {
             allowed_token_ids: None,
             seed: 0,
             logprobs: None,
+            prompt_logprobs: None,
         }
     }
 }

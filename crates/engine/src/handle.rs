@@ -87,12 +87,13 @@ impl Engine {
 /// Where the executor's `max_in_flight` is 0.
 pub fn spawn(scheduler: Scheduler, executor: Box<dyn Executor>, config: EngineConfig) -> io::Result<Engine> {
     assert!(executor.max_in_flight() > 0, "an executor must take at least one step at a time");
+    let scores_prompts = executor.scores_prompts();
     let shared = Shared::new(config, scheduler.stats());
     let for_thread = Arc::clone(&shared);
     let thread = thread::Builder::new()
         .name("plimsoll-engine".into())
         .spawn(move || engine::supervise(scheduler, executor, &for_thread))?;
-    let inner = HandleInner { shared, next_id: AtomicU64::new(0) };
+    let inner = HandleInner { shared, next_id: AtomicU64::new(0), scores_prompts };
     Ok(Engine { handle: EngineHandle { inner: Arc::new(inner) }, thread })
 }
 
@@ -106,6 +107,7 @@ pub struct EngineHandle {
 struct HandleInner {
     shared: Arc<Shared>,
     next_id: AtomicU64,
+    scores_prompts: bool,
 }
 
 impl Drop for HandleInner {
@@ -130,6 +132,11 @@ impl EngineHandle {
             return Err(SubmitError::TokenOutsideVocabulary { token, vocab_size });
         }
         self.inner.shared.submit(request)
+    }
+
+    /// Whether requests with `prompt_logprobs` can be served. Others are not to be submitted where not.
+    pub fn scores_prompts(&self) -> bool {
+        self.inner.scores_prompts
     }
 
     /// The engine as of now; cheap enough for every health check and scrape.

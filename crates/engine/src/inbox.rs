@@ -101,8 +101,10 @@ impl Shared {
         if was_idle {
             self.clock.touch(Instant::now());
         }
-        // `Scheduled` and `max_tokens` tokens are all that can come: a short request can never overrun.
-        let most = (request.stop.max_tokens as usize).saturating_add(1);
+        // `Scheduled`, `max_tokens` tokens and at most one `Prompt` a prompt token are all that can come: a short request
+        // can never overrun.
+        let scores = request.sampling.prompt_logprobs.map_or(0, |_| request.prompt.len());
+        let most = (request.stop.max_tokens as usize).saturating_add(1 + scores);
         let (sink, stream) = channel(request.id, most.min(self.config.event_capacity).max(2), permit, self);
         inbox.arrivals.submissions.push(Submission { request, sink });
         self.wake_engine(inbox);

@@ -125,7 +125,7 @@ impl Driver {
 fn take(generated: &mut [Vec<Generated>], request: usize, event: TokenEvent) -> Result<()> {
     let tokens = generated.get_mut(request).context("an event of an earlier run")?;
     match event {
-        TokenEvent::Scheduled { .. } => {}
+        TokenEvent::Scheduled { .. } | TokenEvent::Prompt(_) => {}
         TokenEvent::Token { token, logprobs, .. } => tokens.push(Generated { token, logprobs }),
         TokenEvent::Failed(fault) => bail!("request {request} failed: {fault:?}"),
     }

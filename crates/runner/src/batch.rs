@@ -3,7 +3,7 @@
 //! Every slot, token, position and block is checked here against what exists: past this point an id is an address,
 //! and a wrong one would be written into another sequence's cache.
 
-use plimsoll_core::{CacheConfig, GroupTables, KvGroup, ScheduledSeq, SeqSlot, StepPlan, TokenInput};
+use plimsoll_core::{CacheConfig, GroupTables, KvGroup, PromptSpan, ScheduledSeq, SeqSlot, StepPlan, TokenInput};
 use plimsoll_nn::ForwardBatch;
 use plimsoll_ops::attention::PagedBatch;
 
@@ -28,6 +28,8 @@ pub(crate) enum PlanFault {
     TokenOutsideVocabulary(u32, u32),
     #[error("slot {0:?} would grow to {1} tokens, beyond the {2} of --max-model-len")]
     TooLong(SeqSlot, u64, u32),
+    #[error("slot {slot:?}: prompt tokens {from}..{to} are to be scored, which are not asked for or not in this step")]
+    WrongSpan { slot: SeqSlot, from: u32, to: u32 },
     #[error("the plan has {0} block tables, the cache {1} groups")]
     GroupCount(usize, usize),
     #[error("the table of group {group} is not in compressed-row form for {seqs} sequences")]
@@ -57,12 +59,32 @@ pub(crate) fn build(plan: &StepPlan, slots: &mut Slots, limits: &BatchLimits) ->
     let layout = SeqLayout::new(plan, slots, limits)?;
     let input_ids = input_ids(plan, slots, limits)?;
     let positions = plan.seqs.iter().flat_map(|seq| seq.start..seq.start + seq.len).collect();
-    let ends = plan.seqs.iter().zip(&layout.cu_seqlens[1..]);
-    let logit_rows = ends.filter(|(seq, _)| seq.sample.is_some()).map(|(_, end)| end - 1).collect();
+    check_spans(plan, slots)?;
+    let starts = plan.seqs.iter().zip(&layout.cu_seqlens);
+    let logit_rows = starts.flat_map(|(seq, &first)| logit_rows(seq, first)).collect();
     let groups = (0..plan.tables.len())
         .map(|group| paged_batch(plan, group, &layout, &limits.cache))
         .collect::<Result<_, _>>()?;
     Ok(ForwardBatch { input_ids, positions, groups, logit_rows, on_device: None })
+}
+
+/// The rows of one sequence, whose first is `first`, that logits are wanted of: of each scored token the one before it, then
+/// the one that samples.
+fn logit_rows(seq: &ScheduledSeq, first: u32) -> impl Iterator<Item = u32> {
+    let scored = seq.scores.map_or(0..0, |span| span.from - 1 - seq.start + first..span.to - 1 - seq.start + first);
+    scored.chain(seq.sample.map(|_| first + seq.len - 1))
+}
+
+/// What is to be scored was asked for, is in the prompt, and follows on what the step computes.
+fn check_spans(plan: &StepPlan, slots: &Slots) -> Result<(), PlanFault> {
+    for seq in &plan.seqs {
+        let Some(PromptSpan { from, to }) = seq.scores else { continue };
+        let is_computed = seq.start < from && from < to && to <= seq.start + seq.len + 1;
+        if !is_computed || !slots.get(seq.slot)?.may_score(to) {
+            return Err(PlanFault::WrongSpan { slot: seq.slot, from, to });
+        }
+    }
+    Ok(())
 }
 
 /// Lengths of a step's sequences, the same in every group.

@@ -12,8 +12,8 @@ mod executor;
 mod gpu;
 mod memory;
 mod runner;
+mod scoring;
 mod slots;
-#[cfg(any(test, feature = "cuda"))]
 mod split;
 
 pub use executor::executor;

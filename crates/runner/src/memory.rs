@@ -180,7 +180,7 @@ fn check_limits(limits: &MemoryLimits) -> Result<(), MemoryError> {
 
 /// What a step of the largest size holds at its widest point: the residual stream, its normed copy, an
 /// attention or MLP output beside them, and the widest intermediate (queries, keys and values with the attention's
-/// output, or gate and up with their product); then the logits of `max_num_seqs` rows, in f32.
+/// output, or gate and up with their product); then the logits of [`logit_rows`] rows, in f32.
 fn workspace_bytes(info: &ModelInfo, limits: &MemoryLimits) -> u64 {
     const F32: u64 = 4;
     let heads = info.num_attention_heads as u64;
@@ -190,8 +190,15 @@ fn workspace_bytes(info: &ModelInfo, limits: &MemoryLimits) -> u64 {
     let a_token = mul(3, info.hidden_size as u64).saturating_add(widest);
     let tokens = u64::from(limits.max_num_batched_tokens) + u64::from(limits.captured_tokens);
     let activations = mul(a_token, tokens);
-    let logits = mul(info.vocab_size as u64, u64::from(limits.max_num_seqs));
+    let logits = mul(info.vocab_size as u64, u64::from(logit_rows(limits.max_num_seqs)));
     mul(activations, limits.activation_bytes).saturating_add(mul(logits, F32))
+}
+
+/// Rows of logits that stand at once: one a sequence that samples, or of prompt tokens that are scored, so many at a time.
+pub(crate) fn logit_rows(max_num_seqs: u32) -> u32 {
+    /// Fewer would cut a prompt into parts too small to compute well.
+    const LEAST: u32 = 32;
+    max_num_seqs.max(LEAST)
 }
 
 /// A model's config is not trusted: absurd sizes become "too large", not a wrapped number.

@@ -2,10 +2,11 @@
 
 use candle_core::Tensor;
 use plimsoll_core::{CacheConfig, Executor, ExecutorError, Sampled, SeqSlot, StepOutput, StepPlan, Ticket};
-use plimsoll_nn::{KvCache, Model};
+use plimsoll_nn::{ForwardBatch, KvCache, Model};
 use plimsoll_ops::sample::sample;
 
 use crate::batch::{self, BatchLimits, PlanFault};
+use crate::memory::logit_rows;
 use crate::slots::{LastToken, Slots};
 
 /// Sizes that model, cache and scheduler have agreed on.
@@ -27,8 +28,10 @@ pub struct RunnerConfig {
 pub struct Runner {
     model: Box<dyn Model>,
     cache: KvCache,
-    slots: Slots,
+    pub(crate) slots: Slots,
     limits: BatchLimits,
+    /// Logits of a forward pass at most, in rows.
+    pub(crate) most_logit_rows: usize,
     finished: Option<StepOutput>,
 }
 
@@ -36,27 +39,35 @@ impl Runner {
     pub fn new(model: Box<dyn Model>, cache: KvCache, config: RunnerConfig) -> Self {
         let RunnerConfig { max_num_seqs, max_model_len, vocab_size, cache: cache_config, .. } = config;
         let limits = BatchLimits { cache: cache_config, vocab_size, max_model_len, last_token: LastToken::OnHost };
-        Self { model, cache, slots: Slots::new(max_num_seqs as usize), limits, finished: None }
+        let slots = Slots::new(max_num_seqs as usize);
+        Self { model, cache, slots, limits, most_logit_rows: logit_rows(max_num_seqs) as usize, finished: None }
     }
 
     fn run(&mut self, plan: &StepPlan) -> Result<StepOutput, StepError> {
         plan.bindings.iter().try_for_each(|binding| self.slots.bind(binding))?;
         let batch = batch::build(plan, &mut self.slots, &self.limits)?;
-        let logits = self.model.forward(&batch, &self.cache)?;
-        Ok(StepOutput { step: plan.step, samples: self.sample(plan, &logits)? })
-    }
-
-    /// `logits`: `[plan.num_samples(), vocab]`, rows in the order of the sequences that sample.
-    fn sample(&mut self, plan: &StepPlan, logits: &Tensor) -> Result<Vec<Sampled>, StepError> {
+        if plan.seqs.iter().any(|seq| seq.scores.is_some()) {
+            return self.run_scoring(plan, batch);
+        }
         let samplers: Vec<(SeqSlot, u32)> =
             plan.seqs.iter().filter_map(|seq| seq.sample.map(|index| (seq.slot, index))).collect();
-        if samplers.is_empty() {
-            return Ok(Vec::new());
-        }
-        let expected = [samplers.len(), self.limits.vocab_size as usize];
-        if logits.dims() != expected {
+        let logits = self.forward(&batch)?;
+        let samples = if samplers.is_empty() { Vec::new() } else { self.sample(&samplers, &logits)? };
+        Ok(StepOutput { step: plan.step, samples, scores: Vec::new() })
+    }
+
+    /// Logits, f32 `[logit_rows, vocab]`.
+    pub(crate) fn forward(&self, batch: &ForwardBatch) -> Result<Tensor, StepError> {
+        let logits = self.model.forward(batch, &self.cache)?;
+        let expected = [batch.logit_rows.len(), self.limits.vocab_size as usize];
+        if !batch.logit_rows.is_empty() && logits.dims() != expected {
             return Err(StepError::LogitsShape { got: logits.dims().to_vec(), expected });
         }
+        Ok(logits)
+    }
+
+    /// A token for each sampler, its slot and the token's index; `logits`: `[samplers, vocab]`.
+    pub(crate) fn sample(&mut self, samplers: &[(SeqSlot, u32)], logits: &Tensor) -> Result<Vec<Sampled>, StepError> {
         let params = samplers.iter().map(|&(slot, index)| Ok(self.slots.get(slot)?.sample_params(index)));
         let results = sample(logits, &params.collect::<Result<Vec<_>, PlanFault>>()?)?;
         let sampled = samplers.iter().zip(results).map(|(&(slot, _), result)| self.slots.keep(slot, result));
@@ -73,6 +84,9 @@ pub(crate) enum StepError {
     Tensor(#[from] candle_core::Error),
     #[error("the model gave logits of shape {got:?} where {expected:?} was expected")]
     LogitsShape { got: Vec<usize>, expected: [usize; 2] },
+    #[cfg(feature = "cuda")]
+    #[error("prompt tokens are not scored on a GPU: such a request is to be refused at the door")]
+    NoScoring,
 }
 
 impl Executor for Runner {

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use plimsoll_core::{Request, SampleFault, Sampled, SeqSlot, SlotBinding, TokenId, TokenLogprobs};
-use plimsoll_ops::sample::{SampleParams, SampleResult, TokenCounts};
+use plimsoll_core::{PromptSpan, Request, SampleFault, Sampled, SeqSlot, SlotBinding, TokenId, TokenLogprobs};
+use plimsoll_ops::sample::{SampleParams, SampleResult, TokenCounts, WantedScore};
 
 use crate::batch::PlanFault;
 
@@ -60,6 +60,18 @@ impl SlotState {
             seed: sampling.seed,
             index,
         }
+    }
+
+    /// Whether the request wants prompt tokens scored and has all before position `to`.
+    pub(crate) fn may_score(&self, to: u32) -> bool {
+        self.request.sampling.prompt_logprobs.is_some() && to as usize <= self.request.prompt.len()
+    }
+
+    /// What is asked of each prompt token in `span`.
+    pub(crate) fn wanted_scores(&self, span: PromptSpan) -> impl Iterator<Item = WantedScore> {
+        let top = self.request.sampling.prompt_logprobs.unwrap_or(0);
+        let tokens = &self.request.prompt[span.from as usize..span.to as usize];
+        tokens.iter().map(move |&token| WantedScore { token, top })
     }
 
     /// Whether a token has been sampled, or is being sampled by a step in flight.

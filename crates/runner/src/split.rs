@@ -1,4 +1,5 @@
-//! A step in two, for a GPU whose memory does not hold the activations of the whole.
+//! A step in two: for a GPU whose memory does not hold the activations of the whole, and for logits that are too many
+//! to stand at once.
 
 use plimsoll_nn::ForwardBatch;
 use plimsoll_ops::attention::PagedBatch;

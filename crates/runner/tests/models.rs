@@ -29,11 +29,13 @@ impl Subject {
     }
 
     fn check(&self) {
-        let requests = crowd(24);
+        let requests = scored_crowd();
         let mut ample = self.rig(&Setup { max_num_seqs: 24, ..Setup::default() });
         let single = ample.run_singly(&requests);
         assert!(single.iter().all(|outcome| !outcome.has_failed && !outcome.tokens.is_empty()));
         assert!(single[0].logprobs.iter().all(|logprobs| logprobs.logprob.is_finite()));
+        println!("{}: scored", self.path);
+        check_scores(&mut ample, &requests[0], &single[0]);
         println!("{}: batched", self.path);
         assert_same(&ample.run(&requests), &single);
         println!("{}: chunked and preempted", self.path);
@@ -65,6 +67,27 @@ impl Subject {
             assert_same(&outcomes.map(|o| Outcome { cached_tokens: 0, ..o }).collect::<Vec<_>>(), &expected);
         }
         assert!(warm.stats().prefix_hit_tokens > 300, "prefixes were meant to be found: {:?}", warm.stats());
+    }
+}
+
+/// Some want their prompts scored, too.
+fn scored_crowd() -> Vec<Request> {
+    let mut requests = crowd(24);
+    requests.iter_mut().step_by(3).for_each(|request| request.sampling.prompt_logprobs = Some(2));
+    requests
+}
+
+/// What a request generated is scored the same to the bit when it is part of a prompt. The request is greedy, without
+/// penalties, and asks for log probabilities.
+fn check_scores(rig: &mut Rig, request: &Request, generated: &Outcome) {
+    let mut whole = request.clone();
+    whole.prompt.extend(&generated.tokens);
+    (whole.sampling.prompt_logprobs, whole.stop.max_tokens) = (Some(3), 1);
+    let scored = rig.run(&[whole]).remove(0).prompt.split_off(request.prompt.len() - 1);
+    assert_eq!(scored.len(), generated.logprobs.len());
+    for (scored, generated) in scored.iter().zip(&generated.logprobs) {
+        assert_eq!((scored.logprob, &scored.top), (generated.logprob, &generated.top));
+        assert_eq!(scored.rank, 1, "it was chosen greedily");
     }
 }
 

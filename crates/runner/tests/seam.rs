@@ -17,7 +17,14 @@ fn plan() -> StepPlan {
     StepPlan {
         step: 0,
         bindings: vec![SlotBinding { slot: SeqSlot(0), request: Arc::new(request(0, prompt(1, 6), 5)) }],
-        seqs: vec![ScheduledSeq { slot: SeqSlot(0), start: 0, len: 6, input: TokenInput::Known, sample: Some(0) }],
+        seqs: vec![ScheduledSeq {
+            slot: SeqSlot(0),
+            start: 0,
+            len: 6,
+            input: TokenInput::Known,
+            sample: Some(0),
+            scores: None,
+        }],
         tokens: prompt(1, 6),
         tables: vec![table(3), table(8)],
     }

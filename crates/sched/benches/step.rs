@@ -65,7 +65,7 @@ fn step(scheduler: &mut Scheduler, executor: &mut NullExecutor) {
 
 fn answer(plan: &StepPlan) -> StepOutput {
     let sampled = |slot| Sampled { slot, token: Ok(plan.step as u32 + 10), logprobs: None };
-    StepOutput { step: plan.step, samples: plan.seqs.iter().map(|seq| sampled(seq.slot)).collect() }
+    StepOutput { step: plan.step, samples: plan.seqs.iter().map(|seq| sampled(seq.slot)).collect(), scores: Vec::new() }
 }
 
 #[divan::bench(args = CASES, sample_count = STEPS, sample_size = 1)]

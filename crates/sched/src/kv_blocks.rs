@@ -70,13 +70,19 @@ impl KvBlocks {
     }
 
     /// Gives a sequence that holds nothing the blocks to begin with: cached ones for the longest prefix of its known
-    /// `tokens` (always less than all of them), and in full groups also new ones for the rest, so that a prompt that
+    /// `tokens` (always less than all of them, and at most the first `cacheable`), and in full groups also new ones for the rest, so that a prompt that
     /// began never runs dry there halfway. Returns how many tokens are cached.
     ///
     /// `None`, with nothing given, if that would leave fewer than `reserve` blocks in a pool, or less than what a
     /// windowed group needs to get through the rest.
-    pub(crate) fn try_begin(&mut self, blocks: &mut SeqBlocks, tokens: &[TokenId], reserve: u32) -> Option<u32> {
-        self.find_prefix(tokens, &mut blocks.prefixes);
+    pub(crate) fn try_begin(
+        &mut self,
+        blocks: &mut SeqBlocks,
+        tokens: &[TokenId],
+        cacheable: usize,
+        reserve: u32,
+    ) -> Option<u32> {
+        self.find_prefix(&tokens[..cacheable.min(tokens.len() - 1)], &mut blocks.prefixes);
         let end = (tokens.len() as u32).div_ceil(self.block_size);
         if !self.can_begin(&blocks.prefixes, end, reserve) {
             blocks.prefixes.clear();
@@ -195,7 +201,7 @@ impl KvBlocks {
         }
     }
 
-    /// Finds the longest prefix of `tokens`, shorter than all of them, of which every full group has all blocks and
+    /// Finds the longest prefix of `tokens` of which every full group has all blocks and
     /// every windowed group those that the next query reaches.
     fn find_prefix(&mut self, tokens: &[TokenId], found: &mut Vec<NodeId>) {
         assert!(found.is_empty(), "a sequence that begins holds no prefix");
@@ -204,7 +210,7 @@ impl KvBlocks {
             let mut full = self.groups.iter().enumerate().filter(|(_, group)| group.window.is_none());
             full.all(|(index, _)| prefixes.block(node, index).is_some())
         };
-        for tokens in tokens[..tokens.len() - 1].chunks_exact(self.block_size as usize) {
+        for tokens in tokens.chunks_exact(self.block_size as usize) {
             match prefixes.child(found.last().copied(), tokens) {
                 Some(node) if has_all(prefixes, node) => found.push(node),
                 _ => break,

@@ -3,7 +3,7 @@
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
-use plimsoll_core::{Request, RequestId, SeqSlot, TokenId};
+use plimsoll_core::{PromptSpan, Request, RequestId, SeqSlot, TokenId};
 
 use crate::kv_blocks::SeqBlocks;
 
@@ -35,6 +35,9 @@ pub(crate) struct Sequence {
     pub(crate) computed: u32,
     /// Tokens that were sampled, or will be once all planned steps have run.
     pub(crate) sampled: u32,
+    /// Leading prompt tokens whose log probabilities were reported, or will be once all planned steps have run. The
+    /// first has none and is never waited for. Stays 0 where none are wanted.
+    pub(crate) scored: u32,
     /// Generated tokens at most: `max_tokens`, or what the context leaves.
     pub(crate) max_sampled: u32,
     /// Steps planned and not committed that this sequence is in.
@@ -63,6 +66,21 @@ impl Sequence {
             true => self.promised() - self.computed,
             false => 0,
         }
+    }
+
+    /// Known tokens within which a cached prefix may be taken: what is not computed cannot be scored.
+    pub(crate) fn cacheable(&self) -> usize {
+        match self.request.sampling.prompt_logprobs {
+            Some(_) if self.scored < self.prompt_len => self.scored.saturating_sub(1) as usize,
+            _ => self.tokens.len(),
+        }
+    }
+
+    /// The prompt tokens to score in a step that computes `start..end`.
+    pub(crate) fn to_score(&self, start: u32, end: u32) -> Option<PromptSpan> {
+        self.request.sampling.prompt_logprobs?;
+        let (from, to) = ((start + 1).max(self.scored), (end + 1).min(self.prompt_len));
+        (from < to).then_some(PromptSpan { from, to })
     }
 
     /// Generated tokens whose values are known.

@@ -22,6 +22,7 @@ pub(crate) struct Row {
     /// Its computed tokens after the step.
     pub(crate) end: u32,
     pub(crate) samples: bool,
+    pub(crate) scores: bool,
 }
 
 /// Collects the rows of a step. Its buffers are reused from step to step.
@@ -68,13 +69,15 @@ impl StepBuilder {
             TokenInput::Known => self.plan.tokens.extend_from_slice(&seq.tokens[start as usize..end as usize]),
         }
         let sample = is_last.then_some(seq.sampled);
-        self.plan.seqs.push(ScheduledSeq { slot, start, len, input, sample });
+        let scores = seq.to_score(start, end);
+        self.plan.seqs.push(ScheduledSeq { slot, start, len, input, sample, scores });
         kv.write_rows(&seq.blocks, end, &mut self.plan.tables);
-        self.rows.push(Row { seq: index, epoch: seq.epoch, end, samples: is_last });
+        self.rows.push(Row { seq: index, epoch: seq.epoch, end, samples: is_last, scores: scores.is_some() });
 
         self.budget -= len;
         seq.computed = end;
         seq.sampled += u32::from(is_last);
+        seq.scored = scores.map_or(seq.scored, |span| span.to);
         seq.in_flight += 1;
         seq.last_step = Some(self.plan.step);
     }

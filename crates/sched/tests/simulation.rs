@@ -60,7 +60,11 @@ fn random_request(rng: &mut SimRng, id: u64, max_model_len: u32) -> Request {
     Request {
         id: RequestId(id),
         prompt: (0..prompt_len).map(|at| if at < 20 { 1 } else { rng.below(words) as u32 }).collect(),
-        sampling: SamplingParams { seed: rng.next_u64(), ..SamplingParams::default() },
+        sampling: SamplingParams {
+            seed: rng.next_u64(),
+            prompt_logprobs: rng.chance(0.2).then_some(0),
+            ..SamplingParams::default()
+        },
         stop: StopConditions {
             max_tokens: rng.between(1, 100) as u32,
             min_tokens: rng.below(5) as u32,

@@ -7,8 +7,9 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use plimsoll_api::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatLogprobs, ChatRequest, Delta, FinishReason,
-    ResponseMessage, Role, Usage,
+    PromptLogprobList, ResponseMessage, Role, Usage,
 };
+use serde::Serialize;
 
 use crate::auth::Caller;
 use crate::body::read_json;
@@ -23,7 +24,7 @@ use crate::prompt::{Chat, EncodedPrompt, encode_chat};
 use crate::sse::{self, EventBuffer, StreamFormat};
 use crate::state::unix_seconds;
 use crate::watch::Entry;
-use crate::{ServedModel, ServerState, unserved};
+use crate::{ServedModel, ServerState, prompt_scores, unserved};
 
 pub(crate) async fn create(
     State(state): State<ServerState>,
@@ -47,6 +48,7 @@ async fn answer(call: Call, request: Request) -> Result<Response, ApiError> {
         template_kwargs: request.chat_template_kwargs.take(),
     };
     let prompt = EncodedPrompt { ids: encode_chat(&call.state, &model, chat).await?, echo: None };
+    let prompt_ids = params.prompt_logprobs.map(|top| (top, prompt.ids.clone()));
     let format = Format {
         id: response_id("chatcmpl", params.request_id.as_deref()),
         created: unix_seconds(),
@@ -64,7 +66,10 @@ async fn answer(call: Call, request: Request) -> Result<Response, ApiError> {
         }
         None => {
             let (choices, usage) = generation.collect().await?;
-            Ok(Json(format.whole(choices, usage)).into_response())
+            let prompt_logprobs = prompt_ids.zip(choices.first()).map(|((top, ids), first)| {
+                prompt_scores::by_id(&ids, &first.prompt, top as usize, &format.model.tokenizer)
+            });
+            Ok(Json(WithPrompt { completion: format.whole(choices, usage), prompt_logprobs }).into_response())
         }
     }
 }
@@ -93,6 +98,15 @@ fn params(request: &mut ChatRequest, model: &ServedModel) -> Result<Params, ApiE
         (None, old) => (old, "max_tokens"),
     };
     Params::new(fields, Asked { logprobs, max_tokens, max_tokens_field, default_max_tokens: u32::MAX }, model)
+}
+
+/// A whole response with vLLM's field, which stands beside the choices.
+#[derive(Serialize)]
+struct WithPrompt {
+    #[serde(flatten)]
+    completion: ChatCompletion,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<PromptLogprobList>,
 }
 
 /// How the response is written, streamed or whole.

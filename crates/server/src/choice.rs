@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use plimsoll_core::{FinishReason, TokenEvent, TokenId, TokenLogprobs};
+use plimsoll_core::{FinishReason, PromptLogprobs, TokenEvent, TokenId, TokenLogprobs};
 use plimsoll_engine::{EventStream, TimedEvent};
 use plimsoll_text::{Detokenizer, StopStrings, Tokenizer};
 
@@ -22,6 +22,10 @@ pub(crate) struct Choice {
     text: TextOut,
     /// Whether the text of a stop token is shown.
     include_stop: bool,
+    /// Only the prompt is wanted: the one token that is generated is not shown.
+    hides_output: bool,
+    /// Of the prompt's tokens but the first, until the first piece takes them along.
+    prompt_scores: Vec<PromptLogprobs>,
     /// Of tokens whose text is still held back.
     scored: Vec<ScoredToken>,
     times: Times,
@@ -74,6 +78,8 @@ pub(crate) struct Piece {
     pub(crate) choice: usize,
     /// Whole characters; may be empty in the last piece.
     pub(crate) text: String,
+    /// Of the prompt's tokens but the first, in the choice's first piece, where they were asked for.
+    pub(crate) prompt: Vec<PromptLogprobs>,
     /// One a token since the last piece, where they were asked for.
     pub(crate) scored: Vec<ScoredToken>,
     /// In the choice's last piece.
@@ -96,14 +102,26 @@ impl Piece {
 pub(crate) enum News {
     /// The choice's first step was planned.
     Begun,
+    /// More of the prompt was scored.
+    Scored,
     /// A token came, and made this text visible (or none) or ended the choice.
-    Token { text: String, scored: Vec<ScoredToken>, finish: Option<FinishReason> },
+    Token { text: String, prompt: Vec<PromptLogprobs>, scored: Vec<ScoredToken>, finish: Option<FinishReason> },
 }
 
 impl Choice {
-    pub(crate) fn new(events: EventStream, prompt: usize, text: TextOut, include_stop: bool, arrived: Instant) -> Self {
+    pub(crate) fn new(events: EventStream, prompt: usize, text: TextOut, params: &Params, arrived: Instant) -> Self {
         let times = Times { arrived, begun: None, first_token: None, last_token: arrived };
-        Self { events: Some(events), prompt, cached_tokens: 0, text, include_stop, scored: Vec::new(), times }
+        Self {
+            events: Some(events),
+            prompt,
+            cached_tokens: 0,
+            text,
+            include_stop: params.include_stop,
+            hides_output: params.only_prompt,
+            prompt_scores: Vec::new(),
+            scored: Vec::new(),
+            times,
+        }
     }
 
     /// Takes one event in.
@@ -116,6 +134,10 @@ impl Choice {
                 metrics.queue_time.observe(seconds(self.times.arrived, at));
                 Ok(News::Begun)
             }
+            TokenEvent::Prompt(logprobs) => {
+                self.prompt_scores.extend(logprobs);
+                Ok(News::Scored)
+            }
             TokenEvent::Token { token, logprobs, finish } => {
                 self.note_token(at, metrics);
                 let (text, finish) = self.accept_token(token, logprobs, finish);
@@ -125,7 +147,8 @@ impl Choice {
                 }
                 let is_visible = finish.is_some() || !text.is_empty();
                 let scored = if is_visible { std::mem::take(&mut self.scored) } else { Vec::new() };
-                Ok(News::Token { text, scored, finish })
+                let prompt = if is_visible { std::mem::take(&mut self.prompt_scores) } else { Vec::new() };
+                Ok(News::Token { text, prompt, scored, finish })
             }
             TokenEvent::Failed(fault) => {
                 self.events = None;
@@ -140,6 +163,9 @@ impl Choice {
         logprobs: Option<Box<TokenLogprobs>>,
         finish: Option<FinishReason>,
     ) -> (String, Option<FinishReason>) {
+        if self.hides_output {
+            return (String::new(), Some(FinishReason::Length));
+        }
         let mut text = String::new();
         let mut found_stop = false;
         if finish != Some(FinishReason::Stop) || self.include_stop {

@@ -6,6 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use plimsoll_api::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, FinishReason, Usage};
+use plimsoll_core::TokenId;
 
 use crate::auth::Caller;
 use crate::body::read_json;
@@ -15,11 +16,11 @@ use crate::error::ApiError;
 use crate::generation::{Generation, Order};
 use crate::logprobs::{ScoredToken, for_completion};
 use crate::params::{Asked, Params};
-use crate::prompt::encode_prompts;
+use crate::prompt::{EncodedPrompt, encode_prompts};
 use crate::sse::{self, EventBuffer, StreamFormat};
 use crate::state::unix_seconds;
 use crate::watch::Entry;
-use crate::{ServedModel, ServerState, unserved};
+use crate::{ServedModel, ServerState, prompt_scores, unserved};
 
 /// What OpenAI generates where a request does not say.
 const DEFAULT_MAX_TOKENS: u32 = 16;
@@ -40,15 +41,20 @@ async fn answer(call: Call, request: Request) -> Result<Response, ApiError> {
     let params = params(&mut request, &model)?;
     let prompt = request.prompt.take().ok_or_else(|| ApiError::invalid("prompt", "is missing"))?;
     let add_special = params.add_special_tokens.unwrap_or(true);
-    let mut prompts = encode_prompts(&call.state, &model, prompt, add_special, params.echo).await?;
-    let echoes = prompts.iter_mut().map(|prompt| prompt.echo.take());
-    let choices = echoes.flat_map(|echo| std::iter::repeat_n(echo, params.n as usize));
+    let prompts = encode_prompts(&call.state, &model, prompt, add_special, params.echo).await?;
+    let has_scores = params.prompt_logprobs.is_some() || (params.echo && request.logprobs.is_some());
+    let choice = |prompt: &EncodedPrompt| {
+        let ids = if has_scores { prompt.ids.clone() } else { Vec::new() };
+        ChoiceText { echo: prompt.echo.clone(), ids, offset: 0 }
+    };
+    let choices = prompts.iter().flat_map(|prompt| std::iter::repeat_n(choice(prompt), params.n as usize));
     let mut format = Format {
         id: response_id("cmpl", params.request_id.as_deref()),
         created: unix_seconds(),
         model: Arc::clone(&model),
-        has_logprobs: request.logprobs.is_some(),
-        choices: choices.map(|echo| ChoiceText { echo, offset: 0 }).collect(),
+        logprobs: request.logprobs,
+        prompt_logprobs: params.prompt_logprobs,
+        choices: choices.collect(),
     };
     let stream = params.stream;
     let order = Order { model, params, prompts, prompt_field: "prompt", continues_text: true };
@@ -68,11 +74,6 @@ async fn answer(call: Call, request: Request) -> Result<Response, ApiError> {
 fn params(request: &mut CompletionRequest, model: &ServedModel) -> Result<Params, ApiError> {
     unserved::check_completion(request)?;
     let fields = request.take_shared();
-    if fields.echo == Some(true) && request.logprobs.is_some() {
-        // It would need the prompt's own log probabilities.
-        let message = "`logprobs` with `echo` is not served yet: leave one of them out".to_owned();
-        return Err(ApiError::Invalid { message, param: Some("logprobs".to_owned()), code: Some("not_served") });
-    }
     let asked = Asked {
         logprobs: request.logprobs,
         max_tokens: fields.max_tokens,
@@ -95,28 +96,44 @@ struct Format {
     id: String,
     created: u64,
     model: Arc<ServedModel>,
-    has_logprobs: bool,
+    /// Alternatives of each token.
+    logprobs: Option<u32>,
+    /// Alternatives of each prompt token, in vLLM's field.
+    prompt_logprobs: Option<u32>,
     choices: Vec<ChoiceText>,
 }
 
 /// What the format has to know of a choice's text so far.
+#[derive(Clone)]
 struct ChoiceText {
     /// The prompt, until it was written.
     echo: Option<String>,
-    /// Characters of the tokens that have log probabilities.
+    /// The prompt's tokens, where they are scored.
+    ids: Vec<TokenId>,
+    /// Characters of the text before the next token that has log probabilities.
     offset: usize,
 }
 
 impl Format {
     fn whole(&mut self, choices: Vec<Piece>, usage: Usage) -> Completion<'_> {
         let choices = choices.into_iter().map(|piece| {
+            let echoed = self.take_echo(&piece);
             let logprobs = self.logprobs(piece.choice, &piece.scored);
-            let text = match self.choices[piece.choice].echo.take() {
-                Some(prompt) => prompt + &piece.text,
-                None => piece.text,
+            let (text, logprobs) = match echoed {
+                Some((prompt, scores)) => (prompt + &piece.text, scores.zip(logprobs).map(prompt_scores::joined)),
+                None => (piece.text, logprobs),
             };
-            let finish_reason = piece.finish.map(wire_reason);
-            CompletionChoice { index: piece.choice as u32, text: text.into(), logprobs, finish_reason }
+            let prompt_logprobs = self.prompt_logprobs.map(|top| {
+                let ids = &self.choices[piece.choice].ids;
+                prompt_scores::by_id(ids, &piece.prompt, top as usize, &self.model.tokenizer)
+            });
+            CompletionChoice {
+                index: piece.choice as u32,
+                text: text.into(),
+                logprobs,
+                finish_reason: piece.finish.map(wire_reason),
+                prompt_logprobs,
+            }
         });
         let choices = choices.collect();
         self.completion(choices, Some(usage))
@@ -124,7 +141,18 @@ impl Format {
 
     fn logprobs(&mut self, choice: usize, scored: &[ScoredToken]) -> Option<CompletionLogprobs> {
         let offset = &mut self.choices[choice].offset;
-        self.has_logprobs.then(|| for_completion(scored, &self.model.tokenizer, offset))
+        self.logprobs.map(|_| for_completion(scored, &self.model.tokenizer, offset))
+    }
+
+    /// The prompt that a choice's text begins with, and its log probabilities where they are wanted; `None` once taken.
+    fn take_echo(&mut self, piece: &Piece) -> Option<(String, Option<CompletionLogprobs>)> {
+        let choice = &mut self.choices[piece.choice];
+        let prompt = choice.echo.take()?;
+        choice.offset = prompt.chars().count();
+        let tokenizer = &self.model.tokenizer;
+        let scores = |top| prompt_scores::of_echo(&prompt, &choice.ids, &piece.prompt, top as usize, tokenizer);
+        let scores = self.logprobs.map(scores);
+        Some((prompt, scores))
     }
 
     fn write(
@@ -136,7 +164,10 @@ impl Format {
         usage: Option<Usage>,
         events: &mut EventBuffer,
     ) {
-        let choice = CompletionChoice { index: index as u32, text: text.into(), logprobs, finish_reason };
+        // vLLM's field is for whole responses alone.
+        let prompt_logprobs = None;
+        let text = text.into();
+        let choice = CompletionChoice { index: index as u32, text, logprobs, finish_reason, prompt_logprobs };
         events.push(&self.completion(vec![choice], usage));
     }
 
@@ -155,8 +186,8 @@ impl Format {
 impl StreamFormat for Format {
     fn write_piece(&mut self, piece: &Piece, usage: Option<Usage>, events: &mut EventBuffer) {
         let index = piece.choice;
-        if let Some(prompt) = self.choices[index].echo.take() {
-            self.write(index, &prompt, None, None, usage, events);
+        if let Some((prompt, scores)) = self.take_echo(piece) {
+            self.write(index, &prompt, scores, None, usage, events);
         }
         if !piece.text.is_empty() || !piece.scored.is_empty() {
             let logprobs = self.logprobs(index, &piece.scored);

@@ -40,6 +40,8 @@ pub(crate) struct Generation {
     /// Prompt tokens of each prompt.
     prompt_tokens: Vec<usize>,
     generated: u64,
+    /// What is generated is not shown, nor counted.
+    only_prompt: bool,
     /// Choices that have not ended.
     live: usize,
     /// Events taken and not yet accepted; `None` where a choice's events ended.
@@ -63,6 +65,7 @@ impl Generation {
         let max_tokens = max_tokens.collect::<Result<Vec<_>, _>>()?;
         let prompt_tokens: Vec<usize> = prompts.iter().map(|prompt| prompt.ids.len()).collect();
         let all_prompt_tokens = prompt_tokens.iter().sum::<usize>();
+        params.check_scores(n * all_prompt_tokens, prompt_field)?;
         call.permit.resize(sequences, (n * all_prompt_tokens) as u64)?;
         call.entry.set_prompt_tokens(all_prompt_tokens as u64);
 
@@ -73,11 +76,20 @@ impl Generation {
                 let submitted = model.engine.submit(params.request(id, prompt.ids.clone(), max_tokens, choice));
                 let events = submitted.map_err(|error| of_submission(error, call.permit.retry_after()))?;
                 let text = TextOut::new(&model.tokenizer, &params, continues_text);
-                choices.push(Choice::new(events, index, text, params.include_stop, call.arrived));
+                choices.push(Choice::new(events, index, text, &params, call.arrived));
             }
         }
-        let (events, pieces) = (Vec::new(), Vec::new());
-        Ok(Self { call, choices, prompt_tokens, generated: 0, live: sequences, events, pieces, has_failed: false })
+        Ok(Self {
+            call,
+            choices,
+            prompt_tokens,
+            generated: 0,
+            only_prompt: params.only_prompt,
+            live: sequences,
+            events: Vec::new(),
+            pieces: Vec::new(),
+            has_failed: false,
+        })
     }
 
     /// Waits until the engine begins or refuses the request, or until patience ends.
@@ -186,15 +198,17 @@ impl Generation {
                 self.call.permit.begin(tokens);
                 metrics.prompt_tokens.inc_by(tokens);
             }
-            News::Token { text, scored, finish } => {
-                self.generated += 1;
+            News::Scored => {}
+            News::Token { text, prompt, scored, finish } => {
+                self.generated += u64::from(!self.only_prompt);
                 if let Some(reason) = finish {
                     self.live -= 1;
                     self.call.permit.note_completion();
                     metrics.note_finished(finished_label(reason));
                 }
                 if finish.is_some() || !text.is_empty() {
-                    self.pieces.push(Piece { choice: index, text, scored, finish, generated: self.generated });
+                    let generated = self.generated;
+                    self.pieces.push(Piece { choice: index, text, prompt, scored, finish, generated });
                 }
             }
         }

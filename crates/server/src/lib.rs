@@ -28,6 +28,7 @@ mod model;
 mod models;
 mod params;
 mod prompt;
+mod prompt_scores;
 mod router;
 mod sse;
 mod stalled_write;

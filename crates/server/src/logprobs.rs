@@ -7,7 +7,7 @@ use plimsoll_core::{TokenId, TokenLogprobs};
 use plimsoll_text::Tokenizer;
 
 /// What a token that cannot come has instead of minus infinity, which JSON does not know.
-const LEAST: f32 = -9999.0;
+pub(crate) const LEAST: f32 = -9999.0;
 
 /// One generated token and how likely it was.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct ScoredToken {
     pub(crate) logprobs: Box<TokenLogprobs>,
 }
 
-fn text_of(tokenizer: &Tokenizer, token: TokenId) -> String {
+pub(crate) fn text_of(tokenizer: &Tokenizer, token: TokenId) -> String {
     String::from_utf8_lossy(tokenizer.token_bytes(token)).into_owned()
 }
 

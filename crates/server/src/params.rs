@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use plimsoll_api::{SharedFields, StreamOptions};
 use plimsoll_core::{Request, RequestId, SamplingParams, StopConditions, TokenId};
 use plimsoll_text::StopStrings;
+use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::{ServedModel, unserved};
@@ -15,6 +16,8 @@ use crate::{ServedModel, unserved};
 const MAX_N: u32 = 128;
 /// Alternatives a position at most.
 const MAX_LOGPROBS: u32 = 20;
+/// Log probabilities of prompt tokens in one response at most, alternatives included: some 50 MB of JSON.
+const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
 const MAX_STOP_STRINGS: usize = 64;
 /// Bytes of one stop string at most.
 const MAX_STOP_LENGTH: usize = 1024;
@@ -46,6 +49,10 @@ pub(crate) struct Params {
     pub(crate) include_stop: bool,
     pub(crate) skip_special_tokens: bool,
     pub(crate) echo: bool,
+    /// vLLM's `prompt_logprobs`: alternatives of each prompt token to report.
+    pub(crate) prompt_logprobs: Option<u32>,
+    /// Nothing is to be generated. The engine's one token, which it cannot do without, is not shown.
+    pub(crate) only_prompt: bool,
     pub(crate) add_special_tokens: Option<bool>,
     /// Generated tokens before anything may end a choice.
     pub(crate) min_tokens: u32,
@@ -60,13 +67,17 @@ pub(crate) struct Params {
 
 impl Params {
     /// Checks the fields that chats and completions share; `asked` stands for its namesakes among them.
-    pub(crate) fn new(fields: SharedFields, asked: Asked, model: &ServedModel) -> Result<Self, ApiError> {
+    pub(crate) fn new(mut fields: SharedFields, asked: Asked, model: &ServedModel) -> Result<Self, ApiError> {
+        let prompt_logprobs = prompt_logprobs(fields.prompt_logprobs.take(), &fields)?;
         unserved::check_shared(&fields)?;
         let stop = fields.stop.as_ref().map_or(&[][..], |stop| &stop.0);
         check_stop_strings(stop)?;
         let n = in_range("n", fields.n, 1, 1..=MAX_N)?;
-        if asked.max_tokens == Some(0) {
-            return Err(ApiError::invalid(asked.max_tokens_field, "must be at least 1"));
+        let echo = fields.echo.unwrap_or(false);
+        let only_prompt = asked.max_tokens == Some(0);
+        if only_prompt && !echo && prompt_logprobs.is_none() {
+            let message = "must be at least 1, unless the prompt itself is wanted back (`echo` or `prompt_logprobs`)";
+            return Err(ApiError::invalid(asked.max_tokens_field, message));
         }
         let min_tokens = fields.min_tokens.unwrap_or(0);
         if let Some(max_tokens) = asked.max_tokens
@@ -82,13 +93,18 @@ impl Params {
             stops: StopStrings::new(stop, include_stop),
             include_stop,
             skip_special_tokens: fields.skip_special_tokens.unwrap_or(true),
-            echo: fields.echo.unwrap_or(false),
+            echo,
+            prompt_logprobs,
+            only_prompt,
             add_special_tokens: fields.add_special_tokens,
             min_tokens,
             stop_token_ids: stop_token_ids(&fields, model)?,
             priority: fields.priority.unwrap_or(0),
             max_model_len: model.max_model_len,
-            sampling: sampling(&fields, asked.logprobs, model)?,
+            sampling: SamplingParams {
+                prompt_logprobs: scores_wanted(echo.then_some(asked.logprobs).flatten(), prompt_logprobs, model)?,
+                ..sampling(&fields, asked.logprobs, model)?
+            },
             request_id: checked_request_id(fields.request_id)?,
             asked,
         })
@@ -121,9 +137,23 @@ impl Params {
                 "min_tokens",
                 format!("`min_tokens` is {}, but after the prompt there is room for {room} tokens", self.min_tokens),
             )),
-            Some(max) => Ok(max),
+            // The engine generates at least one.
+            Some(max) => Ok(max.max(1)),
             None => Ok(room.min(self.asked.default_max_tokens.max(self.min_tokens))),
         }
+    }
+
+    /// Refuses what would make a response too large to hold: `tokens` prompt tokens in all choices, with alternatives.
+    pub(crate) fn check_scores(&self, tokens: usize, prompt_field: &str) -> Result<(), ApiError> {
+        let Some(top) = self.sampling.prompt_logprobs else { return Ok(()) };
+        if tokens.saturating_mul(1 + top as usize) > MAX_PROMPT_LOGPROBS {
+            let message = format!(
+                "has {tokens} tokens in all choices, with {top} alternatives each: more than the {MAX_PROMPT_LOGPROBS} \
+                 log probabilities that one response may hold; shorten it, or ask for fewer"
+            );
+            return Err(ApiError::invalid(prompt_field, message));
+        }
+        Ok(())
     }
 
     /// The engine request for choice number `choice` of a prompt.
@@ -176,7 +206,37 @@ fn sampling(fields: &SharedFields, logprobs: Option<u32>, model: &ServedModel) -
         // Seeds are compared by equality alone: the sign is one more bit.
         seed: fields.seed.map_or_else(rand::random, |seed| seed as u64),
         logprobs,
+        prompt_logprobs: None,
     })
+}
+
+/// vLLM's `prompt_logprobs`.
+fn prompt_logprobs(value: Option<Value>, fields: &SharedFields) -> Result<Option<u32>, ApiError> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    let count = value.as_u64().filter(|&count| count <= u64::from(MAX_LOGPROBS));
+    let Some(count) = count else {
+        let message = format!("must be from 0 to {MAX_LOGPROBS} alternatives a token");
+        return Err(ApiError::invalid("prompt_logprobs", message));
+    };
+    if fields.stream == Some(true) {
+        let message = "cannot go with `stream`: send `stream: false`, or `echo` with `logprobs` to `/v1/completions`";
+        return Err(ApiError::invalid("prompt_logprobs", message));
+    }
+    Ok(Some(count as u32))
+}
+
+/// Alternatives of each prompt token that the engine is asked for, to serve both kinds of request.
+fn scores_wanted(echo: Option<u32>, prompt: Option<u32>, model: &ServedModel) -> Result<Option<u32>, ApiError> {
+    let wanted = echo.max(prompt);
+    if wanted.is_some() && !model.engine.scores_prompts() {
+        let param = if prompt.is_some() { "prompt_logprobs" } else { "echo" };
+        return Err(ApiError::Invalid {
+            message: format!("`{param}`: log probabilities of the prompt are not served on a GPU yet; leave it out"),
+            param: Some(param.to_owned()),
+            code: Some("not_served"),
+        });
+    }
+    Ok(wanted)
 }
 
 fn in_range<T: PartialOrd + Display>(

@@ -29,6 +29,8 @@ struct Slot {
     request: Arc<Request>,
     history: History,
     sampled: u32,
+    /// Leading prompt tokens that were scored, with the first, which never is.
+    scored: u32,
     /// The last step that it was part of.
     last_step: Option<u64>,
 }
@@ -48,7 +50,7 @@ impl<E: Executor> CheckedExecutor<E> {
     fn bind(&mut self, binding: &SlotBinding) {
         let mut history = History::default();
         binding.request.prompt.iter().for_each(|&token| history.push(token));
-        let slot = Slot { request: Arc::clone(&binding.request), history, sampled: 0, last_step: None };
+        let slot = Slot { request: Arc::clone(&binding.request), history, sampled: 0, scored: 1, last_step: None };
         self.slots[binding.slot.0 as usize] = Some(slot);
     }
 
@@ -88,6 +90,17 @@ impl<E: Executor> CheckedExecutor<E> {
         }
         let expected = (end == slot.history.len()).then_some(slot.sampled);
         assert_eq!(seq.sample, expected, "request {id}: samples after its last token, and only there");
+        if let Some(span) = seq.scores {
+            assert!(slot.request.sampling.prompt_logprobs.is_some(), "request {id} wants no scores");
+            assert_eq!(span.from, slot.scored, "request {id}: prompt tokens are scored once, in order");
+            assert!(span.from < span.to, "request {id}: an empty span of scores");
+            assert!(seq.start < span.from && span.to <= end + 1, "request {id}: scores of what is not computed");
+            assert!(span.to as usize <= slot.request.prompt.len(), "request {id}: scores past its prompt");
+            slot.scored = span.to;
+        }
+        let is_scored =
+            slot.request.sampling.prompt_logprobs.is_none() || slot.scored as usize == slot.request.prompt.len();
+        assert!(is_scored || seq.sample.is_none(), "request {id} samples before its prompt is scored");
     }
 
     /// All writes come first: within a step no order among rows may be relied on.

@@ -83,7 +83,11 @@ mod tests {
     use plimsoll_core::{ScheduledSeq, SeqSlot, TokenInput};
 
     fn plan(step: u64, rows: &[(u32, u32)]) -> StepPlan {
-        let row = |&(start, len)| ScheduledSeq { slot: SeqSlot(0), start, len, input: TokenInput::Known, sample: None };
+        let slot = SeqSlot(0);
+        let row = |&(start, len)| {
+            let input = TokenInput::Known;
+            ScheduledSeq { slot, start, len, input, sample: None, scores: None }
+        };
         let seqs: Vec<_> = rows.iter().map(row).collect();
         let tokens = vec![0; seqs.iter().map(|seq| seq.len as usize).sum()];
         StepPlan { step, seqs, tokens, ..StepPlan::default() }

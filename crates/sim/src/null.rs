@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use plimsoll_core::{
-    Executor, ExecutorError, Request, SampleFault, Sampled, SeqSlot, StepOutput, StepPlan, Ticket, TokenId,
-    TokenLogprobs,
+    Executor, ExecutorError, PromptLogprobs, PromptScores, Request, SampleFault, Sampled, ScheduledSeq, SeqSlot,
+    StepOutput, StepPlan, Ticket, TokenId, TokenLogprobs,
 };
 
 use crate::rng::{mix, scale, unit};
@@ -75,9 +75,30 @@ impl NullExecutor {
         Ok(inside.find(|token| !stop.stop_token_ids.contains(token)).unwrap_or(choice(first)))
     }
 
+    /// What is made up for the prompt token at `position`: a probability and a rank that follow from the request's seed,
+    /// and no alternatives.
+    pub fn prompt_logprobs(config: &NullConfig, request: &Request, position: u32) -> PromptLogprobs {
+        let key = mix(mix(config.seed ^ mix(request.sampling.seed)).wrapping_sub(u64::from(position)));
+        let rank = 1 + scale(key, u64::from(config.vocab_size)) as u32;
+        PromptLogprobs { logprob: -(rank as f32), rank, top: Vec::new() }
+    }
+
+    fn request(&self, slot: SeqSlot) -> Result<&Request, ExecutorError> {
+        let request = self.bound.get(slot.0 as usize).and_then(Option::as_deref);
+        request.ok_or_else(|| ExecutorError(format!("slot {} was never bound", slot.0)))
+    }
+
+    fn scores(&self, seq: &ScheduledSeq) -> Option<Result<PromptScores, ExecutorError>> {
+        let span = seq.scores?;
+        let of_request = |request| {
+            let logprobs = (span.from..span.to).map(|at| Self::prompt_logprobs(&self.config, request, at)).collect();
+            PromptScores { slot: seq.slot, logprobs: Ok(logprobs) }
+        };
+        Some(self.request(seq.slot).map(of_request))
+    }
+
     fn sample(&self, slot: SeqSlot, index: u32) -> Result<Sampled, ExecutorError> {
-        let request = self.bound.get(slot.0 as usize).and_then(Option::as_ref);
-        let request = request.ok_or_else(|| ExecutorError(format!("slot {} was never bound", slot.0)))?;
+        let request = self.request(slot)?;
         let token = Self::token(&self.config, request, index);
         let logprobs = match (request.sampling.logprobs, token) {
             (Some(top), Ok(token)) => Some(Box::new(self.logprobs(token, top))),
@@ -108,7 +129,8 @@ impl Executor for NullExecutor {
         }
         let rows = plan.seqs.iter().filter_map(|seq| seq.sample.map(|index| (seq.slot, index)));
         let samples = rows.map(|(slot, index)| self.sample(slot, index)).collect::<Result<_, _>>()?;
-        self.done.push_back(StepOutput { step: plan.step, samples });
+        let scores = plan.seqs.iter().filter_map(|seq| self.scores(seq)).collect::<Result<_, _>>()?;
+        self.done.push_back(StepOutput { step: plan.step, samples, scores });
         Ok(Ticket(plan.step))
     }
 
@@ -127,7 +149,7 @@ impl Executor for NullExecutor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plimsoll_core::{RequestId, SamplingParams, ScheduledSeq, SlotBinding, StopConditions, TokenInput};
+    use plimsoll_core::{RequestId, SamplingParams, SlotBinding, StopConditions, TokenInput};
 
     fn request(seed: u64) -> Request {
         Request {
@@ -186,7 +208,14 @@ mod tests {
         let plan = |step, bindings| StepPlan {
             step,
             bindings,
-            seqs: vec![ScheduledSeq { slot: SeqSlot(3), start: 0, len: 3, input: TokenInput::Known, sample: Some(0) }],
+            seqs: vec![ScheduledSeq {
+                slot: SeqSlot(3),
+                start: 0,
+                len: 3,
+                input: TokenInput::Known,
+                sample: Some(0),
+                scores: None,
+            }],
             ..StepPlan::default()
         };
         assert!(executor.submit(&plan(0, vec![])).is_err(), "slot 3 is not bound");

@@ -123,7 +123,7 @@ impl SeedExecutor {
             let token = if is_faulty { Err(SampleFault::NonFiniteLogits) } else { Ok(token(seed, index)) };
             Some(Sampled { slot: seq.slot, token, logprobs: None })
         };
-        StepOutput { step: plan.step, samples: plan.seqs.iter().filter_map(sample).collect() }
+        StepOutput { step: plan.step, samples: plan.seqs.iter().filter_map(sample).collect(), scores: Vec::new() }
     }
 }
 

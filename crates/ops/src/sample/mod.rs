@@ -10,6 +10,7 @@ mod draw;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod scan;
+mod score;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -21,6 +22,7 @@ use candle_core::{Device, Result, Storage, Tensor, bail};
 pub use counts::TokenCounts;
 #[cfg(feature = "cuda")]
 pub use gpu::{GpuSampleParams, GpuSampling};
+pub use score::{TokenScore, WantedScore, score};
 
 use crate::operand::contiguous;
 use crate::par::parallel_for;

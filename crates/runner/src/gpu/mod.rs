@@ -162,6 +162,9 @@ impl GpuRunner {
     fn queue(&mut self, plan: &StepPlan) -> std::result::Result<InFlight, StepError> {
         plan.bindings.iter().try_for_each(|binding| self.slots.bind(binding))?;
         let batch = batch::build(plan, &mut self.slots, &self.limits)?;
+        if plan.seqs.iter().any(|seq| seq.scores.is_some()) {
+            return Err(StepError::NoScoring);
+        }
         let lane = (plan.step % IN_FLIGHT as u64) as usize;
         let logits = self.forward(plan, batch, lane)?;
         let samplers: Vec<(SeqSlot, u32)> =
@@ -288,7 +291,7 @@ impl GpuRunner {
         for (slot, result) in step.samplers.into_iter().zip(results) {
             samples.push(self.slots.keep(slot, result)?);
         }
-        Ok(StepOutput { step: step.step, samples })
+        Ok(StepOutput { step: step.step, samples, scores: Vec::new() })
     }
 }
 
@@ -375,5 +378,9 @@ impl Executor for GpuRunner {
 
     fn max_in_flight(&self) -> usize {
         IN_FLIGHT
+    }
+
+    fn scores_prompts(&self) -> bool {
+        false
     }
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use plimsoll_core::{
-    CacheConfig, Executor, KvGroup, Request, RequestId, SamplingParams, StopConditions, TokenEvent, TokenId,
-    TokenLogprobs,
+    CacheConfig, Executor, KvGroup, PromptLogprobs, Request, RequestId, SamplingParams, StopConditions, TokenEvent,
+    TokenId, TokenLogprobs,
 };
 use plimsoll_nn::{ForwardBatch, KvCache, LayerInfo, Model, ModelInfo};
 use plimsoll_ops::attention::PagedBatch;
@@ -126,6 +126,7 @@ pub(crate) struct Rig {
 pub(crate) struct Outcome {
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) logprobs: Vec<TokenLogprobs>,
+    pub(crate) prompt: Vec<PromptLogprobs>,
     pub(crate) has_failed: bool,
     pub(crate) cached_tokens: u32,
 }
@@ -188,6 +189,7 @@ impl Rig {
 fn record(outcome: &mut Outcome, event: TokenEvent) {
     match event {
         TokenEvent::Scheduled { cached_tokens } => outcome.cached_tokens = cached_tokens,
+        TokenEvent::Prompt(logprobs) => outcome.prompt.extend(logprobs),
         TokenEvent::Token { token, logprobs, .. } => {
             outcome.tokens.push(token);
             outcome.logprobs.extend(logprobs.map(|logprobs| *logprobs));

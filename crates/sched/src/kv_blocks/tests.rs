@@ -21,7 +21,7 @@ fn used(kv: &KvBlocks) -> Vec<u32> {
 /// Begins a sequence and computes it in steps of `chunk`, everything committed at once.
 fn run(kv: &mut KvBlocks, tokens: &[TokenId], chunk: u32) -> SeqBlocks {
     let mut blocks = kv.nothing();
-    let mut computed = kv.try_begin(&mut blocks, tokens, 0).expect("the pools are large enough");
+    let mut computed = kv.try_begin(&mut blocks, tokens, usize::MAX, 0).expect("the pools are large enough");
     while computed < tokens.len() as u32 {
         computed = (computed + chunk).min(tokens.len() as u32);
         kv.grow(&mut blocks, computed);
@@ -93,7 +93,7 @@ fn a_prefix_is_found_in_whole_blocks_and_never_whole() {
         let mut kv = kv(&[(None, 32)]);
         let first = run(&mut kv, &tokens, 5);
         let mut blocks = kv.nothing();
-        assert_eq!(kv.try_begin(&mut blocks, &second, 0), Some(found), "after {tokens:?}, {second:?}");
+        assert_eq!(kv.try_begin(&mut blocks, &second, usize::MAX, 0), Some(found), "after {tokens:?}, {second:?}");
         kv.check([&first, &blocks].into_iter());
     }
 }
@@ -107,7 +107,11 @@ fn a_prefix_needs_the_window_before_its_end_in_windowed_groups() {
     // All blocks of the windowed group are cached still: use the early ones up.
     let mut other = run(&mut kv, &(100..100 + 4 * 28).collect::<Vec<_>>()[..4 * 26], 4 * 26);
     let mut again = kv.nothing();
-    assert_eq!(kv.try_begin(&mut again, &tokens, 0), Some(20), "block 4, the last before position 20, is left");
+    assert_eq!(
+        kv.try_begin(&mut again, &tokens, usize::MAX, 0),
+        Some(20),
+        "block 4, the last before position 20, is left"
+    );
     assert_eq!((again.tables[1].first(), again.tables[0].first()), (4, 0));
     kv.release(&mut other);
     kv.release(&mut again);
@@ -122,7 +126,7 @@ fn distrusted_prefixes_are_not_found_again() {
     kv.distrust(&blocks);
     kv.release(&mut blocks);
     assert!(kv.usage().iter().all(|blocks| blocks.free == 32), "{:?}", kv.usage());
-    assert_eq!(kv.try_begin(&mut blocks, &tokens, 0), Some(0));
+    assert_eq!(kv.try_begin(&mut blocks, &tokens, usize::MAX, 0), Some(0));
 }
 
 #[test]
@@ -130,9 +134,9 @@ fn beginning_leaves_the_reserve() {
     let tokens: Vec<TokenId> = (0..16).collect();
     let mut kv = kv(&[(None, 6)]);
     let mut blocks = kv.nothing();
-    assert_eq!(kv.try_begin(&mut blocks, &tokens, 3), None);
+    assert_eq!(kv.try_begin(&mut blocks, &tokens, usize::MAX, 3), None);
     assert_eq!(used(&kv), [0]);
-    assert_eq!(kv.try_begin(&mut blocks, &tokens, 2), Some(0));
+    assert_eq!(kv.try_begin(&mut blocks, &tokens, usize::MAX, 2), Some(0));
     assert_eq!(used(&kv), [4]);
 }
 
@@ -176,7 +180,7 @@ proptest! {
         for (tokens, chunk, victim) in prompts {
             let expected = oracle(&mut kv, &tokens);
             let mut blocks = kv.nothing();
-            let Some(cached) = kv.try_begin(&mut blocks, &tokens, 0) else {
+            let Some(cached) = kv.try_begin(&mut blocks, &tokens, usize::MAX, 0) else {
                 prop_assert!(!live.is_empty(), "a lone sequence always fits");
                 let at = victim.index(live.len());
                 kv.release(&mut live.swap_remove(at));

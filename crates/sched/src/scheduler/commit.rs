@@ -1,6 +1,6 @@
 //! Committing a step: sampled tokens become known, sequences end, and what was computed can be shared.
 
-use plimsoll_core::{FinishReason, RequestId, SampleFault, Sampled, StepOutput, TokenEvent, TokenId};
+use plimsoll_core::{FinishReason, PromptScores, RequestId, SampleFault, Sampled, StepOutput, TokenEvent, TokenId};
 
 use super::Scheduler;
 use crate::sequence::{SeqIndex, Sequence, State};
@@ -24,12 +24,15 @@ impl Scheduler {
         self.report_begun(events);
 
         let mut samples = output.samples.into_iter();
+        let mut scores = output.scores.into_iter();
         let mut has_ended = false;
         for &row in &rows {
             let sampled = row.samples.then(|| samples.next().expect("a sample for every row that asked for one"));
-            has_ended |= self.commit_row(row, sampled, events);
+            let scored = row.scores.then(|| scores.next().expect("scores for every row that asked for them"));
+            has_ended |= self.commit_row(row, scored, sampled, events);
         }
         assert!(samples.next().is_none(), "more samples than were asked for");
+        assert!(scores.next().is_none(), "more scores than were asked for");
         if has_ended {
             let seqs = &self.seqs;
             self.running.retain(|&index| seqs.get(index).is_some_and(|seq| seq.state == State::Running));
@@ -49,17 +52,32 @@ impl Scheduler {
     }
 
     /// Returns whether the sequence ended with this row.
-    fn commit_row(&mut self, row: Row, sampled: Option<Sampled>, events: &mut Vec<(RequestId, TokenEvent)>) -> bool {
+    fn commit_row(
+        &mut self,
+        row: Row,
+        scored: Option<PromptScores>,
+        sampled: Option<Sampled>,
+        events: &mut Vec<(RequestId, TokenEvent)>,
+    ) -> bool {
         let seq = &mut self.seqs[row.seq];
         seq.in_flight -= 1;
         if let Some(sampled) = &sampled {
             assert_eq!(Some(sampled.slot), seq.slot, "samples are in the plan's order");
         }
+        if let Some(scored) = &scored {
+            assert_eq!(Some(scored.slot), seq.slot, "scores are in the plan's order");
+        }
         if seq.state == State::Ended {
             self.release_if_landed(row.seq);
             return false;
         }
-        if let Some(Sampled { token: Err(fault), .. }) = sampled {
+        let (id, mut fault) = (seq.id(), sampled.as_ref().and_then(|sampled| sampled.token.err()));
+        match scored.map(|scored| scored.logprobs) {
+            Some(Ok(logprobs)) => events.push((id, TokenEvent::Prompt(logprobs))),
+            Some(Err(score_fault)) => fault = Some(score_fault),
+            None => {}
+        }
+        if let Some(fault) = fault {
             self.fail(row.seq, fault, events);
             return true;
         }
@@ -70,7 +88,7 @@ impl Scheduler {
         let finish = finish_reason(seq, token);
         seq.tokens.push(token);
         self.counters.generated_tokens += 1;
-        events.push((seq.id(), TokenEvent::Token { token, logprobs, finish }));
+        events.push((id, TokenEvent::Token { token, logprobs, finish }));
         if finish.is_some() {
             self.end(row.seq);
         }

@@ -33,7 +33,7 @@ use crate::{AddError, ConfigError, SchedulerConfig, SchedulerStats};
 /// assert_eq!(plan.tokens, [7, 8]);
 /// // A device runs the plan and samples token 9.
 /// let sampled = Sampled { slot: plan.seqs[0].slot, token: Ok(9), logprobs: None };
-/// let events = scheduler.commit(StepOutput { step: plan.step, samples: vec![sampled] });
+/// let events = scheduler.commit(StepOutput { step: plan.step, samples: vec![sampled], scores: vec![] });
 /// assert_eq!(events.len(), 2); // Scheduled, and the token with its finish reason.
 /// assert_eq!(scheduler.plan(), None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -108,6 +108,7 @@ impl Scheduler {
             blocks: self.kv.nothing(),
             computed: 0,
             sampled: 0,
+            scored: 0,
             max_sampled,
             in_flight: 0,
             epoch: 0,

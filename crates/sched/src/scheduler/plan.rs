@@ -119,7 +119,8 @@ impl Scheduler {
             return false;
         }
         let reserve = self.running.len() as u32;
-        let Some(cached) = self.kv.try_begin(&mut seq.blocks, &seq.tokens, reserve) else { return false };
+        let cacheable = seq.cacheable();
+        let Some(cached) = self.kv.try_begin(&mut seq.blocks, &seq.tokens, cacheable, reserve) else { return false };
         self.waiting.remove(seq);
         seq.state = State::Running;
         seq.computed = cached;
@@ -127,7 +128,7 @@ impl Scheduler {
             seq.slot = self.free_slots.pop();
             step.bind(seq);
             self.begun.push((seq.id(), cached));
-            if self.config.prefix_caching {
+            if self.config.prefix_caching && cacheable > 0 {
                 self.counters.prefix_queried_tokens += u64::from(seq.prompt_len);
                 self.counters.prefix_hit_tokens += u64::from(cached);
             }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use plimsoll_core::{
-    CacheConfig, Executor, FinishReason, KvGroup, Request, RequestId, SampleFault, SamplingParams, SeqSlot, StepPlan,
-    StopConditions, Ticket, TokenEvent, TokenId,
+    CacheConfig, Executor, FinishReason, KvGroup, PromptLogprobs, Request, RequestId, SampleFault, SamplingParams,
+    SeqSlot, StepPlan, StopConditions, Ticket, TokenEvent, TokenId,
 };
 use plimsoll_sched::{AddError, Policy, Scheduler, SchedulerConfig, WaitingLimits};
 use plimsoll_sim::{CheckedExecutor, NullConfig, NullExecutor};
@@ -48,9 +48,10 @@ pub(crate) struct PlannedRow {
 }
 
 /// What came of one request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Story {
     pub(crate) cached_tokens: Option<u32>,
+    pub(crate) prompt: Vec<PromptLogprobs>,
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) finish: Option<FinishReason>,
     pub(crate) fault: Option<SampleFault>,
@@ -157,6 +158,10 @@ impl Harness {
                 assert!(story.tokens.is_empty(), "request {id} was scheduled after its first token");
                 assert_eq!(story.cached_tokens.replace(cached_tokens), None, "request {id} was scheduled twice");
             }
+            TokenEvent::Prompt(logprobs) => {
+                assert!(story.cached_tokens.is_some() && story.tokens.is_empty(), "request {id}: scores out of order");
+                story.prompt.extend(logprobs);
+            }
             TokenEvent::Token { token, finish, .. } => {
                 assert!(story.cached_tokens.is_some(), "request {id} got a token before it was scheduled");
                 story.tokens.push(token);
@@ -196,6 +201,10 @@ impl Harness {
 fn alone(request: &Request, max_model_len: u32, null: &NullConfig, seen: &Story) -> Story {
     let max_tokens = request.stop.max_tokens.min(max_model_len - request.prompt.len() as u32);
     let mut story = Story { cached_tokens: seen.cached_tokens, ..Story::default() };
+    if request.sampling.prompt_logprobs.is_some() {
+        let scores = (1..request.prompt.len()).map(|at| NullExecutor::prompt_logprobs(null, request, at as u32));
+        story.prompt = scores.collect();
+    }
     for index in 0..max_tokens {
         match NullExecutor::token(null, request, index) {
             Err(fault) => {

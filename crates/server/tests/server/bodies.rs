@@ -25,6 +25,44 @@ async fn completions_of_a_list_of_prompts() {
 }
 
 #[tokio::test]
+async fn an_echoed_prompt_has_its_log_probabilities() {
+    let server = TestServer::start().await;
+    let reply = server.complete(r#"{"prompt":"hé!","max_tokens":1,"logprobs":1,"echo":true}"#).await;
+    let choice = &reply.json()["choices"][0];
+    assert_eq!(choice["text"], "hé!h");
+    let logprobs = &choice["logprobs"];
+    assert_eq!(logprobs["token_logprobs"], serde_json::json!([null, -1.0, -2.0, -3.0, -0.5]));
+    assert_eq!(logprobs["text_offset"], serde_json::json!([0, 1, 2, 2, 3]));
+    assert_eq!(logprobs["top_logprobs"][0], serde_json::Value::Null);
+    assert_eq!(logprobs["top_logprobs"][3], serde_json::json!({"!": -3.0, "\"": -0.5}));
+
+    let scored = server.complete(r#"{"prompt":"ab","max_tokens":0,"logprobs":0,"echo":true}"#).await;
+    assert_snapshot!(scored.redacted(), @"");
+    let streamed = server.complete(r#"{"prompt":"ab","max_tokens":1,"logprobs":0,"echo":true,"stream":true}"#).await;
+    assert_snapshot!(streamed.redacted(), @"");
+    let nothing = server.complete(r#"{"prompt":"ab","max_tokens":0,"echo":true,"stream":true}"#).await;
+    assert_snapshot!(nothing.redacted(), @"");
+}
+
+#[tokio::test]
+async fn prompt_logprobs_are_by_token_id() {
+    let server = TestServer::start().await;
+    let reply = server.complete(r#"{"prompt":["ab","c"],"max_tokens":1,"n":2,"prompt_logprobs":1}"#).await;
+    let of = |choice: usize| reply.json()["choices"][choice]["prompt_logprobs"].clone();
+    let expected = serde_json::json!([null, {
+        "98": {"logprob": -1.0, "rank": 1, "decoded_token": "b"},
+        "99": {"logprob": -0.5, "rank": 1, "decoded_token": "c"},
+    }]);
+    assert_eq!([of(0), of(1), of(2)], [expected.clone(), expected, serde_json::json!([null])]);
+
+    let body = r#"{"messages":[{"role":"user","content":"hi"}],"max_tokens":1,"prompt_logprobs":0}"#;
+    let chat = server.chat(body).await.json();
+    assert_eq!(chat["prompt_logprobs"][0], serde_json::Value::Null);
+    assert_eq!(chat["prompt_logprobs"][1]["105"]["decoded_token"], "i");
+    assert_eq!(chat["choices"][0]["message"]["content"], "h");
+}
+
+#[tokio::test]
 async fn every_shape_of_prompt_and_the_echo_of_each() {
     let server = TestServer::start().await;
     for (prompt, texts) in [

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
 
 use plimsoll_core::{
-    Executor, ExecutorError, Request, SampleFault, Sampled, SeqSlot, StepOutput, StepPlan, Ticket, TokenId,
+    Executor, ExecutorError, PromptLogprobs, PromptScores, Request, SampleFault, Sampled, SeqSlot, StepOutput, StepPlan, Ticket, TokenId,
     TokenLogprobs,
 };
 
@@ -78,6 +78,23 @@ impl EchoExecutor {
     }
 }
 
+impl EchoExecutor {
+    /// The prompt's token `i` has log probability `-i` and rank `i`; the alternatives are those of a sampled one.
+    fn scores(&self, plan: &StepPlan) -> Vec<PromptScores> {
+        let scores = |seq: &plimsoll_core::ScheduledSeq| {
+            let (span, request) = (seq.scores?, &self.bound[&seq.slot]);
+            let count = request.sampling.prompt_logprobs.expect("asked for");
+            let score = |at: u32| {
+                let token = request.prompt[at as usize];
+                let top = (0..count).map(|rank| (token + 1 + rank, -0.5 - rank as f32)).collect();
+                PromptLogprobs { logprob: -(at as f32), rank: at, top }
+            };
+            Some(PromptScores { slot: seq.slot, logprobs: Ok((span.from..span.to).map(score).collect()) })
+        };
+        plan.seqs.iter().filter_map(scores).collect()
+    }
+}
+
 impl Executor for EchoExecutor {
     fn submit(&mut self, plan: &StepPlan) -> Result<Ticket, ExecutorError> {
         for binding in &plan.bindings {
@@ -91,6 +108,7 @@ impl Executor for EchoExecutor {
         self.gate.pass();
         let plan = self.plan.take().expect("a step was submitted");
         let rows = plan.seqs.iter().filter_map(|seq| seq.sample.map(|index| (seq.slot, index)));
-        Ok(StepOutput { step: plan.step, samples: rows.map(|(slot, index)| self.sample(slot, index)).collect() })
+        let samples = rows.map(|(slot, index)| self.sample(slot, index)).collect();
+        Ok(StepOutput { step: plan.step, samples, scores: self.scores(&plan) })
     }
 }

@@ -35,7 +35,8 @@ fn plan(step: u64, bindings: &[(u32, &Arc<Request>)], rows: &[TestRow<'_>]) -> S
             tokens => (TokenInput::Known, tokens),
         };
         plan.tokens.extend(tokens);
-        plan.seqs.push(ScheduledSeq { slot: SeqSlot(slot), start, len: tokens.len() as u32, input, sample });
+        let (slot, len) = (SeqSlot(slot), tokens.len() as u32);
+        plan.seqs.push(ScheduledSeq { slot, start, len, input, sample, scores: None });
         tables.first_block.push(first_block);
         tables.blocks.extend(blocks.iter().copied().map(BlockId));
         tables.offsets.push(tables.blocks.len() as u32);
