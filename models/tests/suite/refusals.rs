@@ -273,6 +273,9 @@ fn damaged_indices() {
     set("model.norm.weight", json!("model-00001-of-00002.safetensors"));
     copy.check("", &["model-00001-of-00002.safetensors", "model.norm.weight"]);
     set("model.norm.weight", json!("model-00003-of-00002.safetensors"));
+    copy.check("", &["model-00002-of-00002.safetensors", "model.norm.weight", "does not put there"]);
+    set("model.norm.weight", json!("model-00002-of-00002.safetensors"));
+    set("model.extra.weight", json!("model-00003-of-00002.safetensors"));
     copy.check("", &["model-00003-of-00002.safetensors"]);
     copy.edit_json(index, |index| *index = json!([]));
     copy.check("", &["index.json", "weight_map"]);
