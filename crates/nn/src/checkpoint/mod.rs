@@ -16,6 +16,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::safetensors::Dtype;
 use memmap2::Mmap;
 use plimsoll_ops::quant::GgmlType;
 use serde_json::Value;
@@ -49,11 +50,12 @@ pub(crate) struct StoredTensor<'a> {
     pub(crate) bytes: Cow<'a, [u8]>,
 }
 
-/// A tensor of bytes that mean nothing by themselves: packed numbers, or exponents.
-pub(crate) struct ByteTensor<'a> {
+/// A tensor as it is stored, of any element type: packed numbers, exponents, floats of 8 bits.
+pub(crate) struct RawTensor<'a> {
+    pub(crate) dtype: Dtype,
     /// Outermost first.
     pub(crate) shape: &'a [usize],
-    /// As many as the shape asks for.
+    /// As many as the type and the shape ask for.
     pub(crate) bytes: &'a [u8],
 }
 
@@ -122,10 +124,11 @@ impl Checkpoint {
         Ok(tensor)
     }
 
-    /// The tensor of bytes that Hugging Face calls `name`; `None` if the checkpoint has no such tensor.
-    pub(crate) fn byte_tensor(&self, name: &str) -> Result<Option<ByteTensor<'_>>, CheckpointError> {
+    /// The tensor that Hugging Face calls `name`, of any element type; `None` if the checkpoint has no such tensor. A GGUF
+    /// file has none.
+    pub(crate) fn raw_tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, CheckpointError> {
         let Files::Safetensors(folder) = &self.files else { return Ok(None) };
-        let tensor = folder.byte_tensor(name)?;
+        let tensor = folder.raw_tensor(name);
         self.account.note_use(tensor.as_ref().map_or(0, |tensor| tensor.bytes.len()));
         Ok(tensor)
     }

@@ -12,7 +12,7 @@ use plimsoll_ops::quant::GgmlType;
 use serde_json::Value;
 
 use self::header::{TensorEntry, TensorTable};
-use super::{ByteTensor, StoredTensor, format_error, map, read_json};
+use super::{RawTensor, StoredTensor, format_error, map, read_json};
 use crate::CheckpointError;
 use crate::error::quote;
 
@@ -102,18 +102,11 @@ impl SafetensorsFolder {
         Ok(Some(StoredTensor { ty, shape: Cow::Borrowed(&location.entry.shape), bytes }))
     }
 
-    /// See [`super::Checkpoint::byte_tensor`].
-    pub(super) fn byte_tensor(&self, name: &str) -> Result<Option<ByteTensor<'_>>, CheckpointError> {
-        match self.tensors.get(name) {
-            None => Ok(None),
-            Some(location) if location.entry.dtype == Dtype::U8 => {
-                Ok(Some(ByteTensor { shape: &location.entry.shape, bytes: self.bytes(location) }))
-            }
-            Some(location) => {
-                let problem = format!("has dtype {:?}; it must be U8", location.entry.dtype);
-                Err(CheckpointError::tensor(name, problem))
-            }
-        }
+    /// See [`super::Checkpoint::raw_tensor`].
+    pub(super) fn raw_tensor(&self, name: &str) -> Option<RawTensor<'_>> {
+        let location = self.tensors.get(name)?;
+        let TensorEntry { dtype, shape, .. } = &location.entry;
+        Some(RawTensor { dtype: *dtype, shape, bytes: self.bytes(location) })
     }
 
     fn bytes(&self, location: &Location) -> &[u8] {

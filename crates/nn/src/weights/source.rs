@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
+use safetensors::Dtype;
+
 use super::dummy::{Dummy, Fill};
 use crate::CheckpointError;
 use crate::checkpoint::{Checkpoint, StoredTensor};
@@ -103,7 +105,11 @@ impl<'a> Stored<'a> {
 
     /// As [`Stored::tensor`], of a tensor of bytes that may be absent.
     fn bytes(&self, name: &str, expected: &[usize]) -> Result<Option<&'a [u8]>, CheckpointError> {
-        let Some(tensor) = self.checkpoint.byte_tensor(name)? else { return Ok(None) };
+        let Some(tensor) = self.checkpoint.raw_tensor(name)? else { return Ok(None) };
+        if tensor.dtype != Dtype::U8 {
+            let problem = format!("has dtype {:?}; it must be U8", tensor.dtype);
+            return Err(CheckpointError::tensor(name, problem));
+        }
         self.take(name, tensor.shape, expected)?;
         Ok(Some(tensor.bytes))
     }
@@ -133,6 +139,12 @@ impl<'a> Stored<'a> {
             self.used.borrow_mut().insert(name.to_owned());
         }
         bytes
+    }
+
+    /// Whether there is the tensor `name`.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        let name = self.checkpoint.stored_name(name);
+        self.checkpoint.stored_names().any(|stored| stored == name)
     }
 
     /// Whether there is a tensor whose name begins so.
