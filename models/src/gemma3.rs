@@ -11,7 +11,10 @@ use plimsoll_ops::attention::AttentionParams;
 use plimsoll_ops::rope::RopeTable;
 use serde_json::Value;
 
+use crate::text_part::{self, TextWeights};
+
 struct Config {
+    architecture: &'static str,
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -90,8 +93,7 @@ impl Layer {
 }
 
 impl Gemma3 {
-    fn new(config: &Config, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
-        let inner = weights.pp("model");
+    fn new(config: &Config, TextWeights { inner, outer }: &TextWeights<'_>) -> Result<Self, CheckpointError> {
         let (head_dim, positions) = (config.head_dim, config.max_position_embeddings);
         let full = config.rope_full.table(head_dim, positions)?;
         let sliding = config.rope_sliding.table(head_dim, positions)?;
@@ -103,7 +105,7 @@ impl Gemma3 {
         let layers = config.layer_windows.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
         let norm = RmsNorm::new(inner.zero_centred_norm("norm", config.hidden_size)?, config.rms_norm_eps);
         let table = [config.vocab_size, config.hidden_size];
-        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, weights)?;
+        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, outer)?;
         Ok(Self {
             embed_tokens: Embedding::scaled(embed_tokens, (config.hidden_size as f32).sqrt()),
             layers,
@@ -114,10 +116,10 @@ impl Gemma3 {
 }
 
 impl Config {
+    /// What the published configs of the models that also see leave out is as transformers has it by default.
     fn parse(config: &Value) -> Result<Self, CheckpointError> {
-        let fields = Fields::new(config)?;
+        let (fields, architecture) = text_part::fields(config, "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")?;
         fields.refuse(&[
-            "quantization_config",
             "attention_bias",
             "attn_logit_softcapping",
             "use_bidirectional_attention",
@@ -128,16 +130,20 @@ impl Config {
         }
         let (rope_full, rope_sliding) = ropes(fields)?;
         let parsed = Self {
-            vocab_size: fields.size("vocab_size")?,
+            architecture,
+            vocab_size: fields.optional_size("vocab_size")?.unwrap_or(262_208),
             hidden_size: fields.size("hidden_size")?,
             intermediate_size: fields.size("intermediate_size")?,
-            num_attention_heads: fields.size("num_attention_heads")?,
-            num_key_value_heads: fields.size("num_key_value_heads")?,
+            num_attention_heads: fields.optional_size("num_attention_heads")?.unwrap_or(8),
+            num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(4),
             head_dim: fields.optional_size("head_dim")?.unwrap_or(256),
             rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6),
-            max_position_embeddings: fields.context_length("max_position_embeddings")?,
+            max_position_embeddings: match fields.get("max_position_embeddings") {
+                Some(_) => fields.context_length("max_position_embeddings")?,
+                None => 131_072,
+            },
             query_pre_attn_scalar: fields.positive("query_pre_attn_scalar")?.unwrap_or(256.0),
-            layer_windows: fields.layer_windows(|| Ok(fields.optional_size("sliding_window_pattern")?.unwrap_or(6)))?,
+            layer_windows: fields.layer_windows(|| full_every(fields))?,
             rope_full,
             rope_sliding,
             final_logit_softcapping: fields.positive("final_logit_softcapping")?,
@@ -154,6 +160,14 @@ impl Config {
             kv_heads: self.num_key_value_heads,
             head_dim: self.head_dim,
         }
+    }
+}
+
+/// Every how many layers one has full attention, by the older or the newer spelling.
+fn full_every(fields: Fields<'_>) -> Result<usize, CheckpointError> {
+    match fields.optional_size("sliding_window_pattern")? {
+        Some(pattern) => Ok(pattern),
+        None => Ok(fields.optional_size("_sliding_window_pattern")?.unwrap_or(6)),
     }
 }
 
@@ -175,7 +189,7 @@ pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
     let (groups, of_layer) = ModelInfo::group_by_window(&config.layer_windows);
     let layer = |group| LayerInfo { kv_heads: config.num_key_value_heads, head_dim: config.head_dim, group };
     Ok(ModelInfo {
-        architecture: "Gemma3ForCausalLM".into(),
+        architecture: config.architecture.into(),
         layers: of_layer.into_iter().map(layer).collect(),
         groups,
         vocab_size: config.vocab_size,
@@ -187,5 +201,5 @@ pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
 }
 
 pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {
-    Ok(Box::new(Gemma3::new(&Config::parse(config)?, weights)?))
+    Ok(Box::new(Gemma3::new(&Config::parse(config)?, &text_part::weights(config, weights))?))
 }

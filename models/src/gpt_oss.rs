@@ -132,11 +132,13 @@ impl Config {
     }
 
     fn moe(&self, weights: &Weights<'_>) -> Result<Moe, CheckpointError> {
-        let router = weights.linear_with_bias(&[("router", self.num_local_experts)], self.hidden_size)?;
+        let router = weights.router("router", [self.num_local_experts, self.hidden_size], true)?;
         let shape = ExpertsShape {
             experts: self.num_local_experts,
             hidden: self.hidden_size,
             intermediate: self.intermediate_size,
+            has_biases: true,
+            alternating: true,
         };
         let experts = weights.pp("experts").experts(shape, self.activation)?;
         Ok(Moe::new(router, experts, self.num_experts_per_tok, Weighting::AmongChosen))
@@ -149,12 +151,6 @@ fn refuse_variants(fields: Fields<'_>) -> Result<(), CheckpointError> {
     fields.only("hidden_act", "silu")?;
     if !fields.flag("attention_bias", true)? {
         return Err(fields.wrong("attention_bias", "false is not implemented for this architecture"));
-    }
-    if let Some(quantization) = fields.nested("quantization_config")? {
-        let method = quantization.text("quant_method")?.unwrap_or("(none)");
-        if method != "mxfp4" {
-            return Err(quantization.wrong("quant_method", format!("{method:?} is not implemented; mxfp4 is")));
-        }
     }
     if fields.get("rope_parameters").is_none() && fields.get("rope_scaling").is_none() {
         return Err(fields.wrong("rope_scaling", "is missing"));

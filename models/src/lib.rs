@@ -6,7 +6,10 @@
 mod gemma3;
 mod gpt_oss;
 mod llama;
+mod llama4;
 mod qwen3;
+mod qwen3_moe;
 mod registry;
+mod text_part;
 
-pub use registry::{Architecture, Load, dummy_bytes, find, load, load_dummy, registry};
+pub use registry::{Architecture, Load, dummy_bytes, find, load, load_dummy, quantized_bytes, registry};

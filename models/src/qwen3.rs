@@ -90,7 +90,7 @@ impl Qwen3 {
 impl Config {
     fn parse(config: &Value) -> Result<Self, CheckpointError> {
         let fields = Fields::new(config)?;
-        fields.refuse(&["quantization_config", "attention_bias", "use_sliding_window", "num_experts"])?;
+        fields.refuse(&["attention_bias", "use_sliding_window", "num_experts"])?;
         refuse_windows(fields)?;
         fields.only("hidden_act", "silu")?;
         let heads = fields.size("num_attention_heads")?;
@@ -122,7 +122,7 @@ impl Config {
 }
 
 /// No published Qwen3 has a layer with a window, though the format has a place for it.
-fn refuse_windows(fields: Fields<'_>) -> Result<(), CheckpointError> {
+pub(crate) fn refuse_windows(fields: Fields<'_>) -> Result<(), CheckpointError> {
     let types = fields.list("layer_types")?.unwrap_or_default();
     match types.iter().find(|kind| kind.as_str() != Some("full_attention")) {
         None => Ok(()),

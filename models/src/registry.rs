@@ -1,10 +1,9 @@
 //! Which architectures there are, by the name that config.json's `architectures` gives, and how a model of one is built.
 
-use plimsoll_nn::{Checkpoint, CheckpointError, Model, ModelInfo, Weights};
-use plimsoll_ops::linear::Placement;
+use plimsoll_nn::{Checkpoint, CheckpointError, Loading, Model, ModelInfo, Quantize, Weights};
 use serde_json::Value;
 
-use crate::{gemma3, gpt_oss, llama, qwen3};
+use crate::{gemma3, gpt_oss, llama, llama4, qwen3, qwen3_moe};
 
 /// One architecture, as functions of a config.
 pub struct Architecture {
@@ -24,8 +23,12 @@ pub fn registry() -> &'static [Architecture] {
     &[
         Architecture { name: "LlamaForCausalLM", info: llama::info, load: llama::load },
         Architecture { name: "MistralForCausalLM", info: llama::info, load: llama::load },
+        Architecture { name: "Llama4ForCausalLM", info: llama4::info, load: llama4::load },
+        Architecture { name: "Llama4ForConditionalGeneration", info: llama4::info, load: llama4::load },
         Architecture { name: "Gemma3ForCausalLM", info: gemma3::info, load: gemma3::load },
+        Architecture { name: "Gemma3ForConditionalGeneration", info: gemma3::info, load: gemma3::load },
         Architecture { name: "Qwen3ForCausalLM", info: qwen3::info, load: qwen3::load },
+        Architecture { name: "Qwen3MoeForCausalLM", info: qwen3_moe::info, load: qwen3_moe::load },
         Architecture { name: "GptOssForCausalLM", info: gpt_oss::info, load: gpt_oss::load },
     ]
 }
@@ -45,17 +48,17 @@ pub fn find(config: &Value) -> Result<&'static Architecture, CheckpointError> {
     })
 }
 
-/// Loads a whole checkpoint, to be computed with at `placement`; `progress` is called with the bytes loaded so far and in all.
+/// Loads a whole checkpoint; `progress` is called with the bytes loaded so far and in all.
 ///
 /// # Errors
 /// An architecture or config that is not implemented; missing, misshapen or left-over tensors.
 pub fn load(
     checkpoint: &Checkpoint,
-    placement: impl Into<Placement>,
+    loading: impl Into<Loading>,
     progress: impl Fn(u64, u64),
 ) -> Result<Box<dyn Model>, CheckpointError> {
     let architecture = find(checkpoint.config())?;
-    let weights = Weights::new(checkpoint, placement, progress);
+    let weights = Weights::new(checkpoint, loading, progress)?;
     let model = (architecture.load)(checkpoint.config(), &weights)?;
     weights.finish()?;
     Ok(model)
@@ -69,10 +72,10 @@ pub fn load(
 pub fn load_dummy(
     config: &Value,
     seed: u64,
-    placement: impl Into<Placement>,
+    loading: impl Into<Loading>,
     progress: impl Fn(u64),
 ) -> Result<Box<dyn Model>, CheckpointError> {
-    (find(config)?.load)(config, &Weights::dummy(config, seed, placement, progress)?)
+    (find(config)?.load)(config, &Weights::dummy(config, seed, loading, progress)?)
 }
 
 /// Bytes of the weights that [`load_dummy`] makes, found by a dry run of it.
@@ -80,7 +83,15 @@ pub fn load_dummy(
 /// # Errors
 /// As [`load_dummy`].
 pub fn dummy_bytes(config: &Value) -> Result<u64, CheckpointError> {
-    let weights = Weights::sizes(config)?;
+    quantized_bytes(config, None)
+}
+
+/// As [`dummy_bytes`], of weights that are quantized while they are made or loaded ([`Loading::quantize`]).
+///
+/// # Errors
+/// As [`load_dummy`].
+pub fn quantized_bytes(config: &Value, quantize: Option<Quantize>) -> Result<u64, CheckpointError> {
+    let weights = Weights::sizes(config, quantize)?;
     (find(config)?.load)(config, &weights)?;
     Ok(weights.loaded_bytes())
 }

@@ -25,24 +25,33 @@ between the two likeliest logits of every step, to real/NAME.json.
 import hashlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import gguf
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GptOssConfig,
     GptOssForCausalLM,
+    Llama4Config,
+    Llama4ForCausalLM,
+    Llama4ForConditionalGeneration,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -117,6 +126,54 @@ def tiny_gpt_oss():
                          "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 32})
 
 
+def tiny_qwen3_moe():
+    return Qwen3MoeConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, moe_intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_experts=6, num_experts_per_tok=3,
+        norm_topk_prob=True, rms_norm_eps=1e-6, max_position_embeddings=128, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0})
+
+
+def tiny_qwen3_moe_mixed():
+    # Every other layer dense; the experts' shares as the softmax over all has them.
+    config = tiny_qwen3_moe()
+    config.decoder_sparse_step = 2
+    config.norm_topk_prob = False
+    return config
+
+
+def tiny_llama4():
+    # As Scout: all layers mixtures of experts, norms on queries and keys. The first prompt is longer than a chunk, than
+    # several steps of the temperature and than the original context.
+    return Llama4TextConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=32, intermediate_size_mlp=96, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_local_experts=4, rms_norm_eps=1e-5,
+        max_position_embeddings=128, tie_word_embeddings=True, no_rope_layer_interval=3, attention_chunk_size=12,
+        floor_scale=8, attn_scale=0.5, use_qk_norm=True,
+        rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                         "high_freq_factor": 1.0, "original_max_position_embeddings": 32})
+
+
+def tiny_llama4_maverick():
+    # As Maverick: every other layer dense, no norms on queries and keys; and as one that also sees.
+    text = tiny_llama4().to_dict() | {
+        "num_hidden_layers": 2, "interleave_moe_layer_step": 2, "moe_layers": None, "use_qk_norm": False,
+        "no_rope_layer_interval": 2, "no_rope_layers": None, "layer_types": None, "tie_word_embeddings": False,
+        "intermediate_size_mlp": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+              "vision_output_dim": 16, "image_size": 28, "patch_size": 14, "projector_input_dim": 16,
+              "projector_output_dim": 16}
+    return Llama4Config(text_config=text, vision_config=vision, tie_word_embeddings=False)
+
+
+def tiny_gemma3_seeing():
+    text = tiny_gemma3().to_dict() | {"num_hidden_layers": 2, "sliding_window": 12, "final_logit_softcapping": None,
+                                      "layer_types": ["sliding_attention", "full_attention"]}
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+              "image_size": 28, "patch_size": 14, "vision_use_head": False}
+    return Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+
+
 # case (under cpu/ where only a CPU serves the model yet), config, model class, dtype of the safetensors, GGUF files as
 # {stem: quantization of the matrices}
 TINY = [
@@ -124,10 +181,15 @@ TINY = [
     ("llama3", tiny_llama3, LlamaForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
     ("mistral", tiny_mistral, MistralForCausalLM, torch.float16, {}),
     ("gemma3", tiny_gemma3, Gemma3ForCausalLM, torch.bfloat16, {"q8_0": "Q8_0", "q4_0": "Q4_0"}),
+    ("gemma3-seeing", tiny_gemma3_seeing, Gemma3ForConditionalGeneration, torch.bfloat16, {}),
     ("qwen3", tiny_qwen3, Qwen3ForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
     ("qwen3-yarn", tiny_qwen3_yarn, Qwen3ForCausalLM, torch.float32, {"q8_0": "Q8_0"}),
     ("cpu/gpt-oss", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
     ("cpu/gpt-oss-mxfp4", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
+    ("cpu/qwen3_moe", tiny_qwen3_moe, Qwen3MoeForCausalLM, torch.bfloat16, {}),
+    ("cpu/qwen3_moe-mixed", tiny_qwen3_moe_mixed, Qwen3MoeForCausalLM, torch.bfloat16, {}),
+    ("cpu/llama4", tiny_llama4, Llama4ForCausalLM, torch.bfloat16, {}),
+    ("cpu/llama4-maverick", tiny_llama4_maverick, Llama4ForConditionalGeneration, torch.bfloat16, {}),
 ]
 
 
@@ -138,7 +200,7 @@ def randomize(model, seed, dtype):
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name:
-                centre = 0.0 if isinstance(model, Gemma3ForCausalLM) else 1.0
+                centre = 0.0 if isinstance(model, (Gemma3ForCausalLM, Gemma3ForConditionalGeneration)) else 1.0
                 value = centre + 0.3 * noise
             elif name.endswith("sinks"):
                 value = 2.0 * noise
@@ -162,11 +224,16 @@ def to_mxfp4(model, seed):
     return packed
 
 
+def published(model):
+    """The model's tensors by the names under which they are published; of tied ones, one."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_file(Path(folder) / "model.safetensors")
+
+
 def save_checkpoint(model, folder, dtype, shards, packed):
     """`packed`: what some tensors are stored as instead; None is not at all."""
-    tied = model.config.tie_word_embeddings
-    tensors = {n: t.detach().to(dtype).contiguous() for n, t in model.state_dict().items()
-               if not (tied and n == "lm_head.weight")}
+    tensors = {n: t.to(dtype).contiguous() for n, t in published(model).items()}
     tensors = {n: t for n, t in (tensors | packed).items() if t is not None}
     config = model.config.to_dict()
     config["architectures"] = [type(model).__name__]

@@ -84,8 +84,8 @@ impl Rope {
 
     fn parse_llama3(fields: Fields<'_>) -> Result<RopeScaling, CheckpointError> {
         let (low, high) = (fields.required_positive("low_freq_factor")?, fields.required_positive("high_freq_factor")?);
-        if high <= low {
-            return Err(fields.wrong("high_freq_factor", "must be above low_freq_factor"));
+        if high < low {
+            return Err(fields.wrong("high_freq_factor", "must not be below low_freq_factor"));
         }
         Ok(RopeScaling::Llama3 {
             factor: fields.required_positive("factor")?,
@@ -137,7 +137,10 @@ impl Rope {
             RopeScaling::FreqFactors(factors) => plain / factors[pair],
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let turns = original_context * plain / TAU; // of the circle, over the original context
-                let blend = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                let blend = match high_freq_factor - low_freq_factor {
+                    0.0 => f64::from(u8::from(turns >= *high_freq_factor)), // Llama 4 blends none
+                    between => ((turns - low_freq_factor) / between).clamp(0.0, 1.0),
+                };
                 (1.0 - blend) * plain / factor + blend * plain
             }
             RopeScaling::Yarn(yarn) => {
@@ -186,6 +189,22 @@ mod tests {
         assert_eq!(scaled[0], plain[0]);
         assert_eq!(scaled[63], plain[63] / 8.0);
         assert!(scaled.iter().zip(&plain).any(|(s, p)| s < p && *s > p / 8.0), "some lie between");
+    }
+
+    #[test]
+    fn llama3_without_a_range_between_blends_nothing() {
+        let parameters = |high: f64| {
+            let scaling = json!({"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0,
+                "high_freq_factor": high, "original_max_position_embeddings": 8192});
+            parsed(json!({"rope_theta": 5e5, "rope_scaling": scaling}))
+        };
+        let plain = Rope { theta: 5e5, scaling: RopeScaling::None }.inv_freq(128).unwrap();
+        let scaled = parameters(1.0).unwrap().inv_freq(128).unwrap();
+        for (scaled, plain) in scaled.iter().zip(&plain) {
+            let turns = 8192.0 * f64::from(*plain) / TAU;
+            assert_eq!(*scaled, if turns < 1.0 { plain / 16.0 } else { *plain });
+        }
+        assert!(parameters(0.5).unwrap_err().contains("high_freq_factor"));
     }
 
     /// transformers' frequencies and factors for many parameters of YaRN.

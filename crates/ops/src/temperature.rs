@@ -56,9 +56,8 @@ mod tests {
     fn wrong_operands_are_refused_by_name() {
         let temperature = Temperature { floor_scale: 8.0, attn_scale: 0.5 };
         let q = Tensor::ones((4, 2, 3), DType::F32, &Device::Cpu).unwrap();
-        let message = |q: &Tensor, positions: &[u32]| {
-            scale_queries(q, positions.into(), &temperature).unwrap_err().to_string()
-        };
+        let message =
+            |q: &Tensor, positions: &[u32]| scale_queries(q, positions.into(), &temperature).unwrap_err().to_string();
         assert!(message(&q, &[1]).contains("scale_queries: 1 positions for 4 tokens"));
         assert!(message(&q.to_dtype(DType::F64).unwrap(), &[1; 4]).contains("q is F64"));
     }

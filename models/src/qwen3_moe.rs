@@ -1,0 +1,207 @@
+//! Qwen3, mixtures of experts (arXiv:2505.09388): Qwen3's attention, and in place of most layers' feed-forward layer 128
+//! small ones, of which each token passes eight.
+
+use candle_core::Tensor;
+use plimsoll_nn::{
+    Attention, AttentionShape, CheckpointError, Embedding, ExpertsShape, Fields, ForwardBatch, Head, KvCache,
+    LayerInfo, Mlp, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
+};
+use plimsoll_ops::activation::silu_mul;
+use plimsoll_ops::attention::AttentionParams;
+use plimsoll_ops::moe::{Activation, Weighting};
+use plimsoll_ops::rope::RopeTable;
+use serde_json::Value;
+
+use crate::qwen3::refuse_windows;
+
+struct Config {
+    vocab_size: usize,
+    hidden_size: usize,
+    /// Of a layer without experts.
+    intermediate_size: usize,
+    /// Of one expert.
+    moe_intermediate_size: usize,
+    /// For each layer, whether it is a mixture of experts.
+    is_sparse: Vec<bool>,
+    num_experts: usize,
+    num_experts_per_tok: usize,
+    weighting: Weighting,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    /// Not tied to the hidden size.
+    head_dim: usize,
+    rms_norm_eps: f64,
+    max_position_embeddings: usize,
+    rope: Rope,
+    tie_word_embeddings: bool,
+}
+
+struct Qwen3Moe {
+    embed_tokens: Embedding,
+    layers: Vec<Layer>,
+    head: Head,
+}
+
+struct Layer {
+    input_norm: RmsNorm,
+    attention: Attention,
+    post_attention_norm: RmsNorm,
+    feed_forward: FeedForward,
+}
+
+enum FeedForward {
+    Dense(Mlp),
+    Sparse(Moe),
+}
+
+impl Model for Qwen3Moe {
+    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
+        let mut x = self.embed_tokens.forward(batch)?;
+        for layer in &self.layers {
+            layer.forward(&mut x, batch, cache)?;
+        }
+        self.head.forward(x, batch)
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<()> {
+        let normed = x.norm(&self.input_norm)?;
+        x.add(self.attention.forward(&normed, batch, cache)?);
+        let normed = x.norm(&self.post_attention_norm)?;
+        x.add(match &self.feed_forward {
+            FeedForward::Dense(mlp) => mlp.forward(&normed)?,
+            FeedForward::Sparse(moe) => moe.forward(&normed)?,
+        });
+        Ok(())
+    }
+
+    fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
+        let (hidden, head_dim, eps) = (config.hidden_size, config.head_dim, config.rms_norm_eps);
+        let norm = |name| Ok(RmsNorm::new(weights.norm(name, hidden)?, eps));
+        let scale = (head_dim as f32).powf(-0.5);
+        let params = AttentionParams { scale, window: None, chunk: None, softcap: None };
+        let inside = weights.pp("self_attn");
+        let head_norm = |name| Ok(RmsNorm::new(inside.norm(name, head_dim)?, eps));
+        let attention = Attention::new(index, config.attention_shape(), params, rope, &inside)?;
+        let mlp = weights.pp("mlp");
+        Ok(Self {
+            input_norm: norm("input_layernorm")?,
+            attention: attention.with_qk_norm(head_norm("q_norm")?, head_norm("k_norm")?),
+            post_attention_norm: norm("post_attention_layernorm")?,
+            feed_forward: match config.is_sparse[index] {
+                true => FeedForward::Sparse(config.moe(&mlp)?),
+                false => FeedForward::Dense(Mlp::new(hidden, config.intermediate_size, silu_mul, &mlp)?),
+            },
+        })
+    }
+}
+
+impl Qwen3Moe {
+    fn new(config: &Config, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
+        let inner = weights.pp("model");
+        let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
+        let layer = |index| Layer::new(config, index, rope.clone(), &inner.pp("layers").pp(index));
+        let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
+        let layers = (0..config.is_sparse.len()).map(layer).collect::<Result<_, _>>()?;
+        let norm = RmsNorm::new(inner.norm("norm", config.hidden_size)?, config.rms_norm_eps);
+        let table = [config.vocab_size, config.hidden_size];
+        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, weights)?;
+        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head })
+    }
+}
+
+impl Config {
+    fn parse(config: &Value) -> Result<Self, CheckpointError> {
+        let fields = Fields::new(config)?;
+        fields.refuse(&["attention_bias", "use_sliding_window"])?;
+        refuse_windows(fields)?;
+        fields.only("hidden_act", "silu")?;
+        let heads = fields.size("num_attention_heads")?;
+        let parsed = Self {
+            vocab_size: fields.size("vocab_size")?,
+            hidden_size: fields.size("hidden_size")?,
+            intermediate_size: fields.size("intermediate_size")?,
+            moe_intermediate_size: fields.size("moe_intermediate_size")?,
+            is_sparse: sparse_layers(fields)?,
+            num_experts: match fields.optional_size("num_experts")? {
+                Some(experts) => experts,
+                None => fields.size("num_local_experts")?,
+            },
+            num_experts_per_tok: fields.size("num_experts_per_tok")?,
+            weighting: match fields.flag("norm_topk_prob", false)? {
+                true => Weighting::AmongChosen,
+                false => Weighting::AmongAll,
+            },
+            num_attention_heads: heads,
+            num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(heads),
+            head_dim: fields.optional_size("head_dim")?.unwrap_or(128),
+            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6),
+            max_position_embeddings: fields.context_length("max_position_embeddings")?,
+            rope: Rope::of_config(fields, 10000.0)?,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
+        };
+        if parsed.num_experts_per_tok > parsed.num_experts {
+            let problem = format!("is more than the {} experts there are", parsed.num_experts);
+            return Err(fields.wrong("num_experts_per_tok", problem));
+        }
+        parsed.attention_shape().check()?;
+        Ok(parsed)
+    }
+
+    fn attention_shape(&self) -> AttentionShape {
+        AttentionShape {
+            hidden: self.hidden_size,
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+        }
+    }
+
+    fn moe(&self, weights: &Weights<'_>) -> Result<Moe, CheckpointError> {
+        let router = weights.router("gate", [self.num_experts, self.hidden_size], false)?;
+        let shape = ExpertsShape {
+            experts: self.num_experts,
+            hidden: self.hidden_size,
+            intermediate: self.moe_intermediate_size,
+            has_biases: false,
+            alternating: false,
+        };
+        let experts = weights.pp("experts").experts(shape, Activation::SiluMul)?;
+        Ok(Moe::new(router, experts, self.num_experts_per_tok, self.weighting))
+    }
+}
+
+/// Every `decoder_sparse_step`th layer is a mixture of experts, unless `mlp_only_layers` lists it.
+fn sparse_layers(fields: Fields<'_>) -> Result<Vec<bool>, CheckpointError> {
+    let layers = fields.size("num_hidden_layers")?;
+    let step = fields.optional_size("decoder_sparse_step")?.unwrap_or(1);
+    let mut is_sparse: Vec<bool> = (1..=layers).map(|nth| nth.is_multiple_of(step)).collect();
+    for index in fields.list("mlp_only_layers")?.unwrap_or_default() {
+        let listed = index.as_u64().and_then(|index| is_sparse.get_mut(index as usize));
+        let Some(is_sparse) = listed else {
+            return Err(fields.wrong("mlp_only_layers", format!("{index} is none of {layers} layers")));
+        };
+        *is_sparse = false;
+    }
+    Ok(is_sparse)
+}
+
+pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
+    let config = Config::parse(config)?;
+    let layer = LayerInfo { kv_heads: config.num_key_value_heads, head_dim: config.head_dim, group: 0 };
+    Ok(ModelInfo {
+        architecture: "Qwen3MoeForCausalLM".into(),
+        layers: vec![layer; config.is_sparse.len()],
+        groups: vec![None],
+        vocab_size: config.vocab_size,
+        max_position_embeddings: config.max_position_embeddings,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size.max(config.moe_intermediate_size),
+        num_attention_heads: config.num_attention_heads,
+    })
+}
+
+pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {
+    Ok(Box::new(Qwen3Moe::new(&Config::parse(config)?, weights)?))
+}
