@@ -73,7 +73,7 @@ pub fn open(source: Source<'_>, sizes: Sizes, device: &Device) -> Result<Opened>
     let load = plimsoll_models::find(&config)?.load;
     let (model, stored) = match &checkpoint {
         Some(checkpoint) => {
-            let weights = Weights::new(checkpoint, placement, |_, _| ());
+            let weights = Weights::new(checkpoint, placement, |_, _| ())?;
             let model = load(&config, &weights)?;
             weights.finish()?;
             (model, checkpoint.weight_bytes())

@@ -11,6 +11,7 @@ mod forward_batch;
 mod kv_cache;
 mod layers;
 mod model;
+mod quantization;
 mod rope;
 mod weights;
 
@@ -21,5 +22,6 @@ pub use forward_batch::{ForwardBatch, StepTensors};
 pub use kv_cache::KvCache;
 pub use layers::{Attention, AttentionShape, Embedding, Head, Mlp, Moe, Residual, RmsNorm};
 pub use model::{LayerInfo, Model, ModelInfo};
+pub use quantization::Quantization;
 pub use rope::{Rope, RopeScaling, Yarn};
-pub use weights::{ExpertsShape, Weights};
+pub use weights::{ExpertsShape, Loading, Quantize, Weights};

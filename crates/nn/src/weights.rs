@@ -3,6 +3,8 @@
 
 mod dummy;
 mod experts;
+mod loading;
+mod packed;
 mod source;
 
 use std::borrow::Cow;
@@ -10,16 +12,19 @@ use std::cell::Cell;
 use std::fmt::Display;
 use std::rc::Rc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use plimsoll_ops::linear::{Activations, Linear, Placement, RowSource};
-use plimsoll_ops::quant::{GgmlType, dequantize_row};
+use plimsoll_ops::quant::{GgmlType, RowFormat, dequantize_row, encode_row};
 use serde_json::Value;
 
 use self::dummy::Dummy;
 pub use self::experts::ExpertsShape;
+pub use self::loading::{Loading, Quantize};
+use self::packed::{Matrix, make_rows};
 use self::source::{Role, Source, Stored};
 use crate::CheckpointError;
 use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::quantization::{Quantization, is_kept};
 use crate::rope::unpaired_rows;
 
 /// The tensors under one name prefix. Cloning and descending ([`Weights::pp`]) are cheap; all views share the account of
@@ -36,22 +41,29 @@ pub struct Weights<'a> {
 struct Loader<'a> {
     source: Source<'a>,
     placement: Placement,
+    quantize: Option<Quantize>,
     /// Called with the bytes loaded so far.
     progress: Box<dyn Fn(u64) + 'a>,
     loaded: Cell<u64>,
 }
 
 impl<'a> Weights<'a> {
-    /// All of a checkpoint, to be computed with at `placement`; `progress` is called after each tensor with the bytes
-    /// loaded so far and in all.
-    pub fn new(checkpoint: &'a Checkpoint, placement: impl Into<Placement>, progress: impl Fn(u64, u64) + 'a) -> Self {
+    /// All of a checkpoint; `progress` is called after each tensor with the bytes loaded so far and in all.
+    ///
+    /// # Errors
+    /// The checkpoint is quantized in a way that is not implemented.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        loading: impl Into<Loading>,
+        progress: impl Fn(u64, u64) + 'a,
+    ) -> Result<Self, CheckpointError> {
         let total = checkpoint.weight_bytes();
-        let source = Source::Checkpoint(Stored::new(checkpoint));
-        Self::of(source, placement.into(), Box::new(move |loaded| progress(loaded, total)))
+        let source = Source::Checkpoint(Stored::new(checkpoint, Quantization::parse(checkpoint.config())?));
+        Ok(Self::of(source, loading.into(), Box::new(move |loaded| progress(loaded, total))))
     }
 
     /// Random numbers in place of a checkpoint, of whatever shapes are asked for and of the type that `config` names
-    /// (`dtype`, else bf16): matrices nearly normal with a deviation of 0.02 or, where that is less, one over the
+    /// (`dtype`, else bf16), or in the form of its `quantization_config`: matrices nearly normal with a deviation of 0.02 or, where that is less, one over the
     /// square root of their inputs; norms that only normalize. A tensor's bits follow from `seed` and its name alone.
     ///
     /// # Errors
@@ -59,23 +71,25 @@ impl<'a> Weights<'a> {
     pub fn dummy(
         config: &Value,
         seed: u64,
-        placement: impl Into<Placement>,
+        loading: impl Into<Loading>,
         progress: impl Fn(u64) + 'a,
     ) -> Result<Self, CheckpointError> {
-        Ok(Self::of(Source::Dummy(Dummy::new(config, seed)?), placement.into(), Box::new(progress)))
+        Ok(Self::of(Source::Dummy(Dummy::new(config, seed)?), loading.into(), Box::new(progress)))
     }
 
     /// For a dry run: nothing is loaded, what is asked for is counted ([`Weights::loaded_bytes`]) as
-    /// [`Weights::dummy`] would make it. A model that is built of this cannot compute.
+    /// [`Weights::dummy`] would make it, on a CPU. A model that is built of this cannot compute.
     ///
     /// # Errors
     /// As [`Weights::dummy`].
-    pub fn sizes(config: &Value) -> Result<Self, CheckpointError> {
-        Ok(Self::of(Source::Sizes(Dummy::new(config, 0)?), Activations::F32.into(), Box::new(|_| ())))
+    pub fn sizes(config: &Value, quantize: Option<Quantize>) -> Result<Self, CheckpointError> {
+        let loading = Loading { quantize, ..Activations::F32.into() };
+        Ok(Self::of(Source::Sizes(Dummy::new(config, 0)?), loading, Box::new(|_| ())))
     }
 
-    fn of(source: Source<'a>, placement: Placement, progress: Box<dyn Fn(u64) + 'a>) -> Self {
-        let loader = Loader { source, placement, progress, loaded: Cell::default() };
+    fn of(source: Source<'a>, loading: Loading, progress: Box<dyn Fn(u64) + 'a>) -> Self {
+        let Loading { placement, quantize } = loading;
+        let loader = Loader { source, placement, quantize, progress, loaded: Cell::default() };
         Self { loader: Rc::new(loader), prefix: String::new(), paired_heads: None }
     }
 
@@ -135,35 +149,87 @@ impl<'a> Weights<'a> {
         bias: Option<Vec<f32>>,
     ) -> Result<Linear, CheckpointError> {
         if let Source::Sizes(dummy) = &self.loader.source {
-            parts.iter().for_each(|&(_, rows)| self.report(dummy.bytes(&[rows, in_features])));
+            for &(name, rows) in parts {
+                let packed = self.made_format(name, in_features).and_then(|format| format.row_bytes(in_features));
+                let bytes = packed.map(|row| (row * rows) as u64);
+                self.report(bytes.unwrap_or_else(|| dummy.bytes(&[rows, in_features])));
+            }
             return self.stand_in();
         }
         if let (Source::Dummy(dummy), Placement::Gpu(device)) = (&self.loader.source, &self.loader.placement) {
             return self.dummy_on_gpu(dummy, parts, in_features, device);
         }
-        let fetch = |&(name, rows): &(&str, usize)| {
-            let mut stored = self.fetch(name, &[rows, in_features], Role::Matrix)?;
-            self.unpair(name, &mut stored)?;
-            Ok(stored)
-        };
-        let stored = parts.iter().map(fetch).collect::<Result<Vec<_>, _>>()?;
-        let sources: Vec<_> = stored
-            .iter()
-            .map(|t| RowSource::new(t.ty, t.shape[0], in_features, &t.bytes))
-            .collect();
-        let linear = Linear::load(&sources, bias, &self.loader.placement)
-            .map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
-        self.report(stored.iter().map(|tensor| tensor.bytes.len() as u64).sum());
+        let matrices =
+            parts.iter().map(|&(name, rows)| self.matrix(name, rows, in_features)).collect::<Result<Vec<_>, _>>()?;
+        let sources = matrices.iter().zip(parts).map(|(matrix, &(_, rows))| matrix.rows(rows, in_features));
+        let sources: Vec<RowSource<'_>> = sources.collect();
+        let linear = Linear::load(&sources, bias, &self.loader.placement).map_err(|error| {
+            // Of the parts, the one that is no matrix is to blame.
+            let faulty = sources.iter().position(|source| source.check().is_err());
+            CheckpointError::tensor(&self.full_name(parts[faulty.unwrap_or(0)].0), error)
+        })?;
+        self.report(matrices.iter().map(|matrix| matrix.stored_bytes).sum());
         Ok(linear)
     }
 
+    /// The rows of the matrix `name`, in the form that it is stored in or that is asked for.
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix<'a>, CheckpointError> {
+        let module = format!("{}{name}", self.prefix);
+        let mut matrix = match &self.loader.source {
+            Source::Checkpoint(stored) => {
+                let matrix = stored.matrix(&module, rows, cols)?;
+                self.quantized(&module, rows, cols, matrix)?
+            }
+            Source::Dummy(dummy) | Source::Sizes(dummy) => {
+                let format = self.made_format(name, cols).unwrap_or(dummy.ty().into());
+                let bytes = dummy.matrix(&self.full_name(name), [rows, cols], format);
+                let bytes = bytes.map_err(|e| CheckpointError::tensor(&module, e))?;
+                Matrix { format, stored_bytes: bytes.len() as u64, bytes: bytes.into(), order: None }
+            }
+        };
+        self.unpair(name, rows, &mut matrix.bytes)?;
+        Ok(matrix)
+    }
+
+    /// What a made-up matrix is made of, if not of plain numbers.
+    fn made_format(&self, name: &str, cols: usize) -> Option<RowFormat> {
+        let module = format!("{}{name}", self.prefix);
+        let (Source::Dummy(dummy) | Source::Sizes(dummy)) = &self.loader.source else { return None };
+        dummy.quantization().dummy_format(&module, cols).or_else(|| self.wanted_format(&module, cols))
+    }
+
+    /// What a matrix that is there in full is to become.
+    fn wanted_format(&self, module: &str, cols: usize) -> Option<RowFormat> {
+        self.loader.quantize.filter(|_| !is_kept(module))?.format(cols)
+    }
+
+    /// A matrix in the form that is asked for, if it is stored in full.
+    fn quantized<'m>(
+        &self,
+        module: &str,
+        rows: usize,
+        cols: usize,
+        matrix: Matrix<'m>,
+    ) -> Result<Matrix<'m>, CheckpointError> {
+        let in_full = [GgmlType::F32, GgmlType::F16, GgmlType::BF16].map(RowFormat::from).contains(&matrix.format);
+        let Some(format) = self.wanted_format(module, cols).filter(|_| in_full) else { return Ok(matrix) };
+        let row_bytes = |format: RowFormat| format.row_bytes(cols).expect("a format of these columns");
+        let stored = row_bytes(matrix.format);
+        let bytes = make_rows(rows, row_bytes(format), |row, out| {
+            let mut values = vec![0.0; cols];
+            dequantize_row(matrix.format, &matrix.bytes[row * stored..][..stored], &mut values)?;
+            encode_row(format, &values, out)
+        });
+        let bytes = bytes.map_err(|e| CheckpointError::tensor(&format!("{module}.weight"), e))?.into();
+        Ok(Matrix { format, bytes, ..matrix })
+    }
+
     /// See [`Weights::with_paired_heads`].
-    fn unpair(&self, name: &str, stored: &mut StoredTensor<'_>) -> Result<(), CheckpointError> {
+    fn unpair(&self, name: &str, rows: usize, bytes: &mut Cow<'_, [u8]>) -> Result<(), CheckpointError> {
         let Some(head_dim) = self.paired_heads.filter(|_| matches!(name, "q_proj" | "k_proj")) else { return Ok(()) };
-        let rows = stored.shape[0];
-        let unpaired = unpaired_rows(&stored.bytes, rows, rows / head_dim);
+        let unpaired = unpaired_rows(bytes, rows, rows / head_dim);
         let problem = format!("its {rows} rows do not divide into heads of {head_dim}");
-        stored.bytes = Cow::Owned(unpaired.ok_or_else(|| CheckpointError::tensor(&self.full_name(name), problem))?);
+        *bytes = Cow::Owned(unpaired.ok_or_else(|| CheckpointError::tensor(&self.full_name(name), problem))?);
         Ok(())
     }
 
@@ -192,6 +258,14 @@ impl<'a> Weights<'a> {
     /// The tensor is missing or not of that length.
     pub fn norm(&self, name: &str, len: usize) -> Result<Tensor, CheckpointError> {
         self.vector(name, len, Role::Norm, 0.0)
+    }
+
+    /// What a norm without weights multiplies with: ones, `[len]`, f32.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn unit_norm(&self, len: usize) -> Result<Tensor, CheckpointError> {
+        Tensor::ones(len, DType::F32, &self.loader.placement.device()).map_err(|e| CheckpointError::tensor("(none)", e))
     }
 
     /// As [`Weights::norm`], of a norm whose published weights are stored around zero, to be used as `1 + w`: gives

@@ -14,11 +14,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use candle_core::Result;
 use half::{bf16, f16};
 use plimsoll_ops::par::parallel_for;
-use plimsoll_ops::quant::GgmlType;
+use plimsoll_ops::quant::{GgmlType, RowFormat, encode_row};
 use serde_json::Value;
 
+use super::packed::make_rows;
+use super::source::{self, Role};
+use crate::quantization::Quantization;
 use crate::{CheckpointError, Fields};
 
 /// Elements that a thread makes at a time.
@@ -35,15 +39,16 @@ pub(super) enum Fill {
 }
 
 /// Makes tensors of one element type from one seed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Dummy {
     ty: GgmlType,
     seed: u64,
+    quantization: Quantization,
 }
 
 impl Dummy {
     /// In the element type that `config` publishes the model in (`dtype`, formerly `torch_dtype`), or else bf16.
-    pub(super) fn new(config: &Value, seed: u64) -> Result<Self, CheckpointError> {
+    pub(super) fn new(config: &Value, seed: u64) -> std::result::Result<Self, CheckpointError> {
         let fields = Fields::new(config)?;
         let name = if fields.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
         let ty = match fields.text(name)?.unwrap_or("bfloat16") {
@@ -55,11 +60,32 @@ impl Dummy {
                 return Err(fields.wrong(name, problem));
             }
         };
-        Ok(Self { ty, seed })
+        Ok(Self { ty, seed, quantization: Quantization::parse(config)? })
     }
 
     pub(super) fn ty(&self) -> GgmlType {
         self.ty
+    }
+
+    pub(super) fn quantization(&self) -> &Quantization {
+        &self.quantization
+    }
+
+    /// The rows of the matrix `name` in a format: of the numbers that are its elements in f32, each row's to the nearest
+    /// that the format has.
+    pub(super) fn matrix(&self, name: &str, [rows, cols]: [usize; 2], format: RowFormat) -> Result<Vec<u8>> {
+        let fill = source::fill(Role::Matrix, &[rows, cols]);
+        let Fill::Normal(deviation) = fill else { unreachable!("matrices are random") };
+        if format == self.ty.into() {
+            return Ok(self.make(name, &[rows, cols], fill));
+        }
+        let row_bytes = format.row_bytes(cols).expect("a format of these columns");
+        let (stream, step) = (mix(self.seed_of(name).wrapping_add(GAMMA)), step(deviation));
+        make_rows(rows, row_bytes, |row, out| {
+            let first = (row * cols) as u64;
+            let values: Vec<f32> = (first..).take(cols).map(|index| sum(stream, index) as f32 * step).collect();
+            encode_row(format, &values, out)
+        })
     }
 
     /// Bytes of a tensor of this shape.
@@ -141,7 +167,7 @@ mod tests {
         Dummy::new(&json!({"dtype": dtype}), seed).unwrap()
     }
 
-    fn floats(dummy: Dummy, name: &str, len: usize, fill: Fill) -> Vec<f32> {
+    fn floats(dummy: &Dummy, name: &str, len: usize, fill: Fill) -> Vec<f32> {
         let bytes = dummy.make(name, &[len], fill);
         let mut out = vec![0.0; len];
         plimsoll_ops::quant::dequantize_row(dummy.ty(), &bytes, &mut out).unwrap();
@@ -150,7 +176,7 @@ mod tests {
 
     #[test]
     fn numbers_are_nearly_normal_with_the_deviation_asked_for() {
-        let x = floats(dummy("float32", 1), "w", 1 << 20, Fill::Normal(0.02));
+        let x = floats(&dummy("float32", 1), "w", 1 << 20, Fill::Normal(0.02));
         let moment = |power: i32| x.iter().map(|&x| (f64::from(x) / 0.02).powi(power)).sum::<f64>() / x.len() as f64;
         assert!(moment(1).abs() < 0.005, "mean {}", moment(1));
         assert!((moment(2) - 1.0).abs() < 0.01, "variance {}", moment(2));
@@ -162,31 +188,31 @@ mod tests {
 
     #[test]
     fn seed_name_and_index_decide_and_nothing_else() {
-        let make = |seed, name| floats(dummy("bfloat16", seed), name, 3 * CHUNK + 5, Fill::Normal(1.0));
+        let make = |seed, name| floats(&dummy("bfloat16", seed), name, 3 * CHUNK + 5, Fill::Normal(1.0));
         let first = make(7, "model.norm.weight");
         assert_eq!(first, make(7, "model.norm.weight"));
         let alike = |other: Vec<f32>| first.iter().zip(&other).filter(|(a, b)| a == b).count();
         assert!(alike(make(8, "model.norm.weight")) < first.len() / 100);
         assert!(alike(make(7, "model.norm.weighu")) < first.len() / 100);
         // A longer tensor begins alike; so chunks and threads do not show.
-        assert_eq!(floats(dummy("bfloat16", 7), "model.norm.weight", 100, Fill::Normal(1.0)), first[..100]);
+        assert_eq!(floats(&dummy("bfloat16", 7), "model.norm.weight", 100, Fill::Normal(1.0)), first[..100]);
         // Known answers, from another program.
         let own = dummy("float32", 0).seed_of("lm_head.weight");
         assert_eq!(own, 0x58a0_c320_d019_262c);
         let stream = mix(own.wrapping_add(GAMMA));
         assert_eq!([0, 1, 1 << 40].map(|index| sum(stream, index)), [2252, -53868, 235920]);
-        assert_eq!(floats(dummy("float32", 0), "lm_head.weight", 1, Fill::Normal(1.0)), [2252.0 * step(1.0)]);
+        assert_eq!(floats(&dummy("float32", 0), "lm_head.weight", 1, Fill::Normal(1.0)), [2252.0 * step(1.0)]);
     }
 
     #[test]
     fn types_round_the_same_numbers() {
-        let exact = floats(dummy("float32", 3), "w", 1000, Fill::Normal(0.02));
+        let exact = floats(&dummy("float32", 3), "w", 1000, Fill::Normal(0.02));
         for (dtype, relative) in [("float16", 1.0 / 2048.0), ("bfloat16", 1.0 / 256.0)] {
-            for (rounded, exact) in floats(dummy(dtype, 3), "w", 1000, Fill::Normal(0.02)).iter().zip(&exact) {
+            for (rounded, exact) in floats(&dummy(dtype, 3), "w", 1000, Fill::Normal(0.02)).iter().zip(&exact) {
                 assert!((rounded - exact).abs() <= exact.abs() * relative + 1e-7, "{dtype}: {rounded}, {exact}");
             }
         }
-        assert_eq!(floats(dummy("float16", 3), "w", 3, Fill::Constant(1.0)), [1.0; 3]);
+        assert_eq!(floats(&dummy("float16", 3), "w", 3, Fill::Constant(1.0)), [1.0; 3]);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use safetensors::Dtype;
 
 use super::dummy::{Dummy, Fill};
 use crate::CheckpointError;
-use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::checkpoint::{Checkpoint, RawTensor, StoredTensor};
 use crate::error::quote;
+use crate::quantization::{Method, Quantization};
 
 /// A model's tensors, by the names that Hugging Face gives them.
 pub(super) enum Source<'a> {
@@ -65,7 +66,7 @@ impl<'a> Source<'a> {
 }
 
 /// Matrices keep what passes through them at its size or below it, and norms do nothing but normalize.
-fn fill(role: Role, shape: &[usize]) -> Fill {
+pub(super) fn fill(role: Role, shape: &[usize]) -> Fill {
     match role {
         Role::Matrix => Fill::Normal(matrix_deviation(*shape.last().expect("a matrix has two dimensions"))),
         Role::Bias => Fill::Normal(DEVIATION),
@@ -85,17 +86,32 @@ pub(super) fn matrix_deviation(in_features: usize) -> f32 {
 /// A checkpoint, and the account of what was used of it.
 pub(super) struct Stored<'a> {
     checkpoint: &'a Checkpoint,
+    quantization: Quantization,
     /// Stored names of the tensors that were asked for, or set aside.
     used: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Stored<'a> {
-    pub(super) fn new(checkpoint: &'a Checkpoint) -> Self {
-        Self { checkpoint, used: RefCell::default() }
+    pub(super) fn new(checkpoint: &'a Checkpoint, quantization: Quantization) -> Self {
+        Self { checkpoint, quantization, used: RefCell::default() }
+    }
+
+    pub(super) fn quantization(&self) -> &Quantization {
+        &self.quantization
+    }
+
+    /// A tensor of whatever type and shape, if it is there. It is not yet noted as used.
+    pub(super) fn raw(&self, name: &str) -> Result<Option<RawTensor<'a>>, CheckpointError> {
+        self.checkpoint.raw_tensor(name)
+    }
+
+    /// Notes that a tensor is used.
+    pub(super) fn note(&self, name: &str) {
+        self.used.borrow_mut().insert(self.checkpoint.stored_name(name));
     }
 
     /// Finds a tensor and checks its shape.
-    fn tensor(&self, name: &str, expected: &[usize]) -> Result<StoredTensor<'a>, CheckpointError> {
+    pub(super) fn tensor(&self, name: &str, expected: &[usize]) -> Result<StoredTensor<'a>, CheckpointError> {
         let Some(tensor) = self.checkpoint.tensor(name)? else {
             return Err(CheckpointError::MissingTensor { name: self.checkpoint.stored_name(name) });
         };
@@ -155,7 +171,9 @@ impl<'a> Stored<'a> {
     /// Refuses tensors that nothing asked for.
     pub(super) fn finish(&self) -> Result<(), CheckpointError> {
         let used = self.used.borrow();
-        let unused = |name: &&str| !used.contains(*name) && !is_derived(name);
+        let quantized = !matches!(self.quantization.method(), Method::Plain);
+        let unused =
+            |name: &&str| !used.contains(*name) && !is_derived(name) && !(quantized && is_of_activations(name));
         let unused: Vec<&str> = self.checkpoint.stored_names().filter(unused).collect();
         if unused.is_empty() {
             return Ok(());
@@ -168,4 +186,19 @@ impl<'a> Stored<'a> {
 /// Buffers that old checkpoints carry although the config determines them.
 fn is_derived(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
+}
+
+/// Scales and zeros of quantized activations, keys and values: here they are what they are.
+fn is_of_activations(name: &str) -> bool {
+    const NAMES: [&str; 8] = [
+        "input_scale",
+        "input_zero_point",
+        "output_scale",
+        "output_zero_point",
+        "q_scale",
+        "k_scale",
+        "v_scale",
+        "kv_scale",
+    ];
+    NAMES.contains(&name.rsplit('.').next().unwrap_or(name))
 }

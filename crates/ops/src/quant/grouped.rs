@@ -12,6 +12,8 @@
 use candle_core::{Result, bail};
 use half::f16;
 
+use crate::e4m3;
+
 /// How the elements of a [`Grouped`] row are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Codes {
@@ -113,7 +115,7 @@ impl Grouped {
             let integer = |code: u8| f32::from(i16::from(code) - group.zero) * group.scale;
             match self.codes {
                 Codes::E4M3 => {
-                    out.iter_mut().zip(group.codes).for_each(|(out, &code)| *out = e4m3(code) * group.scale);
+                    out.iter_mut().zip(group.codes).for_each(|(out, &code)| *out = e4m3::decode(code) * group.scale);
                 }
                 Codes::Int8 => out.iter_mut().zip(group.codes).for_each(|(out, &code)| *out = integer(code)),
                 Codes::Int4 => {
@@ -134,16 +136,4 @@ pub(crate) const E4M3_UNIT: f32 = 256.0;
 #[inline(always)]
 pub(crate) fn e4m3_as_half(code: u8) -> f16 {
     f16::from_bits(((code as i8 as u16) << 7) & 0xbf80)
-}
-
-/// What an E4M3 code stands for: a sign, four bits of exponent biased by 7, three of mantissa; no infinities, and one
-/// magnitude that is no number.
-pub fn e4m3(code: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
-    let magnitude = match exponent {
-        15 if code & 7 == 7 => f32::NAN,
-        0 => mantissa / 8.0 * 2f32.powi(-6),
-        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
-    };
-    if code & 0x80 == 0 { magnitude } else { -magnitude }
 }

@@ -12,6 +12,7 @@
 //! Specification: `ggml-common.h` and `gguf-py/gguf/quants.py` of the GGML project; of MXFP4, the OCP Microscaling
 //! Formats, v1.0.
 
+mod encode;
 mod grouped;
 mod legacy;
 mod superblock;
@@ -19,7 +20,8 @@ mod superblock;
 use candle_core::{Result, bail};
 use half::{bf16, f16};
 
-pub use self::grouped::{Codes, Grouped, e4m3};
+pub use self::encode::encode_row;
+pub use self::grouped::{Codes, Grouped};
 pub(crate) use self::grouped::{E4M3_UNIT, e4m3_as_half};
 
 /// How the elements of a row are stored.

@@ -1,0 +1,52 @@
+//! What is asked of loading, beside the model: where the weights go, and whether they are made smaller on the way.
+
+use plimsoll_ops::linear::{Activations, Placement};
+use plimsoll_ops::quant::{Codes, GgmlType, Grouped, RowFormat};
+
+/// Where a model's weights are computed with, and in what form.
+#[derive(Clone, Debug)]
+pub struct Loading {
+    pub placement: Placement,
+    /// What matrices become that a checkpoint has in full, or that are made up; but for embeddings, the output layer and
+    /// what chooses experts. On a CPU alone: elsewhere they are widened again.
+    pub quantize: Option<Quantize>,
+}
+
+impl From<Placement> for Loading {
+    fn from(placement: Placement) -> Self {
+        Self { placement, quantize: None }
+    }
+}
+
+impl From<Activations> for Loading {
+    fn from(activations: Activations) -> Self {
+        Placement::from(activations).into()
+    }
+}
+
+/// A form that matrices are brought to while they are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantize {
+    /// 8 bits, and a scale a row.
+    Int8,
+    /// 4 bits; a scale and a zero for each 64 columns.
+    Int4,
+    /// E4M3, and a scale a row.
+    Fp8,
+    /// E2M1, and a power of two for each 32 columns.
+    Mxfp4,
+}
+
+impl Quantize {
+    /// The form of a matrix of so many columns; `None` if it has no such.
+    pub(super) fn format(self, cols: usize) -> Option<RowFormat> {
+        let grouped = |codes, group| RowFormat::from(Grouped { codes, group });
+        let format = match self {
+            Self::Int8 => grouped(Codes::Int8, cols),
+            Self::Int4 => grouped(Codes::Int4, 64),
+            Self::Fp8 => grouped(Codes::E4M3, cols),
+            Self::Mxfp4 => GgmlType::MXFP4.into(),
+        };
+        format.row_bytes(cols).map(|_| format)
+    }
+}

@@ -1,0 +1,140 @@
+//! Matrices in the forms that quantized checkpoints store them in, brought to rows that ops takes, without loss: FP8 and
+//! INT8 codes under scales, integers packed into words along rows (compressed-tensors) or along columns (GPTQ, AWQ).
+//!
+//! What a module's tensors are called and how they are laid out is known here; what the module is for is not.
+
+mod codes;
+mod gptq;
+mod rows;
+mod scales;
+
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use plimsoll_ops::linear::RowSource;
+use plimsoll_ops::quant::RowFormat;
+use safetensors::Dtype;
+
+pub(super) use self::rows::make_rows;
+use super::source::Stored;
+use crate::CheckpointError;
+use crate::checkpoint::RawTensor;
+use crate::quantization::Method;
+
+/// A matrix, as rows that ops takes.
+pub(super) struct Matrix<'a> {
+    pub(super) format: RowFormat,
+    /// `rows` rows of `format`.
+    pub(super) bytes: Cow<'a, [u8]>,
+    /// The input feature of each stored column, where they are not in order.
+    pub(super) order: Option<Vec<u32>>,
+    /// Bytes that it took in the checkpoint.
+    pub(super) stored_bytes: u64,
+}
+
+impl Matrix<'_> {
+    /// As a source of `rows` rows of `cols` columns.
+    pub(super) fn rows(&self, rows: usize, cols: usize) -> RowSource<'_> {
+        RowSource::new(self.format, rows, cols, &self.bytes).in_order(self.order.as_deref())
+    }
+}
+
+/// The tensors of one module that is a matrix of `rows` by `cols`.
+struct Module<'s, 'a> {
+    stored: &'s Stored<'a>,
+    name: &'s str,
+    rows: usize,
+    cols: usize,
+    /// Bytes of the tensors that were asked for.
+    bytes: Cell<u64>,
+}
+
+impl<'a> Stored<'a> {
+    /// The matrix of `module`, in whichever form it is stored.
+    pub(super) fn matrix(&self, module: &str, rows: usize, cols: usize) -> Result<Matrix<'a>, CheckpointError> {
+        let tensors = Module { stored: self, name: module, rows, cols, bytes: Cell::new(0) };
+        let packed = match self.quantization().method() {
+            Method::Plain | Method::Mxfp4 => None,
+            Method::Fp8(_) | Method::Compressed(_) => codes::read(&tensors, self.quantization().block(module))?,
+            Method::Gptq(gptq) => gptq::read_gptq(&tensors, gptq)?,
+            Method::Awq { .. } => gptq::read_awq(&tensors)?,
+        };
+        match packed {
+            Some(matrix) => Ok(Matrix { stored_bytes: tensors.bytes.get(), ..matrix }),
+            None => {
+                let tensor = self.tensor(&format!("{module}.weight"), &[rows, cols])?;
+                let stored_bytes = tensor.bytes.len() as u64;
+                Ok(Matrix { format: tensor.ty.into(), bytes: tensor.bytes, order: None, stored_bytes })
+            }
+        }
+    }
+}
+
+impl<'a> Module<'_, 'a> {
+    fn full_name(&self, tensor: &str) -> String {
+        format!("{}.{tensor}", self.name)
+    }
+
+    fn error(&self, tensor: &str, problem: impl ToString) -> CheckpointError {
+        CheckpointError::tensor(&self.full_name(tensor), problem)
+    }
+
+    /// A tensor that may be absent; it is not yet noted as used.
+    fn look(&self, tensor: &str) -> Result<Option<RawTensor<'a>>, CheckpointError> {
+        self.stored.raw(&self.full_name(tensor))
+    }
+
+    /// A tensor that may be absent.
+    fn find(&self, tensor: &str) -> Result<Option<RawTensor<'a>>, CheckpointError> {
+        let found = self.look(tensor)?;
+        if let Some(found) = &found {
+            self.stored.note(&self.full_name(tensor));
+            self.bytes.set(self.bytes.get() + found.bytes.len() as u64);
+        }
+        Ok(found)
+    }
+
+    fn get(&self, tensor: &str) -> Result<RawTensor<'a>, CheckpointError> {
+        let missing = || CheckpointError::MissingTensor { name: self.full_name(tensor) };
+        self.find(tensor)?.ok_or_else(missing)
+    }
+
+    /// The bytes of a tensor of exactly this type and shape.
+    fn exactly(&self, tensor: &str, dtype: Dtype, shape: &[usize]) -> Result<&'a [u8], CheckpointError> {
+        let found = self.get(tensor)?;
+        if found.dtype != dtype {
+            return Err(self.error(tensor, format!("has dtype {:?}; it must be {dtype:?}", found.dtype)));
+        }
+        self.check_shape(tensor, found.shape, shape)?;
+        Ok(found.bytes)
+    }
+
+    fn check_shape(&self, tensor: &str, found: &[usize], expected: &[usize]) -> Result<(), CheckpointError> {
+        if found == expected {
+            return Ok(());
+        }
+        let (expected, found) = (expected.to_vec(), found.to_vec());
+        Err(CheckpointError::Shape { name: self.full_name(tensor), expected, found })
+    }
+
+    /// 32-bit words of exactly this shape.
+    fn words(&self, tensor: &str, shape: &[usize]) -> Result<Words<'a>, CheckpointError> {
+        Ok(Words(self.exactly(tensor, Dtype::I32, shape)?))
+    }
+}
+
+/// 32-bit words, little-endian.
+#[derive(Clone, Copy)]
+struct Words<'a>(&'a [u8]);
+
+impl Words<'_> {
+    fn at(self, index: usize) -> u32 {
+        let (words, _) = self.0.as_chunks::<4>();
+        u32::from_le_bytes(words[index])
+    }
+
+    /// The code of so many bits that lies `nth` in a word.
+    fn code(self, index: usize, nth: usize, bits: usize) -> u8 {
+        (self.at(index) >> (bits * nth)) as u8 & ((1u16 << bits) - 1) as u8
+    }
+}
