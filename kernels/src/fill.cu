@@ -6,7 +6,9 @@
 // that the host can make the same values to the bit; fill.rs does, and computes `step` from the standard deviation.
 // The sum of eight (Irwin and Hall) reaches to 4.9 deviations.
 //
-// Bytes: 2 * count. Share of the roofline: not measured yet.
+// For packed weights, random bits (word i is half a hash), or one word over and over.
+//
+// Bytes: 2 * count; 4 * words. Share of the roofline: not measured yet.
 #include "hash.cuh"
 
 __device__ __forceinline__ int sum_of_quarters(uint64_t bits) {
@@ -34,5 +36,20 @@ extern "C" __global__ void __launch_bounds__(256) fill_normal_bf16(bf16* out, ui
         for (uint64_t i = at; i < count; i++) {
             out[i] = from_float<bf16>(normal_at(stream, i, step));
         }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) fill_bits(uint32_t* out, uint64_t words, uint64_t seed) {
+    const uint64_t stream = hash_stream(seed);
+    const uint64_t stride = static_cast<uint64_t>(gridDim.x) * blockDim.x;
+    for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words; i += stride) {
+        out[i] = static_cast<uint32_t>(hash_at(stream, i) >> 32);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) fill_word(uint32_t* out, uint64_t words, uint32_t value) {
+    const uint64_t stride = static_cast<uint64_t>(gridDim.x) * blockDim.x;
+    for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words; i += stride) {
+        out[i] = value;
     }
 }

@@ -1,6 +1,6 @@
 //! Fills memory with dummy weights.
 
-use crate::{DevicePtr, Launch, LaunchError, Queue};
+use crate::{Arg, DevicePtr, Launch, LaunchError, Queue};
 
 /// Close to normal values of mean 0, a function of seed and index: [`normal`], rounded to bf16.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,55 @@ impl FillNormal {
             args: &[self.out.into(), self.count.into(), self.seed.into(), step(self.deviation).into()],
         })
     }
+}
+
+/// Random bits, a function of seed and place: [`bits`].
+#[derive(Clone, Copy, Debug)]
+pub struct FillBits {
+    /// u32 `[words]`.
+    pub out: DevicePtr,
+    pub words: u64,
+    pub seed: u64,
+}
+
+impl FillBits {
+    /// # Errors
+    /// The device refuses.
+    pub fn run(&self, queue: &dyn Queue) -> Result<(), LaunchError> {
+        fill_words(queue, "fill_bits", self.words, &[self.out.into(), self.words.into(), self.seed.into()])
+    }
+}
+
+/// One word over and over.
+#[derive(Clone, Copy, Debug)]
+pub struct FillWord {
+    /// u32 `[words]`.
+    pub out: DevicePtr,
+    pub words: u64,
+    pub value: u32,
+}
+
+impl FillWord {
+    /// # Errors
+    /// The device refuses.
+    pub fn run(&self, queue: &dyn Queue) -> Result<(), LaunchError> {
+        fill_words(queue, "fill_word", self.words, &[self.out.into(), self.words.into(), self.value.into()])
+    }
+}
+
+fn fill_words(queue: &dyn Queue, kernel: &'static str, words: u64, args: &[Arg]) -> Result<(), LaunchError> {
+    const THREADS: u32 = 256;
+    if words == 0 {
+        return Ok(());
+    }
+    let blocks = words.div_ceil(THREADS.into()).min(16 * u64::from(queue.multiprocessors()));
+    queue.launch(&Launch { kernel, grid: [blocks as u32, 1, 1], threads: THREADS, shared_bytes: 0, args })
+}
+
+/// Word `index` of [`FillBits`].
+pub fn bits(seed: u64, index: u64) -> u32 {
+    let stream = mix(seed.wrapping_add(GOLDEN));
+    (mix(stream.wrapping_add((index + 1).wrapping_mul(GOLDEN))) >> 32) as u32
 }
 
 /// Value `index`, as the device makes it, before it is rounded to bf16.

@@ -7,6 +7,7 @@
 pub mod activation;
 pub mod attention;
 pub mod block_copy;
+pub mod combine;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod embedding;
@@ -16,8 +17,10 @@ pub mod gemv;
 mod launch;
 pub mod logits;
 mod operands;
+pub mod packed;
 pub mod rms_norm;
 pub mod rope_kv_write;
+pub mod route;
 pub mod sample;
 
 pub use launch::{Arg, DevicePtr, Launch, LaunchError, Queue};

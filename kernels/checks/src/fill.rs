@@ -1,14 +1,15 @@
 //! Dummy weights against the host's, and their distribution.
 
-use plimsoll_kernels::fill::{FillNormal, normal};
+use plimsoll_kernels::fill::{FillBits, FillNormal, FillWord, bits, normal};
 
-use crate::arrays::{Output, expect_same, rounded, to_bf16};
+use crate::arrays::{Output, expect_same, rounded, to_bf16, to_u32};
 use crate::{Case, Random, TestDevice, Timing};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case { name: "fill/as the host's".into(), run: Box::new(as_the_host) },
         Case { name: "fill/moments".into(), run: Box::new(moments) },
+        Case { name: "fill/words".into(), run: Box::new(words) },
     ]
 }
 
@@ -24,6 +25,22 @@ fn as_the_host(device: &dyn TestDevice, random: &mut Random) -> Result<(), Strin
         let (seed, deviation) = (random.bits(), [0.02, 1.0][random.below(2)]);
         let want = rounded((0..count as u64).map(|i| normal(seed, i, deviation)).collect());
         expect_same(&format!("{count}"), &fill(device, count, seed, deviation)?, &want)?;
+    }
+    Ok(())
+}
+
+fn words(device: &dyn TestDevice, random: &mut Random) -> Result<(), String> {
+    for count in [1, 255, 257, random.between(1, 9000)] {
+        let (seed, value) = (random.bits(), random.bits() as u32);
+        let (out, same) = (Output::new(device, 4 * count), Output::new(device, 4 * count));
+        let (words, queue) = (count as u64, device.queue());
+        let filled = FillBits { out: out.at, words, seed }
+            .run(queue)
+            .and_then(|()| FillWord { out: same.at, words, value }.run(queue));
+        filled.map_err(|e| e.to_string())?;
+        let want: Vec<u32> = (0..words).map(|i| bits(seed, i)).collect();
+        expect_same("random bits", &to_u32(&out.read(device)?), &want)?;
+        expect_same("one word", &to_u32(&same.read(device)?), &vec![value; count])?;
     }
     Ok(())
 }

@@ -34,20 +34,6 @@ template <typename Kv, int D> struct Tile {
     }
 };
 
-// Two bf16 of the fp8 elements in bytes 1 and 3. An e4m3 is a bf16 2^-120 as large, once its bits stand where a bf16's
-// do, subnormal ones too; a NaN becomes 480, since whoever wrote it has a NaN in its own residual stream already.
-__device__ __forceinline__ uint32_t widen_odd_bytes(uint32_t bytes) {
-    const uint32_t small = (bytes & 0x80008000u) | ((bytes & 0x7f007f00u) >> 4);
-    __nv_bfloat162 pair;
-    memcpy(&pair, &small, 4);
-    pair = __hmul2(pair, __nv_bfloat162(__float2bfloat16_rn(0x1p120f), __float2bfloat16_rn(0x1p120f)));
-    uint32_t bits;
-    memcpy(&bits, &pair, 4);
-    return bits;
-}
-
-__device__ __forceinline__ uint32_t widen_even_bytes(uint32_t bytes) { return widen_odd_bytes(bytes << 8); }
-
 // Elements of 16 positions, from `row` of the tile on, at a span of columns, as ldmatrix gives them.
 template <typename Kv, int D>
 __device__ __forceinline__ void load_keys(uint32_t (&r)[4], const unsigned char* tile, uint32_t row, uint32_t span) {

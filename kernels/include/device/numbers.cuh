@@ -40,3 +40,46 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 __device__ __forceinline__ float2 unpack_bf16(uint32_t bits) {
     return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
 }
+
+// Arithmetic on two bf16 in a register, each result rounded once.
+__device__ __forceinline__ __nv_bfloat162 bf16_pair(uint32_t bits) {
+    __nv_bfloat162 pair;
+    memcpy(&pair, &bits, 4);
+    return pair;
+}
+
+__device__ __forceinline__ uint32_t bits_of_pair(const __nv_bfloat162& pair) {
+    uint32_t bits;
+    memcpy(&bits, &pair, 4);
+    return bits;
+}
+
+__device__ __forceinline__ uint32_t mul2_bf16(uint32_t a, uint32_t b) {
+    return bits_of_pair(__hmul2(bf16_pair(a), bf16_pair(b)));
+}
+
+__device__ __forceinline__ uint32_t sub2_bf16(uint32_t a, uint32_t b) {
+    return bits_of_pair(__hsub2(bf16_pair(a), bf16_pair(b)));
+}
+
+// a * b + c
+__device__ __forceinline__ uint32_t fma2_bf16(uint32_t a, uint32_t b, uint32_t c) {
+#ifdef __CUDACC__
+    return bits_of_pair(__hfma2(bf16_pair(a), bf16_pair(b), bf16_pair(c)));
+#else
+    const float2 x = unpack_bf16(a), y = unpack_bf16(b), z = unpack_bf16(c);
+    return pack_bf16(fmaf(x.x, y.x, z.x), fmaf(x.y, y.y, z.y));
+#endif
+}
+
+// The same bf16 twice, rounded from a float.
+__device__ __forceinline__ uint32_t both_bf16(float x) { return pack_bf16(x, x); }
+
+// Two bf16 of the fp8 elements in bytes 1 and 3. An e4m3 is a bf16 2^-120 as large, once its bits stand where a bf16's
+// do, subnormal ones too; a NaN becomes 480, since whoever wrote it has a NaN in its own data already.
+__device__ __forceinline__ uint32_t widen_odd_bytes(uint32_t bytes) {
+    const uint32_t small = (bytes & 0x80008000u) | ((bytes & 0x7f007f00u) >> 4);
+    return mul2_bf16(small, 0x7b807b80u);
+}
+
+__device__ __forceinline__ uint32_t widen_even_bytes(uint32_t bytes) { return widen_odd_bytes(bytes << 8); }

@@ -1,0 +1,260 @@
+// Products with many positions an expert, on the tensor cores.
+//
+// A block of 8 warps takes up to POSITIONS positions of one item and ROWS rows, a warp 32 rows x 64 positions: 256 x 64
+// a block where WARPS_ACROSS is 1, 128 x 128 where it is 2. Chunks of 64 columns come through a ring in shared memory
+// by cp.async: codes and scales as they lie, and the positions' rows of x, whose 16-byte pieces are permuted so that
+// eight lanes read all banks. A warp decodes and scales a piece's 32 x 32 weights in registers, rounds them to bf16, and
+// uses them on all its positions; one 16-byte load of a position is the operand of four products. Eights of positions
+// that an item does not have are passed over. The result goes through shared memory, to be stored in 16-byte vectors.
+#pragma once
+#include "packed/operands.cuh"
+
+namespace packed {
+
+template <typename Format, int WARPS_ACROSS> struct Tiled {
+    static constexpr int WARPS = 8, THREADS = WARPS * WARP_SIZE;
+    static constexpr int WARPS_DOWN = WARPS / WARPS_ACROSS;
+    static constexpr uint32_t ROWS = 32 * WARPS_DOWN, TILES = ROWS / TILE_ROWS;
+    static constexpr uint32_t POSITIONS = 64 * WARPS_ACROSS;
+    // Eights of positions of a warp.
+    static constexpr int EIGHTS = 8;
+
+    static constexpr uint32_t X_BYTES = POSITIONS * CHUNK * sizeof(bf16);
+    static constexpr uint32_t CODE_BYTES = TILES * CHUNK_BYTES<Format>;
+    static constexpr uint32_t SCALE_BYTES = TILES * Format::Scales::PARTS * 16;
+    static constexpr uint32_t STAGE_BYTES = X_BYTES + CODE_BYTES + SCALE_BYTES;
+    // What a multiprocessor of every architecture has room for.
+    static constexpr int STAGES = STAGE_BYTES <= 24 * 1024 ? 4 : STAGE_BYTES <= 32 * 1024 ? 3 : 2;
+
+    // Where a piece of 8 columns of a position's row lies.
+    __device__ __forceinline__ static uint32_t x_offset(uint32_t position, uint32_t piece) {
+        return position * CHUNK * sizeof(bf16) + ((piece ^ ((position & 1) << 2)) << 4);
+    }
+};
+
+// What this thread copies of each chunk.
+template <typename Format, int WARPS_ACROSS> struct Copies {
+    using T = Tiled<Format, WARPS_ACROSS>;
+    static constexpr int X_PARTS = T::X_BYTES / 16 / T::THREADS;
+    static constexpr int CODE_PARTS = T::CODE_BYTES / 16 / T::THREADS;
+    static constexpr uint32_t PARTS_A_TILE = CHUNK_BYTES<Format> / 16;
+
+    // Rows of x; of positions that the item does not have, nothing.
+    const bf16* x[X_PARTS];
+    // Of the block's first tile.
+    const unsigned char* codes;
+    const unsigned char* scales;
+    uint64_t scale_tile_bytes;
+    uint32_t chunks;
+    // Tiles of the block that there are.
+    uint32_t tiles;
+
+    __device__ __forceinline__ Copies(const Operands& to, const Item& item) {
+        chunks = to.chunks();
+        const uint32_t first = to.block_of_rows() * T::TILES;
+        tiles = min(T::TILES, to.tiles() - first);
+        const uint64_t tile = static_cast<uint64_t>(item.expert) * to.tiles() + first;
+        scale_tile_bytes = Format::Scales::tile_bytes(chunks, to.group_shift);
+        codes = to.codes + tile * chunks * CHUNK_BYTES<Format>;
+        scales = to.scales + tile * scale_tile_bytes;
+#pragma unroll
+        for (int i = 0; i < X_PARTS; i++) {
+            const uint32_t position = threadIdx.x / 8 + i * (T::THREADS / 8);
+            x[i] = nullptr;
+            if (position < item.count) {
+                x[i] = to.x + static_cast<uint64_t>(to.x_row(item.first + position)) * to.columns;
+            }
+        }
+    }
+
+    // Begins to copy a chunk.
+    __device__ __forceinline__ void begin(unsigned char* stage, uint32_t chunk, const Operands& to) const {
+        const uint32_t piece = threadIdx.x % 8, column = chunk * CHUNK + 8 * piece;
+#pragma unroll
+        for (int i = 0; i < X_PARTS; i++) {
+            const uint32_t position = threadIdx.x / 8 + i * (T::THREADS / 8);
+            const bool exists = x[i] != nullptr && column < to.columns;
+            cp_async_16(stage + T::x_offset(position, piece), exists ? x[i] + column : to.x, exists);
+        }
+#pragma unroll
+        for (int i = 0; i < CODE_PARTS; i++) {
+            const uint32_t part = threadIdx.x + i * T::THREADS, tile = part / PARTS_A_TILE;
+            const uint64_t at = (static_cast<uint64_t>(tile) * chunks + chunk) * CHUNK_BYTES<Format>;
+            const bool exists = tile < tiles;
+            cp_async_16(stage + T::X_BYTES + part * 16, exists ? codes + at + part % PARTS_A_TILE * 16 : codes, exists);
+        }
+        if constexpr (T::SCALE_BYTES != 0) {
+            constexpr uint32_t PARTS = Format::Scales::PARTS;
+            const uint32_t tile = threadIdx.x / PARTS;
+            if (threadIdx.x < T::TILES * PARTS) {
+                const bool exists = tile < tiles;
+                const unsigned char* of_tile = exists ? scales + tile * scale_tile_bytes : scales;
+                const unsigned char* from =
+                    Format::Scales::part(of_tile, chunk, threadIdx.x % PARTS, to.group_shift);
+                cp_async_16(stage + T::X_BYTES + T::CODE_BYTES + threadIdx.x * 16, from, exists);
+            }
+        }
+    }
+};
+
+// A lane's operands of 16 rows x 32 columns: [product][operand register].
+template <typename Format>
+__device__ __forceinline__ void load_weights(uint32_t (&a)[2][4], const unsigned char* chunk,
+                                             const uint32_t (&scales)[Format::Scales::WORDS], int piece) {
+    constexpr int WORDS = Format::WORDS_A_ROW;
+    uint32_t words[2][WORDS];
+    const unsigned char* lane = chunk + lane_id() * 16;
+    if constexpr (WORDS == 1) {
+        const uint2 both = *reinterpret_cast<const uint2*>(lane + 8 * piece);
+        words[0][0] = both.x;
+        words[1][0] = both.y;
+    } else {
+#pragma unroll
+        for (int i = 0; i < WORDS / 2; i++) {
+            const Vec16 v = load16(lane + (piece * (WORDS / 2) + i) * 512);
+#pragma unroll
+            for (int word = 0; word < 4; word++) {
+                const int at = 4 * i + word;
+                words[at / WORDS][at % WORDS] = v.words[word];
+            }
+        }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        uint32_t pairs[4];
+        Format::decode(pairs, words[half], Format::Scales::zero(scales, piece, half));
+        scale<Format>(pairs, scales, piece, half);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            a[i / 2][i % 2 * 2 + half] = pairs[i];
+        }
+    }
+}
+
+// Adds a chunk's products to a warp's sums: 2 x 16 rows x EIGHTS x 8 positions, of which `eights` are there.
+template <typename Format, int WARPS_ACROSS>
+__device__ __forceinline__ void multiply_chunk(float (&sums)[2][Tiled<Format, WARPS_ACROSS>::EIGHTS][4],
+                                               const unsigned char* stage, uint32_t down, uint32_t across, int eights) {
+    using T = Tiled<Format, WARPS_ACROSS>;
+    const unsigned char* codes = stage + T::X_BYTES + 2 * down * CHUNK_BYTES<Format>;
+    const unsigned char* all_scales = stage + T::X_BYTES + T::CODE_BYTES + 2 * down * Format::Scales::PARTS * 16;
+    uint32_t scales[2][Format::Scales::WORDS];
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        Format::Scales::load_shared(scales[m], all_scales + m * Format::Scales::PARTS * 16);
+    }
+#pragma unroll
+    for (int piece = 0; piece < 2; piece++) {
+        uint32_t a[2][2][4];
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            load_weights<Format>(a[m], codes + m * CHUNK_BYTES<Format>, scales[m], piece);
+        }
+#pragma unroll
+        for (int n = 0; n < T::EIGHTS; n++) {
+            if (n < eights) {
+                const uint32_t position = across * 64 + n * 8 + lane_id() / 4;
+                const Vec16 x = load16(stage + T::x_offset(position, 4 * piece + lane_id() % 4));
+#pragma unroll
+                for (int product = 0; product < 2; product++) {
+#pragma unroll
+                    for (int m = 0; m < 2; m++) {
+                        mma_m16n8k16_bf16(sums[m][n], a[m][product], {x.words[2 * product], x.words[2 * product + 1]},
+                                          sums[m][n]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Biases, activation, and the way to y. The block's ring is free.
+template <typename Format, int WARPS_ACROSS>
+__device__ __forceinline__ void store_sums(const Operands& to, const Item& item,
+                                           const float (&sums)[2][Tiled<Format, WARPS_ACROSS>::EIGHTS][4],
+                                           unsigned char* shared, uint32_t down, uint32_t across) {
+    using T = Tiled<Format, WARPS_ACROSS>;
+    const bool gated = to.activation != NONE;
+    const uint32_t columns = gated ? T::ROWS / 2 : T::ROWS, stride = columns + 8;
+    static_assert(T::POSITIONS * (T::ROWS + 8) * sizeof(bf16) <= T::STAGES * T::STAGE_BYTES);
+    bf16* tile = reinterpret_cast<bf16*>(shared);
+    const uint32_t g = lane_id() / 4, t = lane_id() % 4;
+    float bias[2][2];
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint32_t row = to.block_of_rows() * T::ROWS + down * 32 + m * 16 + half * 8 + g;
+            bias[m][half] = row < to.rows ? to.bias_of(item.expert, row) : 0.0f;
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < T::EIGHTS; n++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const uint32_t position = across * 64 + n * 8 + 2 * t + e;
+            if (position < item.count) {
+                const float weight = to.input_weight(item.first + position);
+                bf16* row = tile + position * stride;
+#pragma unroll
+                for (int m = 0; m < 2; m++) {
+                    const float low = sums[m][n][e] * weight + bias[m][0];
+                    const float high = sums[m][n][2 + e] * weight + bias[m][1];
+                    if (gated) {
+                        row[down * 16 + m * 8 + g] = from_float<bf16>(to.gated(low, high));
+                    } else {
+                        row[down * 32 + m * 16 + g] = from_float<bf16>(low);
+                        row[down * 32 + m * 16 + 8 + g] = from_float<bf16>(high);
+                    }
+                }
+            }
+        }
+    }
+    __syncthreads();
+    const uint32_t vectors = columns / 8, first = to.block_of_rows() * columns;
+    for (uint32_t i = threadIdx.x; i < item.count * vectors; i += T::THREADS) {
+        const uint32_t position = i / vectors, column = i % vectors * 8;
+        if (first + column < to.width()) {
+            const uint64_t row = to.y_row(item.first + position);
+            store16(to.y + row * to.width() + first + column, load16(tile + position * stride + column));
+        }
+    }
+}
+
+template <typename Format, int WARPS_ACROSS> __device__ __forceinline__ void tiled(const Operands& to) {
+    using T = Tiled<Format, WARPS_ACROSS>;
+    DYN_SMEM(unsigned char, shared);
+    const Item item = load_item(to, to.item(), T::POSITIONS);
+    if (item.count == 0) {
+        return;
+    }
+    const Copies<Format, WARPS_ACROSS> copies(to, item);
+    const auto begin = [&](uint32_t chunk) {
+        if (chunk < copies.chunks) {
+            copies.begin(shared + chunk % T::STAGES * T::STAGE_BYTES, chunk, to);
+        }
+        cp_async_commit();
+    };
+#pragma unroll
+    for (int stage = 0; stage < T::STAGES - 1; stage++) {
+        begin(stage);
+    }
+    const uint32_t down = warp_id() / WARPS_ACROSS, across = warp_id() % WARPS_ACROSS;
+    const int eights = (static_cast<int>(item.count) - static_cast<int>(across) * 64 + 7) / 8;
+    float sums[2][T::EIGHTS][4];
+#pragma unroll
+    for (int i = 0; i < 2 * T::EIGHTS * 4; i++) {
+        sums[i / (T::EIGHTS * 4)][i / 4 % T::EIGHTS][i % 4] = 0.0f;
+    }
+    for (uint32_t chunk = 0; chunk < copies.chunks; chunk++) {
+        cp_async_wait<T::STAGES - 2>();
+        __syncthreads();
+        begin(chunk + T::STAGES - 1);
+        multiply_chunk<Format, WARPS_ACROSS>(sums, shared + chunk % T::STAGES * T::STAGE_BYTES, down, across, eights);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+    store_sums<Format, WARPS_ACROSS>(to, item, sums, shared, down, across);
+}
+
+}  // namespace packed

@@ -1,0 +1,230 @@
+//! Products with packed weights, of one matrix or of a mixture's experts: `packed_<format>.cu`, and how the weights lie
+//! ([`Layout`]).
+
+mod layout;
+
+use crate::operands::require;
+use crate::{DevicePtr, Launch, LaunchError, Queue};
+
+pub use layout::{Layout, scale_word};
+
+/// What codes stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Themselves.
+    Bf16,
+    /// E2M1, with a power of two for each 32.
+    Mxfp4,
+    /// `(code - zero) * scale`, four bits.
+    Int4,
+    /// As `Int4`, eight bits.
+    Int8,
+    /// e4m3, times a scale.
+    Fp8,
+}
+
+/// Which kernel: by how many positions a matrix has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// Few: items of 8.
+    Skinny,
+    /// Some: items of 64.
+    Tiled64,
+    /// Many: items of 128.
+    Tiled128,
+}
+
+impl Way {
+    /// The one that should be fastest for so many tokens by one matrix, whose blocks of rows alone are few.
+    pub fn dense(tokens: usize) -> Self {
+        match tokens {
+            0..=32 => Way::Skinny,
+            33..=64 => Way::Tiled64,
+            _ => Way::Tiled128,
+        }
+    }
+
+    /// The one that should be fastest for so many slots, spread over so many experts.
+    pub fn experts(slots: usize, experts: usize) -> Self {
+        match slots.div_ceil(experts.max(1)) {
+            0..=6 => Way::Skinny,
+            7..=95 => Way::Tiled64,
+            _ => Way::Tiled128,
+        }
+    }
+
+    /// The most positions of an item.
+    pub fn item_rows(self) -> u32 {
+        match self {
+            Way::Skinny => 8,
+            Way::Tiled64 => 64,
+            Way::Tiled128 => 128,
+        }
+    }
+
+    /// Rows of weights a block: `ROWS` of packed/tiled.cuh.
+    fn block_rows(self) -> u32 {
+        match self {
+            Way::Skinny => 16,
+            Way::Tiled64 => 256,
+            Way::Tiled128 => 128,
+        }
+    }
+}
+
+/// What becomes of the rows of a tile.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// They are stored.
+    None,
+    /// Rows `g` and `g + 8` of a tile of 16 are a gate and its up: `silu(gate) * up` is stored.
+    SiluMul,
+    /// Likewise `(up + 1) * gate * sigmoid(alpha * gate)`, after `gate` was capped at `limit` and `up` clamped to
+    /// `-limit..=limit`.
+    ClampedSwiglu { alpha: f32, limit: f32 },
+}
+
+/// Whose rows are multiplied, and by which matrix.
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    /// So many rows of x, all by the one matrix.
+    Dense { tokens: u32 },
+    /// What [`crate::route::Route`] found, at most `items` items of the way's size.
+    Experts {
+        /// Its plan.
+        plan: DevicePtr,
+        /// Its slots.
+        slots: DevicePtr,
+        items: u32,
+        /// Rows of x are tokens, with so many slots each; 0: rows are positions.
+        top: u32,
+        /// Rows of y are slots; else positions.
+        scatters: bool,
+        /// f32 `[slots]` that x is multiplied by, or [`DevicePtr::NULL`].
+        input_weights: DevicePtr,
+    },
+}
+
+/// One product.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed {
+    /// bf16 `[.., rows]`, or half as many columns where the activation takes two; aligned to 16 bytes.
+    pub y: DevicePtr,
+    /// bf16 `[.., columns]`, aligned to 16 bytes.
+    pub x: DevicePtr,
+    /// Of all matrices, one after the other; aligned to 16 bytes.
+    pub codes: DevicePtr,
+    /// Likewise. Nothing for [`Format::Bf16`].
+    pub scales: DevicePtr,
+    /// f32 `[matrices, rows]`, or [`DevicePtr::NULL`].
+    pub bias: DevicePtr,
+    /// Of each matrix.
+    pub layout: Layout,
+    pub activation: Activation,
+    pub way: Way,
+    pub work: Work,
+}
+
+impl Packed {
+    /// # Errors
+    /// Sizes that the kernels were not made for, or the device refuses.
+    pub fn run(&self, queue: &dyn Queue) -> Result<(), LaunchError> {
+        let kernel = self.kernel();
+        let Layout { rows, columns, .. } = self.layout;
+        let checked = self.layout.check();
+        require(kernel, checked.is_ok(), || checked.err().unwrap_or_default())?;
+        let gated = self.activation != Activation::None;
+        require(kernel, !gated || rows.is_multiple_of(16), || {
+            format!("{rows} rows of gates and ups, expected a multiple of 16")
+        })?;
+        let blocks = (rows as u32).div_ceil(self.way.block_rows());
+        let (grid, positions) = match self.work {
+            Work::Dense { tokens } => ([tokens.div_ceil(self.way.item_rows()), blocks, 1], tokens),
+            Work::Experts { items, .. } => ([blocks, items, 1], 0),
+        };
+        require(kernel, grid[1] <= u32::from(u16::MAX), || format!("a grid of {grid:?} blocks is too large"))?;
+        if grid[0] == 0 || grid[1] == 0 {
+            return Ok(());
+        }
+        let none = DevicePtr::NULL;
+        let (plan, slots, top, scatters, input_weights) = match self.work {
+            Work::Dense { .. } => (none, none, 0, false, none),
+            Work::Experts { plan, slots, top, scatters, input_weights, .. } => {
+                (plan, slots, top, scatters, input_weights)
+            }
+        };
+        let (activation, alpha, limit) = match self.activation {
+            Activation::None => (0u32, 0.0, 0.0),
+            Activation::SiluMul => (1, 0.0, 0.0),
+            Activation::ClampedSwiglu { alpha, limit } => (2, alpha, limit),
+        };
+        queue.launch(&Launch {
+            kernel,
+            grid,
+            threads: 256,
+            shared_bytes: self.shared_bytes(),
+            args: &[
+                self.y.into(),
+                self.x.into(),
+                self.codes.into(),
+                self.scales.into(),
+                self.bias.into(),
+                plan.into(),
+                slots.into(),
+                input_weights.into(),
+                positions.into(),
+                (rows as u32).into(),
+                (columns as u32).into(),
+                self.layout.group_shift().into(),
+                top.into(),
+                u32::from(scatters).into(),
+                activation.into(),
+                alpha.into(),
+                limit.into(),
+            ],
+        })
+    }
+
+    /// The constants of `Tiled` in packed/tiled.cuh.
+    fn shared_bytes(&self) -> u32 {
+        let x = match self.way {
+            Way::Skinny => return 0,
+            Way::Tiled64 => 8 << 10,
+            Way::Tiled128 => 16 << 10,
+        };
+        let tiles = self.way.block_rows() / 16;
+        let codes = tiles * 128 * self.layout.format.bits() as u32;
+        let scales = match self.layout.format {
+            Format::Bf16 => 0,
+            Format::Mxfp4 => tiles * 32,
+            _ => tiles * 128,
+        };
+        let stage = x + codes + scales;
+        let stages = match stage {
+            0..=0x6000 => 4,
+            0x6001..=0x8000 => 3,
+            _ => 2,
+        };
+        stages * stage
+    }
+
+    fn kernel(&self) -> &'static str {
+        match (self.layout.format, self.way) {
+            (Format::Bf16, Way::Skinny) => "packed_skinny_bf16",
+            (Format::Bf16, Way::Tiled64) => "packed_tiled64_bf16",
+            (Format::Bf16, Way::Tiled128) => "packed_tiled128_bf16",
+            (Format::Mxfp4, Way::Skinny) => "packed_skinny_mxfp4",
+            (Format::Mxfp4, Way::Tiled64) => "packed_tiled64_mxfp4",
+            (Format::Mxfp4, Way::Tiled128) => "packed_tiled128_mxfp4",
+            (Format::Int4, Way::Skinny) => "packed_skinny_int4",
+            (Format::Int4, Way::Tiled64) => "packed_tiled64_int4",
+            (Format::Int4, Way::Tiled128) => "packed_tiled128_int4",
+            (Format::Int8, Way::Skinny) => "packed_skinny_int8",
+            (Format::Int8, Way::Tiled64) => "packed_tiled64_int8",
+            (Format::Int8, Way::Tiled128) => "packed_tiled128_int8",
+            (Format::Fp8, Way::Skinny) => "packed_skinny_fp8",
+            (Format::Fp8, Way::Tiled64) => "packed_tiled64_fp8",
+            (Format::Fp8, Way::Tiled128) => "packed_tiled128_fp8",
+        }
+    }
+}

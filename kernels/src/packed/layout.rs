@@ -1,0 +1,243 @@
+//! How packed weights lie in device memory: the other side of `include/packed/formats.cuh`.
+
+use super::Format;
+
+/// Rows of a tile, columns of a chunk and of the half of one.
+const TILE_ROWS: usize = 16;
+const CHUNK: usize = 64;
+const PIECE: usize = 32;
+/// Codes of a row that a lane holds of a piece.
+const LANE_CODES: usize = 8;
+
+/// A matrix `[rows, columns]` in one format. Laid out tile by tile of 16 rows, so that tiles can be made side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    pub format: Format,
+    /// A multiple of 8.
+    pub rows: usize,
+    /// A multiple of 32.
+    pub columns: usize,
+    /// Columns that share a scale: 32 for [`Format::Mxfp4`], else a power of two from 32 on, or `columns`; of no
+    /// meaning for [`Format::Bf16`].
+    pub group: usize,
+}
+
+impl Layout {
+    /// # Errors
+    /// Sizes that the kernels were not made for.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { format, rows, columns, group } = *self;
+        if rows == 0 || !rows.is_multiple_of(8) || columns == 0 || !columns.is_multiple_of(PIECE) {
+            return Err(format!("{rows} rows of {columns} columns: multiples of 8 and of {PIECE} are needed"));
+        }
+        match format {
+            Format::Bf16 => Ok(()),
+            Format::Mxfp4 if group == PIECE => Ok(()),
+            Format::Mxfp4 => Err(format!("groups of {group} columns: MXFP4 has groups of {PIECE}")),
+            _ if group == columns || group >= PIECE && group.is_power_of_two() => Ok(()),
+            _ => Err(format!("groups of {group} columns: a power of two from {PIECE} on is needed, or whole rows")),
+        }
+    }
+
+    /// Tiles of the matrix.
+    pub fn tiles(&self) -> usize {
+        self.rows.div_ceil(TILE_ROWS)
+    }
+
+    fn chunks(&self) -> usize {
+        self.columns.div_ceil(CHUNK)
+    }
+
+    /// What `columns` are shifted by to get their group.
+    pub(super) fn group_shift(&self) -> u32 {
+        if self.format == Format::Bf16 || self.group >= self.columns { 31 } else { self.group.trailing_zeros() }
+    }
+
+    /// Groups that scales are kept of; more than the matrix has where chunks reach beyond it.
+    fn groups(&self) -> usize {
+        ((self.chunks() * CHUNK - 1) >> self.group_shift()) + 1
+    }
+
+    /// Groups of a row of the matrix.
+    pub fn row_groups(&self) -> usize {
+        if self.format == Format::Bf16 { 0 } else { self.columns.div_ceil(self.group) }
+    }
+
+    /// Bytes of a tile's codes.
+    pub fn tile_code_bytes(&self) -> usize {
+        self.chunks() * TILE_ROWS * CHUNK * self.format.bits() / 8
+    }
+
+    /// Bytes of a tile's scales.
+    pub fn tile_scale_bytes(&self) -> usize {
+        match self.format {
+            Format::Bf16 => 0,
+            Format::Mxfp4 => self.chunks() * 2 * TILE_ROWS,
+            _ => self.groups() * TILE_ROWS * size_of::<u32>(),
+        }
+    }
+
+    /// Bytes of all codes.
+    pub fn code_bytes(&self) -> usize {
+        self.tiles() * self.tile_code_bytes()
+    }
+
+    /// Bytes of all scales.
+    pub fn scale_bytes(&self) -> usize {
+        self.tiles() * self.tile_scale_bytes()
+    }
+
+    /// Lays out a tile's codes. `codes`: `[rows of the tile, columns]`, where the matrix ends before the tile does, fewer
+    /// rows. `out`: [`Layout::tile_code_bytes`] zeros.
+    ///
+    /// # Panics
+    /// The slices have other lengths.
+    pub fn lay_codes(&self, codes: &[u16], out: &mut [u8]) {
+        assert!(codes.len().is_multiple_of(self.columns) && codes.len() <= TILE_ROWS * self.columns, "codes of a tile");
+        assert_eq!(out.len(), self.tile_code_bytes(), "room for a tile's codes");
+        let word_bytes = LANE_CODES * self.format.bits() / 8;
+        for (row, codes) in codes.chunks_exact(self.columns).enumerate() {
+            for (index, eight) in codes.chunks_exact(LANE_CODES).enumerate() {
+                let (chunk, piece, t) = (index / 8, index / 4 % 2, index % 4);
+                let (lane, half) = (row % 8 * 4 + t, row / 8);
+                // Bytes of the lane's in the chunk, spread over vectors of 16.
+                let at = (2 * piece + half) * word_bytes;
+                let vector = chunk * (self.format.bits() / 4) + at / 16;
+                let to = vector * 512 + lane * 16 + at % 16;
+                self.format.lay_eight(eight, &mut out[to..to + word_bytes]);
+            }
+        }
+    }
+
+    /// Lays out a tile's scales. `scales`: `[rows of the tile, row_groups]`, each an exponent (127: 1) of MXFP4, or what
+    /// [`scale_word`] gives. `out`: [`Layout::tile_scale_bytes`] zeros.
+    ///
+    /// # Panics
+    /// The slices have other lengths.
+    pub fn lay_scales(&self, scales: &[u32], out: &mut [u8]) {
+        if self.format == Format::Bf16 {
+            return;
+        }
+        assert!(scales.len() <= TILE_ROWS * self.row_groups(), "scales of a tile");
+        assert_eq!(out.len(), self.tile_scale_bytes(), "room for a tile's scales");
+        for (row, scales) in scales.chunks_exact(self.row_groups()).enumerate() {
+            let (g, half) = (row % 8, row / 8);
+            for (group, scale) in scales.iter().enumerate() {
+                if self.format == Format::Mxfp4 {
+                    out[group / 2 * 32 + g * 4 + group % 2 * 2 + half] = *scale as u8;
+                } else {
+                    let at = (group * TILE_ROWS + 2 * g + half) * size_of::<u32>();
+                    out[at..at + size_of::<u32>()].copy_from_slice(&scale.to_le_bytes());
+                }
+            }
+        }
+    }
+}
+
+impl Format {
+    /// Of a code.
+    pub fn bits(self) -> usize {
+        match self {
+            Format::Bf16 => 16,
+            Format::Mxfp4 | Format::Int4 => 4,
+            Format::Int8 | Format::Fp8 => 8,
+        }
+    }
+
+    /// Eight neighbours of a row, as a lane decodes them.
+    fn lay_eight(self, codes: &[u16], out: &mut [u8]) {
+        match self.bits() {
+            16 => out.iter_mut().zip(codes.iter().flat_map(|c| c.to_le_bytes())).for_each(|(out, byte)| *out = byte),
+            8 => {
+                const ORDER: [usize; LANE_CODES] = [0, 2, 1, 3, 4, 6, 5, 7];
+                out.iter_mut().zip(ORDER).for_each(|(out, from)| *out = codes[from] as u8);
+            }
+            _ => {
+                let nibble = |i: usize| u32::from(codes[i] & 15);
+                let word =
+                    (0..4).fold(0, |word, i| word | nibble(2 * i) << (4 * i) | nibble(2 * i + 1) << (16 + 4 * i));
+                out.copy_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// The word of a group: what codes, less the one that stands for zero, are multiplied by. The factor is rounded to 16
+/// significant bits.
+pub fn scale_word(factor: f32, zero: u8) -> u32 {
+    let bits = factor.to_bits();
+    // Not what is infinite or not a number, whose bits would say otherwise.
+    let rounded = if factor.is_finite() { bits.saturating_add(0x80) } else { bits };
+    rounded & !0xFF | u32::from(zero)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYOUTS: [Layout; 5] = [
+        Layout { format: Format::Bf16, rows: 24, columns: 96, group: 0 },
+        Layout { format: Format::Mxfp4, rows: 24, columns: 96, group: 32 },
+        Layout { format: Format::Int4, rows: 24, columns: 96, group: 32 },
+        Layout { format: Format::Int8, rows: 24, columns: 96, group: 96 },
+        Layout { format: Format::Fp8, rows: 24, columns: 96, group: 64 },
+    ];
+
+    #[test]
+    fn every_code_has_a_place_of_its_own() {
+        for layout in LAYOUTS {
+            layout.check().unwrap();
+            let most = if layout.format.bits() == 16 { u16::MAX } else { (1 << layout.format.bits()) - 1 };
+            let mut taken = vec![0u8; layout.tile_code_bytes()];
+            for at in 0..16 * layout.columns {
+                let mut codes = vec![0; 16 * layout.columns];
+                codes[at] = most;
+                let mut out = vec![0u8; layout.tile_code_bytes()];
+                layout.lay_codes(&codes, &mut out);
+                let bits: u32 = out.iter().map(|byte| byte.count_ones()).sum();
+                assert_eq!(bits as usize, layout.format.bits(), "{layout:?}, code {at}");
+                for (taken, byte) in taken.iter_mut().zip(out) {
+                    assert_eq!(*taken & byte, 0, "{layout:?}, code {at}");
+                    *taken |= byte;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_scale_has_a_place_of_its_own() {
+        for layout in LAYOUTS.into_iter().filter(|layout| layout.format != Format::Bf16) {
+            let scales: Vec<u32> = (1..=16 * layout.row_groups() as u32).collect();
+            let mut out = vec![0u8; layout.tile_scale_bytes()];
+            layout.lay_scales(&scales, &mut out);
+            let mut found: Vec<u32> = match layout.format {
+                Format::Mxfp4 => out.iter().map(|byte| u32::from(*byte)).collect(),
+                _ => out.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect(),
+            };
+            found.retain(|scale| *scale != 0);
+            found.sort_unstable();
+            assert_eq!(found, scales, "{layout:?}");
+        }
+    }
+
+    #[test]
+    fn scale_words_keep_sixteen_bits() {
+        for factor in [1.0f32, -0.037, 3.3e-12, 448.0, 0.0] {
+            let word = scale_word(factor, 200);
+            assert_eq!(word & 0xFF, 200);
+            let kept = f32::from_bits(word & !0xFF);
+            assert!((kept - factor).abs() <= factor.abs() / 65536.0, "{factor}: {kept}");
+        }
+        assert!(f32::from_bits(scale_word(f32::INFINITY, 0)).is_infinite());
+    }
+
+    #[test]
+    fn sizes_that_no_kernel_takes_are_refused() {
+        let layout = |format, rows, columns, group| Layout { format, rows, columns, group }.check();
+        assert!(layout(Format::Mxfp4, 16, 33, 32).unwrap_err().contains("33 columns"));
+        assert!(layout(Format::Bf16, 12, 32, 0).unwrap_err().contains("12 rows"));
+        assert!(layout(Format::Mxfp4, 16, 64, 64).unwrap_err().contains("groups of 64"));
+        assert!(layout(Format::Int4, 16, 96, 48).unwrap_err().contains("groups of 48"));
+        assert!(layout(Format::Int8, 16, 96, 96).is_ok() && layout(Format::Fp8, 16, 512, 128).is_ok());
+    }
+}
