@@ -226,9 +226,7 @@ impl Section {
         parallel_for(rows.div_ceil(PANEL), |index| {
             let mut panel = panels[index].lock().unwrap_or_else(PoisonError::into_inner);
             let source = &bytes[index * PANEL * row_bytes..];
-            for (row, bytes) in source.chunks_exact(row_bytes).take(PANEL).enumerate() {
-                pack_row(format, bytes, row, &mut panel);
-            }
+            pack_rows(format, source.chunks_exact(row_bytes).take(PANEL), &mut panel);
         });
         drop(panels);
         section
@@ -338,18 +336,40 @@ fn float_at(bytes: &[u8], index: usize) -> f32 {
     f32::from_le_bytes(floats[index])
 }
 
-fn pack_row(format: RowFormat, bytes: &[u8], row: usize, panel: &mut [u8]) {
+/// Packs a panel's rows.
+fn pack_rows<'a>(format: RowFormat, rows: impl Iterator<Item = &'a [u8]> + Clone, panel: &mut [u8]) {
     match format {
-        RowFormat::Ggml(ty) if ty.block_format().is_none() => pack_dense_row(ty.block_bytes(), bytes, row, panel),
-        RowFormat::Ggml(ty) => pack_quantized_row(ty, bytes, row, panel),
-        RowFormat::Grouped(format) if format.codes == Codes::E4M3 => pack_e4m3_row(format, bytes, row, panel),
-        RowFormat::Grouped(format) => pack_integer_row(format, bytes, row, panel),
+        RowFormat::Ggml(ty) if ty.block_format().is_none() => match ty.block_bytes() {
+            2 => pack_dense_rows::<2>(rows, panel),
+            _ => pack_dense_rows::<4>(rows, panel),
+        },
+        _ => rows.enumerate().for_each(|(row, bytes)| pack_row(format, bytes, row, panel)),
     }
 }
 
-fn pack_dense_row(size: usize, bytes: &[u8], row: usize, panel: &mut [u8]) {
-    for (element, column) in bytes.chunks_exact(size).zip(panel.chunks_exact_mut(PANEL * size)) {
-        column[row * size..][..size].copy_from_slice(element);
+/// Of elements of `N` bytes: some columns of all rows at a time, so that what is written to stays in the nearest cache.
+fn pack_dense_rows<'a, const N: usize>(rows: impl Iterator<Item = &'a [u8]> + Clone, panel: &mut [u8]) {
+    const COLUMNS: usize = 32;
+    for (index, columns) in panel.chunks_mut(COLUMNS * PANEL * N).enumerate() {
+        for (row, bytes) in rows.clone().enumerate() {
+            pack_dense_row::<N>(&bytes[index * COLUMNS * N..], row, columns);
+        }
+    }
+}
+
+/// As many of the elements as there are columns.
+fn pack_dense_row<const N: usize>(bytes: &[u8], row: usize, columns: &mut [u8]) {
+    for (element, column) in bytes.as_chunks::<N>().0.iter().zip(columns.chunks_exact_mut(PANEL * N)) {
+        column[row * N..][..N].copy_from_slice(element);
+    }
+}
+
+/// A row that is not of plain numbers.
+fn pack_row(format: RowFormat, bytes: &[u8], row: usize, panel: &mut [u8]) {
+    match format {
+        RowFormat::Ggml(ty) => pack_quantized_row(ty, bytes, row, panel),
+        RowFormat::Grouped(format) if format.codes == Codes::E4M3 => pack_e4m3_row(format, bytes, row, panel),
+        RowFormat::Grouped(format) => pack_integer_row(format, bytes, row, panel),
     }
 }
 
@@ -380,11 +400,20 @@ fn pack_quantized_row(ty: GgmlType, bytes: &[u8], row: usize, panel: &mut [u8]) 
                 put_factors(&block, format.has_min, row, body);
             }
             let target = body.len() - codes;
-            for (col, code) in block.codes[index * BLOCK..][..BLOCK].iter().enumerate() {
-                let (at, shift) = layout.code_at(row, col);
-                body[target + at] |= code << shift;
-            }
+            put_codes(format.bits, &block.codes[index * BLOCK..][..BLOCK], row, &mut body[target..]);
         }
+    }
+}
+
+/// Puts a row's codes of one block into its stripes, where [`PanelLayout::code_at`] finds them: four columns at a time.
+fn put_codes(bits: usize, codes: &[u8], row: usize, stripes: &mut [u8]) {
+    let (fours, _) = codes.as_chunks::<4>();
+    for (index, stripe) in stripes.chunks_exact_mut(STRIPE).enumerate() {
+        let mut four = u32::from_le_bytes(fours[index]);
+        if bits == 4 {
+            four |= u32::from_le_bytes(fours[index + 4]) << 4;
+        }
+        stripe[4 * row..][..4].copy_from_slice(&four.to_le_bytes());
     }
 }
 
@@ -402,7 +431,7 @@ fn pack_e4m3_row(format: Grouped, bytes: &[u8], row: usize, panel: &mut [u8]) {
         (header, rest) = rest.split_at_mut(FLOAT_HEADER);
         (codes, rest) = rest.split_at_mut(group.codes.len() * PANEL);
         header[4 * row..][..4].copy_from_slice(&(group.scale * E4M3_UNIT).to_le_bytes());
-        pack_dense_row(1, group.codes, row, codes);
+        pack_dense_row::<1>(group.codes, row, codes);
     }
 }
 
@@ -418,14 +447,11 @@ fn pack_integer_row(format: Grouped, bytes: &[u8], row: usize, panel: &mut [u8])
         for codes in group.codes.chunks_exact(stored) {
             let body;
             (body, rest) = rest.split_at_mut(layout.codes);
-            for col in 0..BLOCK {
-                let code = match layout.format.bits {
-                    4 => codes[col / 2] >> (4 * (col % 2)) & 15,
-                    _ => codes[col],
-                };
-                let (at, shift) = layout.code_at(row, col);
-                body[at] |= code << shift;
-            }
+            let codes: [u8; BLOCK] = match layout.format.bits {
+                4 => std::array::from_fn(|col| codes[col / 2] >> (4 * (col % 2)) & 15),
+                _ => std::array::from_fn(|col| codes[col]),
+            };
+            put_codes(layout.format.bits, &codes, row, body);
         }
     }
 }
