@@ -119,11 +119,7 @@ impl Config {
     /// What the published configs of the models that also see leave out is as transformers has it by default.
     fn parse(config: &Value) -> Result<Self, CheckpointError> {
         let (fields, architecture) = text_part::fields(config, "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")?;
-        fields.refuse(&[
-            "attention_bias",
-            "attn_logit_softcapping",
-            "use_bidirectional_attention",
-        ])?;
+        fields.refuse(&["attention_bias", "attn_logit_softcapping", "use_bidirectional_attention"])?;
         let activation = fields.text("hidden_activation")?.unwrap_or("gelu_pytorch_tanh");
         if activation != "gelu_pytorch_tanh" {
             return Err(fields.wrong("hidden_activation", format!("{activation:?} is not implemented")));

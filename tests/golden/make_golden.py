@@ -166,6 +166,23 @@ def tiny_llama4_maverick():
     return Llama4Config(text_config=text, vision_config=vision, tie_word_embeddings=False)
 
 
+def tiny_gpt_oss_gguf():
+    # What a GGUF file does not say is as the published models have it.
+    config = tiny_gpt_oss()
+    config.num_local_experts, config.num_experts_per_tok, config.intermediate_size = 4, 2, 64
+    config.swiglu_limit = 7.0
+    return config
+
+
+def tiny_llama4_gguf():
+    # As above; so chunks and the temperature's steps are longer than the prompts.
+    config = tiny_llama4().to_dict() | {
+        "num_hidden_layers": 4, "interleave_moe_layer_step": 2, "moe_layers": None, "no_rope_layer_interval": 4,
+        "no_rope_layers": None, "layer_types": None, "attention_chunk_size": 8192, "floor_scale": 8192,
+        "attn_scale": 0.1}
+    return Llama4TextConfig(**config)
+
+
 def tiny_gemma3_seeing():
     text = tiny_gemma3().to_dict() | {"num_hidden_layers": 2, "sliding_window": 12, "final_logit_softcapping": None,
                                       "layer_types": ["sliding_attention", "full_attention"]}
@@ -174,8 +191,8 @@ def tiny_gemma3_seeing():
     return Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
 
 
-# case (under cpu/ where only a CPU serves the model yet), config, model class, dtype of the safetensors, GGUF files as
-# {stem: quantization of the matrices}
+# case (under cpu/ where only a CPU serves the model yet), config, model class, dtype of the safetensors (or None, for
+# GGUF files alone), GGUF files as {stem: quantization of the matrices; or of the experts, if it is MXFP4}
 TINY = [
     ("llama", tiny_llama, LlamaForCausalLM, torch.float32, {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}),
     ("llama3", tiny_llama3, LlamaForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
@@ -186,9 +203,11 @@ TINY = [
     ("qwen3-yarn", tiny_qwen3_yarn, Qwen3ForCausalLM, torch.float32, {"q8_0": "Q8_0"}),
     ("cpu/gpt-oss", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
     ("cpu/gpt-oss-mxfp4", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
-    ("cpu/qwen3_moe", tiny_qwen3_moe, Qwen3MoeForCausalLM, torch.bfloat16, {}),
+    ("cpu/gpt-oss-gguf", tiny_gpt_oss_gguf, GptOssForCausalLM, None, {"mxfp4": "MXFP4", "q8_0": "Q8_0"}),
+    ("cpu/qwen3_moe", tiny_qwen3_moe, Qwen3MoeForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
     ("cpu/qwen3_moe-mixed", tiny_qwen3_moe_mixed, Qwen3MoeForCausalLM, torch.bfloat16, {}),
     ("cpu/llama4", tiny_llama4, Llama4ForCausalLM, torch.bfloat16, {}),
+    ("cpu/llama4-gguf", tiny_llama4_gguf, Llama4ForCausalLM, None, {"q8_0": "Q8_0"}),
     ("cpu/llama4-maverick", tiny_llama4_maverick, Llama4ForConditionalGeneration, torch.bfloat16, {}),
 ]
 
@@ -265,9 +284,10 @@ def make_tiny(case, config, model_class, dtype, files):
     config = config()
     config._attn_implementation = "eager"
     model = model_class(config).eval().float()
-    randomize(model, seed, dtype)
+    randomize(model, seed, dtype or torch.float32)
     packed = to_mxfp4(model, seed) if case.endswith("mxfp4") else {}
-    save_checkpoint(model, folder, dtype, shards=2 if case == "llama3" else 1, packed=packed)
+    if dtype is not None:
+        save_checkpoint(model, folder, dtype, shards=2 if case == "llama3" else 1, packed=packed)
     generator = np.random.default_rng(seed)
     prompts = [generator.integers(0, VOCAB, n).tolist() for n in PROMPT_LENGTHS]
     golden = {}
@@ -279,13 +299,14 @@ def make_tiny(case, config, model_class, dtype, files):
             golden[f"positions.{number}"] = torch.tensor(kept, dtype=torch.int32)
             golden[f"{prefix}logits.{number}"] = run(of_model, ids)[kept].contiguous()
 
-    record("", model)
+    if dtype is not None:
+        record("", model)
     for stem, quantization in files.items():
         path = folder / f"{stem}.gguf"
         write_gguf(model, path, quantization)
         record(f"{stem}.", load_gguf(path, config, model_class))
     save_file(golden, folder / "golden.safetensors")
-    spread = golden["logits.0"].std().item()
+    spread = next(logits for name, logits in golden.items() if name.endswith("logits.0")).std().item()
     print(f"{case}: {sum(p.numel() for p in model.parameters())} parameters, logits' deviation {spread:.2f}")
 
 
@@ -295,6 +316,11 @@ LAYER_NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+    "feed_forward.gate_proj": "ffn_gate", "feed_forward.up_proj": "ffn_up", "feed_forward.down_proj": "ffn_down",
+    "feed_forward.shared_expert.gate_proj": "ffn_gate_shexp", "feed_forward.shared_expert.up_proj": "ffn_up_shexp",
+    "feed_forward.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.gate": "ffn_gate_inp", "mlp.router": "ffn_gate_inp", "feed_forward.router": "ffn_gate_inp",
+    "self_attn.sinks": "attn_sinks",
 }
 NORM_NAMES = {
     "llama": {"post_attention_layernorm": "ffn_norm"},
@@ -303,8 +329,12 @@ NORM_NAMES = {
                "post_feedforward_layernorm": "post_ffw_norm"},
     "qwen3": {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
               "post_attention_layernorm": "ffn_norm"},
+    "gpt-oss": {"post_attention_layernorm": "post_attention_norm"},
+    "llama4": {"post_attention_layernorm": "ffn_norm"},
 }
-ARCHES = {Gemma3ForCausalLM: "gemma3", Qwen3ForCausalLM: "qwen3", LlamaForCausalLM: "llama"}
+NORM_NAMES["qwen3moe"] = NORM_NAMES["qwen3"]
+ARCHES = {Gemma3ForCausalLM: "gemma3", Qwen3ForCausalLM: "qwen3", LlamaForCausalLM: "llama",
+          GptOssForCausalLM: "gpt-oss", Qwen3MoeForCausalLM: "qwen3moe", Llama4ForCausalLM: "llama4"}
 TOP_NAMES = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
              "lm_head.weight": "output.weight"}
 
@@ -313,8 +343,35 @@ def gguf_name(arch, name):
     if name in TOP_NAMES:
         return TOP_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
-    module = rest.removesuffix(".weight")
-    return f"blk.{layer}.{(LAYER_NAMES | NORM_NAMES[arch])[module]}.weight"
+    kind = "bias" if rest.endswith(".bias") else "weight"
+    module = rest.removesuffix(f".{kind}")
+    return f"blk.{layer}.{(LAYER_NAMES | NORM_NAMES[arch])[module]}.{kind}"
+
+
+def expert_names(name):
+    """GGUF's names of a tensor of all experts: of the gate's and up's parts, or of down's."""
+    kind = "bias" if name.endswith("_bias") else "weight"
+    parts = ["gate", "up"] if "gate_up" in name else ["down"]
+    return [f"blk.{name.split('.')[2]}.ffn_{part}_exps.{kind}" for part in parts]
+
+
+def split_experts(arch, name, data):
+    """A tensor of all experts as GGUF has it: out_features before in_features, gate and up apart."""
+    if data.ndim == 3 and arch != "qwen3moe":
+        data = data.swapaxes(1, 2)
+    if "gate_up" not in name:
+        return [data]
+    half = data.shape[1] // 2
+    return [data[:, ::2], data[:, 1::2]] if arch == "gpt-oss" else [data[:, :half], data[:, half:]]
+
+
+def join_experts(arch, name, parts):
+    """The inverse."""
+    data = parts[0]
+    if len(parts) == 2:
+        data = (np.stack(parts, axis=2).reshape(parts[0].shape[0], -1, *parts[0].shape[2:]) if arch == "gpt-oss"
+                else np.concatenate(parts, axis=1))
+    return data.swapaxes(1, 2) if data.ndim == 3 and arch != "qwen3moe" else data
 
 
 def permute(rows, heads):
@@ -340,8 +397,8 @@ def llama3_factors(config):
     wavelengths = 2 * np.pi * rope["rope_theta"] ** (np.arange(0, dim, 2) / dim)
     low = rope["original_max_position_embeddings"] / rope["low_freq_factor"]
     high = rope["original_max_position_embeddings"] / rope["high_freq_factor"]
-    smooth = (rope["original_max_position_embeddings"] / wavelengths - rope["low_freq_factor"]) / (
-        rope["high_freq_factor"] - rope["low_freq_factor"])
+    smooth = (rope["original_max_position_embeddings"] / wavelengths - rope["low_freq_factor"]) / max(
+        rope["high_freq_factor"] - rope["low_freq_factor"], 1e-9)
     between = 1 / ((1 - smooth) / rope["factor"] + smooth)
     factors = np.where(wavelengths < high, 1.0, np.where(wavelengths > low, rope["factor"], between))
     return factors.astype(np.float32)
@@ -354,12 +411,21 @@ def write_gguf(model, path, quantization):
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(getattr(config, "intermediate_size_mlp", config.intermediate_size))
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if hasattr(config, "num_experts_per_tok"):
+        writer.add_expert_count(config.num_local_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(getattr(config, "moe_intermediate_size", config.intermediate_size))
+    if arch == "llama4":
+        writer.add_interleave_moe_layer_step(config.interleave_moe_layer_step)
+        writer.add_vocab_size(config.vocab_size)
+    if arch == "gpt-oss":
+        writer.add_sliding_window(config.sliding_window)
     if arch == "gemma3":
         rope = config.rope_parameters["full_attention"]
         writer.add_sliding_window(config.sliding_window)
@@ -371,20 +437,31 @@ def write_gguf(model, path, quantization):
         writer.add_rope_dimension_count(config.head_dim)
         if rope["rope_type"] == "llama3":
             writer.add_tensor("rope_freqs.weight", llama3_factors(config))
+        if arch == "gpt-oss":
+            writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+            writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
         if rope["rope_type"] == "yarn":
             writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
             writer.add_rope_scaling_factor(rope["factor"])
             writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(VOCAB)])
-    kind = gguf.GGMLQuantizationType[quantization]
+    of_experts = gguf.GGMLQuantizationType[quantization]
+    kind = gguf.GGMLQuantizationType.Q8_0 if quantization == "MXFP4" else of_experts
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         data = tensor.detach().numpy()
         if (heads := q_k_heads(arch, name, config)) is not None:
             data = permute(data, heads)
-        if "norm" in name:
+        if ".experts." in name:
+            for part_name, part in zip(expert_names(name), split_experts(arch, name, data)):
+                part = np.ascontiguousarray(part)
+                if part.ndim == 2:
+                    writer.add_tensor(part_name, part)
+                else:
+                    writer.add_tensor(part_name, gguf.quantize(part, of_experts), raw_dtype=of_experts)
+        elif data.ndim == 1 or gguf_name(arch, name).endswith("ffn_gate_inp.weight"):
             offset = 1.0 if arch == "gemma3" else 0.0
             writer.add_tensor(gguf_name(arch, name), data + np.float32(offset))
         else:
@@ -403,7 +480,11 @@ def load_gguf(path, config, model_class):
     model = model_class(config).eval().float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            data = torch.from_numpy(np.array(stored[gguf_name(arch, name)], dtype=np.float32))
+            if ".experts." in name:
+                data = join_experts(arch, name, [stored[part] for part in expert_names(name)])
+            else:
+                data = stored[gguf_name(arch, name)]
+            data = torch.from_numpy(np.array(data, dtype=np.float32))
             if (heads := q_k_heads(arch, name, config)) is not None:
                 data = unpermute(data, heads)
             if "norm" in name and arch == "gemma3":

@@ -189,7 +189,7 @@ pub(crate) struct Case {
 
 impl Case {
     /// Every one in tests/golden, sorted: each folder with a `golden.safetensors`, here or one folder down, has one of
-    /// its own and one for each GGUF file beside it.
+    /// its own, if there is a checkpoint, and one for each GGUF file beside it.
     pub(crate) fn all() -> Vec<Case> {
         let here = subfolders(&golden_dir());
         let below = here.iter().flat_map(|folder| subfolders(folder)).collect::<Vec<_>>();
@@ -211,7 +211,8 @@ impl Case {
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let gguf = files.filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
         let gguf = gguf.map(|path| case(&path, path.file_stem().unwrap().to_str().unwrap()));
-        std::iter::once(case(folder, "")).chain(gguf).collect()
+        let plain = folder.join("config.json").exists().then(|| case(folder, ""));
+        plain.into_iter().chain(gguf).collect()
     }
 
     /// The recorded prompts.

@@ -21,14 +21,31 @@ pub(super) fn synthesize(metadata: &GgufMetadata, tensors: &TensorTable, file: &
     }
     let keys = ArchKeys { metadata, arch, read: RefCell::default() };
     let mut config = common(&keys, tensors)?;
+    if matches!(arch, "llama" | "gemma3" | "qwen3") {
+        refuse_experts(&keys)?;
+    }
     match arch {
         "llama" => llama(&keys, &mut config, rope_freqs(tensors, file)?)?,
         "gemma3" => gemma3(&keys, &mut config)?,
         "qwen3" => qwen3(&keys, &mut config)?,
+        "qwen3moe" => qwen3moe(&keys, &mut config)?,
+        "gpt-oss" => gpt_oss(&keys, &mut config)?,
+        "llama4" => llama4(&keys, &mut config, rope_freqs(tensors, file)?)?,
         _ => unreachable!("an architecture with a table of names"),
     }
     keys.finish()?;
     Ok(Value::Object(config))
+}
+
+/// Mixtures of experts that go by a dense architecture's name (Mixtral) are not implemented.
+fn refuse_experts(keys: &ArchKeys<'_>) -> Result<(), String> {
+    for key in ["expert_count", "expert_used_count"] {
+        if keys.uint(key)?.unwrap_or(0) != 0 {
+            let problem = "mixtures of experts of this architecture are not implemented";
+            return Err(format!("has {}: {problem}", keys.full(key)));
+        }
+    }
+    Ok(())
 }
 
 /// What all architectures have.
@@ -44,11 +61,6 @@ fn common(keys: &ArchKeys<'_>, tensors: &TensorTable) -> Result<Map<String, Valu
         }
     }
     keys.uint("vocab_size")?; // the embedding knows better
-    for key in ["expert_count", "expert_used_count"] {
-        if keys.uint(key)?.unwrap_or(0) != 0 {
-            return Err(format!("has {}: mixtures of experts are not implemented here", keys.full(key)));
-        }
-    }
     let config = json!({
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
@@ -61,21 +73,11 @@ fn common(keys: &ArchKeys<'_>, tensors: &TensorTable) -> Result<Map<String, Valu
         "max_position_embeddings": keys.required_uint("context_length")?,
         "tie_word_embeddings": !tensors.contains_key("output.weight"),
     });
-    match config {
-        Value::Object(config) => Ok(config),
-        _ => unreachable!("json! of braces is an object"),
-    }
+    Ok(object(config))
 }
 
 fn llama(keys: &ArchKeys<'_>, config: &mut Map<String, Value>, factors: Option<Vec<f32>>) -> Result<(), String> {
-    let mut rope = rope_parameters(keys, 10000.0)?;
-    if let Some(factors) = factors {
-        if rope["rope_type"] != "default" {
-            return Err(format!("has both {ROPE_FREQS} and {}", keys.full("rope.scaling.type")));
-        }
-        rope["rope_type"] = "freq_factors".into();
-        rope["factors"] = factors.into();
-    }
+    let rope = factored(rope_parameters(keys, 10000.0)?, factors, keys)?;
     config.insert("architectures".into(), json!(["LlamaForCausalLM"]));
     config.insert("model_type".into(), "llama".into());
     config.insert("hidden_act".into(), "silu".into());
@@ -97,10 +99,7 @@ fn gemma3(keys: &ArchKeys<'_>, config: &mut Map<String, Value>) -> Result<(), St
     };
     match keys.get("attention.sliding_window_pattern") {
         None => config.insert("sliding_window_pattern".into(), 6.into()),
-        Some(GgufValue::Array(GgufArray::Bool(sliding))) => {
-            let kind = |&sliding: &bool| if sliding { "sliding_attention" } else { "full_attention" };
-            config.insert("layer_types".into(), sliding.iter().map(kind).collect())
-        }
+        Some(GgufValue::Array(GgufArray::Bool(sliding))) => config.insert("layer_types".into(), layer_types(sliding)),
         Some(_) => {
             let pattern = keys.required_uint("attention.sliding_window_pattern")?;
             config.insert("sliding_window_pattern".into(), pattern.into())
@@ -126,6 +125,102 @@ fn qwen3(keys: &ArchKeys<'_>, config: &mut Map<String, Value>) -> Result<(), Str
     Ok(())
 }
 
+fn qwen3moe(keys: &ArchKeys<'_>, config: &mut Map<String, Value>) -> Result<(), String> {
+    qwen3(keys, config)?;
+    let experts = json!({
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "num_experts": keys.required_uint("expert_count")?,
+        "num_experts_per_tok": keys.required_uint("expert_used_count")?,
+        "moe_intermediate_size": keys.required_uint("expert_feed_forward_length")?,
+        // As every published one: the file does not say.
+        "norm_topk_prob": true,
+    });
+    config.extend(object(experts));
+    Ok(())
+}
+
+/// What the file does not say is as in both published sizes.
+fn gpt_oss(keys: &ArchKeys<'_>, config: &mut Map<String, Value>) -> Result<(), String> {
+    let mut rope = rope_parameters(keys, 150_000.0)?;
+    // The ends of YaRN's ramp are not rounded; of other architectures they are.
+    rope["truncate"] = false.into();
+    let gpt_oss = json!({
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "hidden_act": "silu",
+        "attention_bias": true,
+        "num_local_experts": keys.required_uint("expert_count")?,
+        "num_experts_per_tok": keys.required_uint("expert_used_count")?,
+        "intermediate_size": keys.required_uint("expert_feed_forward_length")?,
+        "sliding_window": keys.required_uint("attention.sliding_window")?,
+        "swiglu_alpha": 1.702,
+        "swiglu_limit": 7.0,
+        "rope_parameters": rope,
+    });
+    config.extend(object(gpt_oss));
+    match keys.get("attention.sliding_window_pattern") {
+        None => Ok(()),
+        Some(pattern) if pattern.as_u64() == Some(2) => Ok(()),
+        Some(GgufValue::Array(GgufArray::Bool(sliding))) => {
+            config.insert("layer_types".into(), layer_types(sliding));
+            Ok(())
+        }
+        Some(_) => {
+            Err(format!("{} must be 2 or say it for every layer", keys.full("attention.sliding_window_pattern")))
+        }
+    }
+}
+
+/// What the file does not say is as in Scout and Maverick, which differ in their norms on queries and keys.
+fn llama4(keys: &ArchKeys<'_>, config: &mut Map<String, Value>, factors: Option<Vec<f32>>) -> Result<(), String> {
+    let experts = keys.required_uint("expert_count")?;
+    if keys.get("attention.sliding_window").is_some() {
+        return Err(format!("has {}, which is not implemented", keys.full("attention.sliding_window")));
+    }
+    let llama4 = json!({
+        "architectures": ["Llama4ForCausalLM"],
+        "model_type": "llama4_text",
+        "hidden_act": "silu",
+        "intermediate_size_mlp": config["intermediate_size"],
+        "intermediate_size": keys.required_uint("expert_feed_forward_length")?,
+        "num_local_experts": experts,
+        "num_experts_per_tok": keys.required_uint("expert_used_count")?,
+        "interleave_moe_layer_step": keys.required_uint("interleave_moe_layer_step")?,
+        "use_qk_norm": experts != 128,
+        "no_rope_layer_interval": 4,
+        "attention_chunk_size": 8192,
+        "attn_temperature_tuning": true,
+        "floor_scale": 8192,
+        "attn_scale": 0.1,
+        "rope_parameters": factored(rope_parameters(keys, 500_000.0)?, factors, keys)?,
+    });
+    config.extend(object(llama4));
+    Ok(())
+}
+
+/// The rotation `rope` with the divisors of its frequencies, where the file has them.
+fn factored(mut rope: Value, factors: Option<Vec<f32>>, keys: &ArchKeys<'_>) -> Result<Value, String> {
+    let Some(factors) = factors else { return Ok(rope) };
+    if rope["rope_type"] != "default" {
+        return Err(format!("has both {ROPE_FREQS} and {}", keys.full("rope.scaling.type")));
+    }
+    rope["rope_type"] = "freq_factors".into();
+    rope["factors"] = factors.into();
+    Ok(rope)
+}
+
+fn layer_types(sliding: &[bool]) -> Value {
+    sliding.iter().map(|&sliding| if sliding { "sliding_attention" } else { "full_attention" }).collect()
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        _ => unreachable!("json! of braces is an object"),
+    }
+}
+
 fn rope_parameters(keys: &ArchKeys<'_>, default_theta: f64) -> Result<Value, String> {
     let theta = keys.float("rope.freq_base")?.unwrap_or(default_theta);
     let kind = keys.get("rope.scaling.type").map(|kind| kind.as_str().unwrap_or("(not a string)"));
@@ -139,7 +234,9 @@ fn rope_parameters(keys: &ArchKeys<'_>, default_theta: f64) -> Result<Value, Str
             let original =
                 original.ok_or_else(|| format!("lacks {}", keys.full("rope.scaling.original_context_length")))?;
             Ok(json!({"rope_type": "yarn", "rope_theta": theta, "factor": factor,
-                "original_max_position_embeddings": original}))
+                "original_max_position_embeddings": original,
+                "beta_fast": keys.float("rope.scaling.yarn_beta_fast")?,
+                "beta_slow": keys.float("rope.scaling.yarn_beta_slow")?}))
         }
         (Some("linear" | "yarn"), None) => Err(format!("lacks {}", keys.full("rope.scaling.factor"))),
         (None | Some("none"), Some(_)) => {
