@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{FinishReason, Usage};
+use crate::{FinishReason, ToolCall, ToolCallDelta, Usage};
 
 /// Who speaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,10 +36,12 @@ pub struct Message {
     /// `reasoning` under its older name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
+    /// What an assistant's message called.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool_calls: Option<Value>,
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// Which call a tool's message answers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool_call_id: Option<Value>,
+    pub tool_call_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub function_call: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +122,7 @@ pub struct ResponseMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool_calls: Option<Value>,
+    pub tool_calls: Option<Vec<ToolCall>>,
 }
 
 /// Log probabilities of a choice, or of the tokens in one chunk.
@@ -194,8 +196,8 @@ pub struct Delta<'a> {
     pub reasoning: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool_calls: Option<Value>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallDelta<'a>>>,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod models;
 mod request;
 mod status;
 mod tokenize;
+mod tools;
 mod usage;
 
 pub use chat::{
@@ -27,6 +28,10 @@ pub use models::{Model, ModelList};
 pub use request::{ChatRequest, CompletionRequest, SharedFields};
 pub use status::{HealthReport, LoadReport, VersionReport};
 pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
+pub use tools::{
+    FunctionCall, FunctionDefinition, FunctionDelta, FunctionKind, FunctionName, NamedTool, Tool, ToolCall,
+    ToolCallDelta, ToolChoice, ToolMode,
+};
 pub use usage::{CompletionTokensDetails, PromptTokensDetails, Usage};
 
 /// The data of the event that ends a stream.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Message, Prompt, StreamOptions, StringOrList};
+use crate::{Message, Prompt, StreamOptions, StringOrList, Tool, ToolChoice};
 
 /// Declares the request types. All fields are optional; the shared ones stand in every type, and in a type of their
 /// own, into which they can be taken out.
@@ -137,19 +137,24 @@ requests! {
         continue_final_message: bool,
         /// Variables for the chat template.
         chat_template_kwargs: Map<String, Value>,
+        /// What the model may call.
+        tools: Vec<Tool>,
+        /// Whether it may, must or must not call. Default: it may, where there are tools.
+        tool_choice: ToolChoice,
+        /// Several calls in one message. Default: true.
+        parallel_tool_calls: bool,
+        /// How long to think: `none`, `minimal`, `low`, `medium`, `high` or `xhigh`, as far as the model knows them.
+        reasoning_effort: String,
+        /// Whether the response shows what the model thought. Default: true.
+        include_reasoning: bool,
 
         chat_template: Value,
         documents: Value,
         mm_processor_kwargs: Value,
         media_io_kwargs: Value,
-        tools: Value,
-        tool_choice: Value,
-        parallel_tool_calls: Value,
         functions: Value,
         function_call: Value,
-        reasoning_effort: Value,
         thinking_token_budget: Value,
-        include_reasoning: Value,
         modalities: Value,
         audio: Value,
         prediction: Value,

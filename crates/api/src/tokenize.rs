@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Message;
+use crate::{Message, Tool};
 
 /// A text (`prompt`) or a chat (`messages`) to be turned into token ids.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct TokenizeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tools: Option<Value>,
+    pub tools: Option<Vec<Tool>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

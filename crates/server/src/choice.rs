@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use plimsoll_core::{FinishReason, PromptLogprobs, TokenEvent, TokenId, TokenLogprobs};
 use plimsoll_engine::{EventStream, TimedEvent};
-use plimsoll_text::{Detokenizer, StopStrings, Tokenizer};
+use plimsoll_text::{Detokenizer, Said, StopStrings, Tokenizer};
 
 use crate::error::ApiError;
 use crate::logprobs::ScoredToken;
 use crate::metrics::Metrics;
 use crate::params::Params;
+use crate::speech::{SpeechOut, SpeechPlan};
 
 /// One engine request and what has come of it.
 pub(crate) struct Choice {
@@ -19,7 +20,7 @@ pub(crate) struct Choice {
     pub(crate) prompt: usize,
     /// Prompt tokens that came from the prefix cache.
     pub(crate) cached_tokens: u32,
-    text: TextOut,
+    output: Output,
     /// Whether the text of a stop token is shown.
     include_stop: bool,
     /// Only the prompt is wanted: the one token that is generated is not shown.
@@ -31,6 +32,48 @@ pub(crate) struct Choice {
     times: Times,
 }
 
+/// From ids to what they say.
+pub(crate) enum Output {
+    /// Content alone, as it is.
+    Text(TextOut),
+    Speech(Box<SpeechOut>),
+}
+
+impl Output {
+    /// For a choice as `params` has it, which goes on from a word of the prompt or else begins a reply; and which is
+    /// read as `speech` says, where the model may think or call.
+    pub(crate) fn new(
+        tokenizer: &Tokenizer,
+        params: &Params,
+        continues_text: bool,
+        speech: Option<&SpeechPlan>,
+    ) -> Self {
+        match speech {
+            Some(plan) => Self::Speech(Box::new(SpeechOut::new(tokenizer, params, plan))),
+            None => Self::Text(TextOut::new(tokenizer, params, continues_text)),
+        }
+    }
+
+    /// Whether the choice has ended, by a stop string.
+    fn push(&mut self, token: TokenId, said: &mut Said) -> bool {
+        match self {
+            Self::Text(text) => text.push(token, &mut said.content),
+            Self::Speech(speech) => speech.push(token, said),
+        }
+    }
+
+    fn finish(&mut self, said: &mut Said) -> bool {
+        match self {
+            Self::Text(text) => text.finish(&mut said.content),
+            Self::Speech(speech) => speech.finish(said),
+        }
+    }
+
+    fn is_reasoning(&self) -> bool {
+        matches!(self, Self::Speech(speech) if speech.is_reasoning())
+    }
+}
+
 /// From ids to text. Stop strings count from the first token after `min_tokens` on.
 pub(crate) struct TextOut {
     detokenizer: Detokenizer,
@@ -39,8 +82,7 @@ pub(crate) struct TextOut {
 }
 
 impl TextOut {
-    /// For a choice as `params` has it, which goes on from a word of the prompt or else begins a reply.
-    pub(crate) fn new(tokenizer: &Tokenizer, params: &Params, continues_text: bool) -> Self {
+    fn new(tokenizer: &Tokenizer, params: &Params, continues_text: bool) -> Self {
         let with = |stops: &StopStrings| Detokenizer::new(tokenizer, params.skip_special_tokens, stops);
         let first = if params.min_tokens == 0 { with(&params.stops) } else { with(&StopStrings::default()) };
         let next = (params.min_tokens > 0).then(|| (params.min_tokens, with(&params.stops).continuing()));
@@ -72,29 +114,37 @@ struct Times {
     last_token: Instant,
 }
 
-/// New text of a choice.
+/// Tokens generated, for a choice or a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spent {
+    pub(crate) generated: u64,
+    /// Of them: in thoughts, with the marks that begin and end these.
+    pub(crate) reasoning: u64,
+}
+
+/// What a choice says anew.
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) choice: usize,
     /// Whole characters; may be empty in the last piece.
-    pub(crate) text: String,
+    pub(crate) said: Said,
     /// Of the prompt's tokens but the first, in the choice's first piece, where they were asked for.
     pub(crate) prompt: Vec<PromptLogprobs>,
     /// One a token since the last piece, where they were asked for.
     pub(crate) scored: Vec<ScoredToken>,
     /// In the choice's last piece.
     pub(crate) finish: Option<FinishReason>,
-    /// Tokens generated for the whole request when this piece came.
-    pub(crate) generated: u64,
+    /// For the whole request, when this piece came.
+    pub(crate) spent: Spent,
 }
 
 impl Piece {
     /// Adds a later piece of the same choice.
     pub(crate) fn append(&mut self, later: Self) {
-        self.text.push_str(&later.text);
+        self.said.append(later.said);
         self.scored.extend(later.scored);
         self.finish = later.finish;
-        self.generated = later.generated;
+        self.spent = later.spent;
     }
 }
 
@@ -105,17 +155,24 @@ pub(crate) enum News {
     /// More of the prompt was scored.
     Scored,
     /// A token came, and made this text visible (or none) or ended the choice.
-    Token { text: String, prompt: Vec<PromptLogprobs>, scored: Vec<ScoredToken>, finish: Option<FinishReason> },
+    Token {
+        said: Said,
+        prompt: Vec<PromptLogprobs>,
+        scored: Vec<ScoredToken>,
+        finish: Option<FinishReason>,
+        /// The token was spent on thoughts.
+        is_reasoning: bool,
+    },
 }
 
 impl Choice {
-    pub(crate) fn new(events: EventStream, prompt: usize, text: TextOut, params: &Params, arrived: Instant) -> Self {
+    pub(crate) fn new(events: EventStream, prompt: usize, output: Output, params: &Params, arrived: Instant) -> Self {
         let times = Times { arrived, begun: None, first_token: None, last_token: arrived };
         Self {
             events: Some(events),
             prompt,
             cached_tokens: 0,
-            text,
+            output,
             include_stop: params.include_stop,
             hides_output: params.only_prompt,
             prompt_scores: Vec::new(),
@@ -140,15 +197,17 @@ impl Choice {
             }
             TokenEvent::Token { token, logprobs, finish } => {
                 self.note_token(at, metrics);
-                let (text, finish) = self.accept_token(token, logprobs, finish);
+                let was_reasoning = self.output.is_reasoning();
+                let (said, finish) = self.accept_token(token, logprobs, finish);
+                let is_reasoning = was_reasoning || self.output.is_reasoning();
                 if finish.is_some() {
                     self.note_end(at, metrics);
                     self.events = None;
                 }
-                let is_visible = finish.is_some() || !text.is_empty();
+                let is_visible = finish.is_some() || !said.is_empty();
                 let scored = if is_visible { std::mem::take(&mut self.scored) } else { Vec::new() };
                 let prompt = if is_visible { std::mem::take(&mut self.prompt_scores) } else { Vec::new() };
-                Ok(News::Token { text, prompt, scored, finish })
+                Ok(News::Token { said, prompt, scored, finish, is_reasoning })
             }
             TokenEvent::Failed(fault) => {
                 self.events = None;
@@ -162,20 +221,20 @@ impl Choice {
         token: TokenId,
         logprobs: Option<Box<TokenLogprobs>>,
         finish: Option<FinishReason>,
-    ) -> (String, Option<FinishReason>) {
+    ) -> (Said, Option<FinishReason>) {
+        let mut said = Said::default();
         if self.hides_output {
-            return (String::new(), Some(FinishReason::Length));
+            return (said, Some(FinishReason::Length));
         }
-        let mut text = String::new();
         let mut found_stop = false;
         if finish != Some(FinishReason::Stop) || self.include_stop {
-            found_stop = self.text.push(token, &mut text);
+            found_stop = self.output.push(token, &mut said);
             self.scored.extend(logprobs.map(|logprobs| ScoredToken { token, logprobs }));
         }
         if finish.is_some() && !found_stop {
-            found_stop = self.text.finish(&mut text);
+            found_stop = self.output.finish(&mut said);
         }
-        (text, if found_stop { Some(FinishReason::Stop) } else { finish })
+        (said, if found_stop { Some(FinishReason::Stop) } else { finish })
     }
 
     fn note_token(&mut self, at: Instant, metrics: &Metrics) {

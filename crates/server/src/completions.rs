@@ -57,7 +57,7 @@ async fn answer(call: Call, request: Request) -> Result<Response, ApiError> {
         choices: choices.collect(),
     };
     let stream = params.stream;
-    let order = Order { model, params, prompts, prompt_field: "prompt", continues_text: true };
+    let order = Order { model, params, prompts, prompt_field: "prompt", continues_text: true, speech: None };
     let mut generation = Generation::start(call, order)?;
     match stream {
         Some(options) => {
@@ -120,8 +120,10 @@ impl Format {
             let echoed = self.take_echo(&piece);
             let logprobs = self.logprobs(piece.choice, &piece.scored);
             let (text, logprobs) = match echoed {
-                Some((prompt, scores)) => (prompt + &piece.text, scores.zip(logprobs).map(prompt_scores::joined)),
-                None => (piece.text, logprobs),
+                Some((prompt, scores)) => {
+                    (prompt + &piece.said.content, scores.zip(logprobs).map(prompt_scores::joined))
+                }
+                None => (piece.said.content, logprobs),
             };
             let prompt_logprobs = self.prompt_logprobs.map(|top| {
                 let ids = &self.choices[piece.choice].ids;
@@ -189,9 +191,9 @@ impl StreamFormat for Format {
         if let Some((prompt, scores)) = self.take_echo(piece) {
             self.write(index, &prompt, scores, None, usage, events);
         }
-        if !piece.text.is_empty() || !piece.scored.is_empty() {
+        if !piece.said.content.is_empty() || !piece.scored.is_empty() {
             let logprobs = self.logprobs(index, &piece.scored);
-            self.write(index, &piece.text, logprobs, None, usage, events);
+            self.write(index, &piece.said.content, logprobs, None, usage, events);
         }
         if let Some(reason) = piece.finish {
             self.write(index, "", None, Some(wire_reason(reason)), usage, events);

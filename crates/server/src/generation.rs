@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use plimsoll_api::{PromptTokensDetails, Usage};
+use plimsoll_api::{CompletionTokensDetails, PromptTokensDetails, Usage};
 use plimsoll_core::FinishReason;
 use plimsoll_engine::TimedEvent;
+use plimsoll_text::ReasoningSyntax;
 
 use crate::ServedModel;
 use crate::call::Call;
-use crate::choice::{Choice, News, Piece, TextOut};
+use crate::choice::{Choice, News, Output, Piece, Spent};
 use crate::error::{ApiError, of_stream_end, of_submission};
 use crate::params::Params;
 use crate::prompt::EncodedPrompt;
+use crate::speech::SpeechPlan;
 
 /// Events taken from one choice before the others have their turn.
 const EVENTS_A_TURN: usize = 64;
@@ -31,6 +33,8 @@ pub(crate) struct Order {
     pub(crate) prompt_field: &'static str,
     /// The generated text goes on from a word of the prompt, rather than beginning a reply.
     pub(crate) continues_text: bool,
+    /// How it is read, where the model may think or call.
+    pub(crate) speech: Option<SpeechPlan>,
 }
 
 /// A request whose choices are being generated.
@@ -39,7 +43,9 @@ pub(crate) struct Generation {
     choices: Vec<Choice>,
     /// Prompt tokens of each prompt.
     prompt_tokens: Vec<usize>,
-    generated: u64,
+    spent: Spent,
+    /// The model thinks, and the usage tells how much.
+    counts_reasoning: bool,
     /// What is generated is not shown, nor counted.
     only_prompt: bool,
     /// Choices that have not ended.
@@ -53,7 +59,7 @@ pub(crate) struct Generation {
 impl Generation {
     /// Submits as many choices for each prompt as the order says.
     pub(crate) fn start(mut call: Call, order: Order) -> Result<Self, ApiError> {
-        let Order { model, params, prompts, prompt_field, continues_text } = order;
+        let Order { model, params, prompts, prompt_field, continues_text, speech } = order;
         let (n, (limit, _)) = (params.n as usize, call.state.admission.limits());
         let sequences = n * prompts.len();
         if sequences > limit {
@@ -75,15 +81,16 @@ impl Generation {
                 let id = model.engine.next_request_id();
                 let submitted = model.engine.submit(params.request(id, prompt.ids.clone(), max_tokens, choice));
                 let events = submitted.map_err(|error| of_submission(error, call.permit.retry_after()))?;
-                let text = TextOut::new(&model.tokenizer, &params, continues_text);
-                choices.push(Choice::new(events, index, text, &params, call.arrived));
+                let output = Output::new(&model.tokenizer, &params, continues_text, speech.as_ref());
+                choices.push(Choice::new(events, index, output, &params, call.arrived));
             }
         }
         Ok(Self {
             call,
             choices,
             prompt_tokens,
-            generated: 0,
+            spent: Spent::default(),
+            counts_reasoning: speech.is_some_and(|plan| plan.options.dialect.reasoning != ReasoningSyntax::None),
             only_prompt: params.only_prompt,
             live: sequences,
             events: Vec::new(),
@@ -141,11 +148,12 @@ impl Generation {
 
     /// The tokens so far.
     pub(crate) fn usage(&self) -> Usage {
-        self.usage_after(self.generated)
+        self.usage_after(self.spent)
     }
 
-    /// The tokens when `generated` of them were.
-    pub(crate) fn usage_after(&self, generated: u64) -> Usage {
+    /// The tokens when those of `spent` were.
+    pub(crate) fn usage_after(&self, spent: Spent) -> Usage {
+        let Spent { generated, reasoning: reasoning_tokens } = spent;
         let prompt_tokens = self.prompt_tokens.iter().sum::<usize>() as u64;
         // Choices of one prompt each had it cached, or not; the first stands for all.
         let n = self.choices.len() / self.prompt_tokens.len();
@@ -155,7 +163,7 @@ impl Generation {
             completion_tokens: generated,
             total_tokens: prompt_tokens + generated,
             prompt_tokens_details: Some(PromptTokensDetails { cached_tokens }),
-            completion_tokens_details: None,
+            completion_tokens_details: self.counts_reasoning.then_some(CompletionTokensDetails { reasoning_tokens }),
         }
     }
 
@@ -199,16 +207,17 @@ impl Generation {
                 metrics.prompt_tokens.inc_by(tokens);
             }
             News::Scored => {}
-            News::Token { text, prompt, scored, finish } => {
-                self.generated += u64::from(!self.only_prompt);
+            News::Token { said, prompt, scored, finish, is_reasoning } => {
+                self.spent.generated += u64::from(!self.only_prompt);
+                self.spent.reasoning += u64::from(is_reasoning && !self.only_prompt);
                 if let Some(reason) = finish {
                     self.live -= 1;
                     self.call.permit.note_completion();
                     metrics.note_finished(finished_label(reason));
                 }
-                if finish.is_some() || !text.is_empty() {
-                    let generated = self.generated;
-                    self.pieces.push(Piece { choice: index, text, prompt, scored, finish, generated });
+                if finish.is_some() || !said.is_empty() {
+                    let spent = self.spent;
+                    self.pieces.push(Piece { choice: index, said, prompt, scored, finish, spent });
                 }
             }
         }
@@ -225,7 +234,7 @@ fn finished_label(reason: FinishReason) -> &'static str {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.call.entry.set_generated_tokens(self.generated);
+        self.call.entry.set_generated_tokens(self.spent.generated);
         let why = if self.has_failed { "error" } else { "abort" };
         (0..self.live).for_each(|_| self.call.state.metrics.note_finished(why));
     }

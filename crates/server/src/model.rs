@@ -2,7 +2,7 @@
 
 use plimsoll_core::TokenId;
 use plimsoll_engine::EngineHandle;
-use plimsoll_text::Tokenizer;
+use plimsoll_text::{Dialect, Tokenizer};
 
 /// A loaded model behind its engine.
 #[derive(Clone)]
@@ -21,6 +21,10 @@ pub struct ServedModel {
     pub eos_token_ids: Vec<TokenId>,
     /// What a request means that does not say.
     pub defaults: SamplingDefaults,
+    /// How the model's thoughts and calls are read: [`Tokenizer::dialect`], or what the operator says.
+    pub dialect: Dialect,
+    /// Thoughts stand under their older name, `reasoning_content`, too.
+    pub adds_reasoning_content: bool,
 }
 
 /// Sampling parameters for requests that do not name them: OpenAI's, or those of the model's generation_config.json.

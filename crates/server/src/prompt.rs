@@ -3,20 +3,21 @@
 
 use std::sync::Arc;
 
-use plimsoll_api::{Message, MessageContent, Prompt, Role};
+use plimsoll_api::{Message, Prompt};
 use plimsoll_core::TokenId;
-use plimsoll_text::{ChatInput, SpecialTokens, TextError, Tokenizer};
+use plimsoll_text::{ChatInput, Opening, SpecialTokens, TextError, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
+use crate::messages::for_template;
 use crate::params::check_token;
 use crate::state::unix_seconds;
 use crate::{ServedModel, ServerState};
 
 /// Prompts in one request at most.
 const MAX_PROMPTS: usize = 256;
-/// Messages in one chat at most.
-const MAX_MESSAGES: usize = 4096;
+/// How long a request may ask the model to think; templates know some of these.
+const EFFORTS: [&str; 6] = ["none", "minimal", "low", "medium", "high", "xhigh"];
 
 /// What a choice continues.
 #[derive(Debug)]
@@ -32,6 +33,15 @@ pub(crate) struct Chat {
     pub(crate) add_generation_prompt: Option<bool>,
     pub(crate) continue_final_message: Option<bool>,
     pub(crate) template_kwargs: Option<Map<String, Value>>,
+    pub(crate) reasoning_effort: Option<String>,
+    /// The tools that may be called, as templates know them.
+    pub(crate) tools: Option<Value>,
+}
+
+/// A conversation's prompt, and where in its reply the model begins.
+pub(crate) struct EncodedChat {
+    pub(crate) ids: Vec<TokenId>,
+    pub(crate) opening: Opening,
 }
 
 /// Runs `work` on a thread that may block, once one of the places for it is free.
@@ -94,36 +104,47 @@ pub(crate) async fn encode_chat(
     state: &ServerState,
     model: &Arc<ServedModel>,
     chat: Chat,
-) -> Result<Vec<TokenId>, ApiError> {
+) -> Result<EncodedChat, ApiError> {
     let continues = chat.continue_final_message.unwrap_or(false);
     if continues && chat.add_generation_prompt == Some(true) {
         let message = "cannot go with `add_generation_prompt`: the reply either goes on or begins";
         return Err(ApiError::invalid("continue_final_message", message));
     }
-    let count = chat.messages.len();
-    if count == 0 {
-        return Err(ApiError::invalid("messages", "is empty: send at least one message"));
-    }
-    if count > MAX_MESSAGES {
-        return Err(ApiError::invalid("messages", format!("holds {count} messages; send at most {MAX_MESSAGES}")));
-    }
-    let messages = chat.messages.iter().enumerate().map(|(index, message)| for_template(index, message));
-    let messages = Value::Array(messages.collect::<Result<_, _>>()?);
+    let messages = for_template(&chat.messages)?;
+    let extra = template_variables(chat.template_kwargs, chat.reasoning_effort)?;
     let model = Arc::clone(model);
     on_text_thread(state, move || {
         let input = ChatInput {
             messages: &messages,
-            tools: None,
+            tools: chat.tools.as_ref(),
             add_generation_prompt: chat.add_generation_prompt.unwrap_or(!continues),
             continue_final_message: continues,
-            extra: &chat.template_kwargs.unwrap_or_default(),
+            extra: &extra,
             unix_seconds: unix_seconds() as i64,
         };
-        let rendered = model.tokenizer.chat_template().and_then(|template| template.render(&input));
-        let encoded = rendered.and_then(|rendered| model.tokenizer.encode_chat(&rendered));
-        encoded.map_err(of_chat)
+        let rendered = model.tokenizer.render_chat(&input).map_err(of_chat)?;
+        let ids = model.tokenizer.encode_chat(&rendered).map_err(of_chat)?;
+        let opening = if continues { Opening::Content } else { model.dialect.opening(&rendered) };
+        Ok(EncodedChat { ids, opening })
     })
     .await
+}
+
+/// `reasoning_effort` is the template variable of that name. Hybrid models know "not at all" by another.
+fn template_variables(
+    kwargs: Option<Map<String, Value>>,
+    effort: Option<String>,
+) -> Result<Map<String, Value>, ApiError> {
+    let mut variables = kwargs.unwrap_or_default();
+    let Some(effort) = effort else { return Ok(variables) };
+    if !EFFORTS.contains(&effort.as_str()) {
+        return Err(ApiError::invalid("reasoning_effort", format!("must be one of {}", EFFORTS.join(", "))));
+    }
+    if effort == "none" {
+        variables.entry("enable_thinking").or_insert(json!(false));
+    }
+    variables.entry("reasoning_effort").or_insert(json!(effort));
+    Ok(variables)
 }
 
 /// The field that a chat's error is about.
@@ -134,66 +155,4 @@ fn of_chat(error: TextError) -> ApiError {
         TextError::InvalidChat(text) if text.starts_with("continue_final_message") => about("continue_final_message"),
         _ => error.into(),
     }
-}
-
-/// A message as templates know it.
-fn for_template(index: usize, message: &Message) -> Result<Value, ApiError> {
-    let at = |field: &str| format!("messages[{index}].{field}");
-    let role = match &message.role {
-        Role::System => "system",
-        // OpenAI's newer name, which no template knows.
-        Role::Developer => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-        Role::Tool => return Err(ApiError::not_served(format!("messages[{index}].role (tool)"))),
-        Role::Other(role) => {
-            let role: String = role.chars().take(64).collect();
-            let message = format!("is `{role}`; it must be system, developer, user or assistant");
-            return Err(ApiError::invalid(at("role"), message));
-        }
-    };
-    let calls = [("tool_calls", &message.tool_calls), ("function_call", &message.function_call)];
-    let is_set = |value: &&Value| !value.as_array().is_some_and(Vec::is_empty);
-    if let Some((field, _)) = calls.iter().find(|(_, value)| value.as_ref().is_some_and(|value| is_set(&value))) {
-        return Err(ApiError::not_served(at(field)));
-    }
-    if message.tool_call_id.is_some() {
-        return Err(ApiError::not_served(at("tool_call_id")));
-    }
-    let mut fields = Map::new();
-    fields.insert("role".to_owned(), json!(role));
-    fields.insert("content".to_owned(), content_for_template(index, message.content.as_ref())?);
-    if let Some(name) = &message.name {
-        fields.insert("name".to_owned(), json!(name));
-    }
-    // Templates that show thoughts at all look under the older name.
-    if let Some(thoughts) = message.reasoning.as_ref().or(message.reasoning_content.as_ref()) {
-        fields.insert("reasoning_content".to_owned(), json!(thoughts));
-    }
-    Ok(Value::Object(fields))
-}
-
-fn content_for_template(index: usize, content: Option<&MessageContent>) -> Result<Value, ApiError> {
-    let parts = match content {
-        None => return Err(ApiError::invalid(format!("messages[{index}].content"), "is missing")),
-        Some(MessageContent::Text(text)) => return Ok(json!(text)),
-        Some(MessageContent::Parts(parts)) => parts,
-    };
-    let texts = parts.iter().enumerate().map(|(part, content)| {
-        let at = format!("messages[{index}].content[{part}]");
-        match (content.kind.as_str(), &content.text) {
-            ("text", Some(text)) => Ok(json!({"type": "text", "text": text})),
-            ("text", None) => Err(ApiError::invalid(format!("{at}.text"), "is missing")),
-            (kind, _) => {
-                let kind: String = kind.chars().take(64).collect();
-                let message = format!("is of type `{kind}`, which is not served yet: send parts of type `text` only");
-                Err(ApiError::Invalid {
-                    message: format!("`{at}` {message}"),
-                    param: Some(at),
-                    code: Some("not_served"),
-                })
-            }
-        }
-    });
-    texts.collect::<Result<Vec<_>, _>>().map(Value::Array)
 }

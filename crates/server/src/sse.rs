@@ -144,7 +144,7 @@ impl<F: StreamFormat> Events<F> {
     fn write_pieces(&mut self) {
         let Some(generation) = &mut self.generation else { return };
         for piece in generation.take_pieces() {
-            let usage = self.continuous_usage.then(|| generation.usage_after(piece.generated));
+            let usage = self.continuous_usage.then(|| generation.usage_after(piece.spent));
             self.format.write_piece(&piece, usage, &mut self.buffer);
         }
     }

@@ -13,6 +13,7 @@ use crate::call::{Call, until_deadline};
 use crate::error::ApiError;
 use crate::params::check_token;
 use crate::prompt::{Chat, encode_chat, encode_prompts, on_text_thread};
+use crate::tools::Tools;
 use crate::watch::Entry;
 
 pub(crate) async fn tokenize(
@@ -31,10 +32,8 @@ pub(crate) async fn tokenize(
 
 async fn count(state: &ServerState, request: TokenizeRequest) -> Result<TokenizeResponse, ApiError> {
     let model = state.model_called(request.model.as_deref())?;
-    for (field, value) in [("chat_template", &request.chat_template), ("tools", &request.tools)] {
-        if value.as_ref().is_some_and(|value| !value.as_array().is_some_and(Vec::is_empty)) {
-            return Err(ApiError::not_served(field));
-        }
+    if request.chat_template.is_some() {
+        return Err(ApiError::not_served("chat_template"));
     }
     let tokens = match (request.prompt, request.messages) {
         (Some(text), None) => {
@@ -51,8 +50,10 @@ async fn count(state: &ServerState, request: TokenizeRequest) -> Result<Tokenize
                 add_generation_prompt: request.add_generation_prompt,
                 continue_final_message: request.continue_final_message,
                 template_kwargs: request.chat_template_kwargs,
+                reasoning_effort: None,
+                tools: Tools::new(request.tools.as_deref(), None, model.dialect.tools)?.rendered,
             };
-            encode_chat(state, &model, chat).await?
+            encode_chat(state, &model, chat).await?.ids
         }
         _ => return Err(ApiError::invalid("prompt", "or `messages` must be there, and not both")),
     };

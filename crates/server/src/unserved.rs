@@ -10,8 +10,7 @@ type Field<'a> = (&'static str, &'a Option<Value>);
 
 /// Refuses what a chat request asks for in vain.
 pub(crate) fn check_chat(request: &ChatRequest) -> Result<(), ApiError> {
-    let fields: [Field<'_>; 11] = [
-        ("tools", &request.tools),
+    let fields: [Field<'_>; 9] = [
         ("functions", &request.functions),
         ("chat_template", &request.chat_template),
         ("documents", &request.documents),
@@ -21,12 +20,9 @@ pub(crate) fn check_chat(request: &ChatRequest) -> Result<(), ApiError> {
         ("prediction", &request.prediction),
         ("web_search_options", &request.web_search_options),
         ("thinking_token_budget", &request.thinking_token_budget),
-        // Parallel or not, include_reasoning or not: without tools and reasoning nothing changes.
-        ("reasoning_effort", &request.reasoning_effort.clone().filter(|effort| effort != "none")),
     ];
     refuse_unless_off(&fields)?;
     let is_no_tool = |choice: &Value| choice == "none" || choice == "auto";
-    refuse_unless("tool_choice", &request.tool_choice, is_no_tool)?;
     refuse_unless("function_call", &request.function_call, is_no_tool)?;
     refuse_unless("modalities", &request.modalities, |modalities| *modalities == serde_json::json!(["text"]))
 }
@@ -107,10 +103,10 @@ mod tests {
     #[test]
     fn what_changes_nothing_is_let_be() {
         for body in [
-            r#"{"tools": [], "tool_choice": "none", "parallel_tool_calls": true, "response_format": {"type": "text"}}"#,
+            r#"{"functions": [], "function_call": "none", "response_format": {"type": "text"}}"#,
             r#"{"user": "u", "metadata": {"a": 1}, "store": true, "service_tier": "auto", "verbosity": "low"}"#,
             r#"{"best_of": 2, "n": 2, "use_beam_search": false, "length_penalty": 1.0, "bad_words": []}"#,
-            r#"{"reasoning_effort": "none", "modalities": ["text"], "include_reasoning": true}"#,
+            r#"{"modalities": ["text"]}"#,
         ] {
             assert_eq!(refused(body), None, "{body}");
         }
@@ -119,13 +115,13 @@ mod tests {
     #[test]
     fn what_would_change_the_response_is_refused_by_name() {
         for (body, field) in [
-            (r#"{"tools": [{"type": "function"}]}"#, "tools"),
-            (r#"{"tool_choice": "required"}"#, "tool_choice"),
+            (r#"{"functions": [{"name": "f"}]}"#, "functions"),
+            (r#"{"function_call": {"name": "f"}}"#, "function_call"),
             (r#"{"response_format": {"type": "json_object"}}"#, "response_format"),
             (r#"{"guided_regex": "a+"}"#, "guided_regex"),
             (r#"{"prompt_logprobs": 0}"#, "prompt_logprobs"),
             (r#"{"best_of": 3}"#, "best_of"),
-            (r#"{"reasoning_effort": "high"}"#, "reasoning_effort"),
+            (r#"{"thinking_token_budget": 5}"#, "thinking_token_budget"),
             (r#"{"truncate_prompt_tokens": 5}"#, "truncate_prompt_tokens"),
         ] {
             assert_eq!(refused(body).as_deref(), Some(field), "{body}");

@@ -9,6 +9,7 @@ mod input;
 mod meter;
 mod python;
 mod trust;
+mod writer;
 
 use std::fmt;
 use std::io;
@@ -25,6 +26,7 @@ use meter::Meter;
 pub(crate) use trust::Piece;
 pub use trust::RenderedChat;
 use trust::Trust;
+pub(crate) use writer::ChatWriter;
 
 /// Instructions a rendering may take. A thousand messages take a few hundred thousand.
 const FUEL: u64 = 5_000_000;
@@ -158,6 +160,11 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// `2024-07-26`, of a time in seconds since 1970, UTC.
+pub(crate) fn date(unix_seconds: i64) -> String {
+    python::strftime(unix_seconds, "%Y-%m-%d").expect("directives that it knows")
+}
 
 fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))

@@ -52,7 +52,8 @@ impl StopStrings {
         Self(Some(Arc::new(automaton)))
     }
 
-    pub(crate) fn matcher(&self) -> Option<StopMatcher> {
+    /// A matcher for one sequence; `None` where there is nothing to look for.
+    pub fn matcher(&self) -> Option<StopMatcher> {
         let automaton = self.0.clone()?;
         Some(StopMatcher { automaton, state: ROOT, held: String::new() })
     }
@@ -109,7 +110,7 @@ impl Automaton {
 }
 
 /// One sequence's state.
-pub(crate) struct StopMatcher {
+pub struct StopMatcher {
     automaton: Arc<Automaton>,
     state: u32,
     /// The text that is, so far, the beginning of a stop string.
@@ -119,7 +120,7 @@ pub(crate) struct StopMatcher {
 impl StopMatcher {
     /// Appends to `out` what of the text so far can be no part of a stop string. The first stop string to be
     /// complete wins, of several that end at one place the longest; its index is returned.
-    pub(crate) fn push(&mut self, text: &str, out: &mut String) -> Option<usize> {
+    pub fn push(&mut self, text: &str, out: &mut String) -> Option<usize> {
         let before = self.held.len();
         self.held.push_str(text);
         for at in before..self.held.len() {
@@ -139,7 +140,7 @@ impl StopMatcher {
     }
 
     /// Appends the held text: no more will come.
-    pub(crate) fn finish(&mut self, out: &mut String) {
+    pub fn finish(&mut self, out: &mut String) {
         out.push_str(&self.held);
         self.held.clear();
         self.state = ROOT;

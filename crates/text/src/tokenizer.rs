@@ -9,8 +9,9 @@ use crate::byte_pair::BytePair;
 use crate::chat_template::{ChatTemplate, Piece, RenderedChat};
 use crate::control_tokens::{ControlToken, ControlTokens, Segment};
 use crate::sentence_piece::SentencePiece;
+use crate::speech::Dialect;
 use crate::token_table::TokenTable;
-use crate::{GgufVocab, TextError, from_files, from_gguf};
+use crate::{ChatInput, GgufVocab, TextError, from_files, from_gguf, harmony_prompt};
 
 /// What becomes of text that reads like a control token, such as `<|im_end|>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ struct Inner {
     bos_text: Option<String>,
     eos_text: Option<String>,
     template: Option<ChatTemplate>,
+    dialect: Dialect,
 }
 
 pub(crate) enum Encoder {
@@ -92,9 +94,9 @@ impl Tokenizer {
             bos_text: vocabulary.bos_text,
             eos_text: vocabulary.eos_text,
             template: None,
+            dialect: Dialect::default(),
         };
-        let template = inner.compile(templates)?;
-        Ok(Self(Arc::new(Inner { template, ..inner })))
+        inner.with_templates(templates)
     }
 
     /// The same vocabulary with another chat template (Jinja source).
@@ -102,10 +104,9 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::TemplateSyntax`]; [`TextError::Vocabulary`] if a clone of this tokenizer is in use already.
     pub fn with_chat_template(self, source: &str) -> Result<Self, TextError> {
-        let template = self.0.compile(&[("default".to_owned(), source.to_owned())])?;
         let inner = Arc::into_inner(self.0)
             .ok_or_else(|| TextError::Vocabulary("its chat template must be set before it is shared".to_owned()))?;
-        Ok(Self(Arc::new(Inner { template, ..inner })))
+        inner.with_templates(&[("default".to_owned(), source.to_owned())])
     }
 
     /// The ids of `text`, after the ids that every prompt of this model begins with (BOS, for most that have one)
@@ -206,12 +207,45 @@ impl Tokenizer {
         self.0.template.as_ref().ok_or(TextError::NoChatTemplate)
     }
 
+    /// How the model thinks and calls tools, as its control tokens and its chat template tell.
+    pub fn dialect(&self) -> Dialect {
+        self.0.dialect
+    }
+
+    /// Renders a conversation: by the model's chat template, or as harmony where the vocabulary is harmony's and there
+    /// is no template.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`]; [`TextError::NoChatTemplate`].
+    pub fn render_chat(&self, input: &ChatInput<'_>) -> Result<RenderedChat, TextError> {
+        match self.chat_template() {
+            Err(_) if self.0.dialect.is_harmony() => harmony_prompt::render(input, &self.0.control),
+            template => template?.render(input),
+        }
+    }
+
     pub(crate) fn strips_first_space(&self) -> bool {
         self.0.strips_first_space
     }
 }
 
 impl Inner {
+    fn with_templates(self, templates: &[(String, String)]) -> Result<Tokenizer, TextError> {
+        let sources: String = templates.iter().map(|(_, source)| source.as_str()).collect();
+        let control = |text: &str| self.control.iter().find(|token| token.text == text).map(|token| token.id);
+        let dialect = Dialect::detect(|text| control(text).is_some(), &sources);
+        let mut eos = self.eos.clone();
+        if dialect.is_harmony() {
+            // A message ends with `<|end|>`, a reply with one of the others.
+            eos.retain(|&id| Some(id) != control("<|end|>"));
+            eos.extend(["<|return|>", "<|call|>"].iter().filter_map(|text| control(text)));
+            eos.sort_unstable();
+            eos.dedup();
+        }
+        let template = self.compile(templates)?;
+        Ok(Tokenizer(Arc::new(Self { template, dialect, eos, ..self })))
+    }
+
     fn compile(&self, templates: &[(String, String)]) -> Result<Option<ChatTemplate>, TextError> {
         if templates.is_empty() {
             return Ok(None);

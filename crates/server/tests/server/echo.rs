@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
 
 use plimsoll_core::{
-    Executor, ExecutorError, PromptLogprobs, PromptScores, Request, SampleFault, Sampled, SeqSlot, StepOutput, StepPlan, Ticket, TokenId,
-    TokenLogprobs,
+    Executor, ExecutorError, PromptLogprobs, PromptScores, Request, SampleFault, Sampled, SeqSlot, StepOutput,
+    StepPlan, Ticket, TokenId, TokenLogprobs,
 };
 
 /// Repeating this token fails instead.

@@ -14,7 +14,7 @@ use plimsoll_core::{CacheConfig, Executor, KvGroup};
 use plimsoll_engine::{EngineConfig, EngineHandle};
 use plimsoll_sched::{Policy, Scheduler, SchedulerConfig, WaitingLimits};
 use plimsoll_server::{SamplingDefaults, ServeError, ServedModel, ServerConfig, ServerState, serve};
-use plimsoll_text::{GgufVocab, Tokenizer};
+use plimsoll_text::{Dialect, GgufVocab, Tokenizer};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -38,7 +38,15 @@ pub(crate) struct Setup {
     pub(crate) executor: Option<Box<dyn Executor>>,
     /// Whether the model is loaded when the server starts.
     pub(crate) is_loaded: bool,
+    pub(crate) chat_template: String,
+    /// `None`: the tokenizer's.
+    pub(crate) dialect: Option<Dialect>,
+    pub(crate) adds_reasoning_content: bool,
 }
+
+/// All messages but the system's, one after the other.
+pub(crate) const PLAIN_TEMPLATE: &str =
+    "{% for message in messages %}{% if message.role != 'system' %}{{ message.content }}{% endif %}{% endfor %}";
 
 impl Default for Setup {
     fn default() -> Self {
@@ -55,6 +63,9 @@ impl Default for Setup {
             },
             executor: None,
             is_loaded: true,
+            chat_template: PLAIN_TEMPLATE.to_owned(),
+            dialect: None,
+            adds_reasoning_content: false,
         }
     }
 }
@@ -81,11 +92,14 @@ impl TestServer {
         let executor = setup.executor.unwrap_or_else(|| Box::new(EchoExecutor::new(gate.clone())));
         let config = EngineConfig { vocab_size: VOCAB_SIZE, ..EngineConfig::default() };
         let engine = plimsoll_engine::spawn(scheduler, executor, config).unwrap().handle;
+        let tokenizer = tokenizer(&setup.chat_template);
         let model = ServedModel {
             name: "echo".to_owned(),
             aliases: vec!["also/echo".to_owned()],
             engine: engine.clone(),
-            tokenizer: tokenizer(),
+            dialect: setup.dialect.unwrap_or(tokenizer.dialect()),
+            adds_reasoning_content: setup.adds_reasoning_content,
+            tokenizer,
             max_model_len,
             vocab_size: VOCAB_SIZE,
             eos_token_ids: vec![END_TOKEN],
@@ -255,20 +269,18 @@ fn replace_after(text: &str, mark: &str, is_value: impl Fn(char) -> bool, with: 
 }
 
 /// Token `b` is the byte `b`; then come two control tokens and a word.
-fn tokenizer() -> Tokenizer {
+fn tokenizer(chat_template: &str) -> Tokenizer {
     let mut tokens: Vec<String> = (0..=255).map(|byte| byte_char(byte).to_string()).collect();
     tokens.extend(["<|im_start|>", "<|im_end|>", "Ġworld"].map(str::to_owned));
     let mut token_types = vec![1; tokens.len()];
     (token_types[256], token_types[257]) = (3, 3);
-    let template =
-        "{% for message in messages %}{% if message.role != 'system' %}{{ message.content }}{% endif %}{% endfor %}";
     let vocab = GgufVocab {
         model: "gpt2".to_owned(),
         tokens,
         token_types,
         eos: Some(END_TOKEN),
         add_bos: Some(false),
-        chat_template: Some(template.to_owned()),
+        chat_template: Some(chat_template.to_owned()),
         ..GgufVocab::default()
     };
     Tokenizer::from_gguf(&vocab).unwrap()

@@ -7,4 +7,5 @@ mod harness;
 mod hostile;
 mod lifecycle;
 mod overload;
+mod speech;
 mod streams;

@@ -2,6 +2,7 @@
 
 mod detokenizing;
 mod files;
+mod harmony;
 mod injection;
 mod tokenizing;
 mod vocabularies;

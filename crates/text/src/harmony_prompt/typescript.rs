@@ -1,0 +1,134 @@
+//! A function as gpt-oss was taught it: a TypeScript type, made of the JSON Schema of its arguments.
+
+use serde_json::{Map, Value};
+
+/// Objects within each other at most; what is deeper is `any`.
+const MAX_DEPTH: usize = 64;
+const INDENT: &str = "    ";
+
+/// `// description`, `type name = (_: {...}) => any;` and an empty line.
+pub(super) fn function(function: &Value) -> String {
+    let mut out = String::new();
+    let description = function["description"].as_str().unwrap_or("");
+    for line in description.lines() {
+        out.push_str(&format!("// {line}\n"));
+    }
+    let name = function["name"].as_str().unwrap_or("");
+    match &function["parameters"] {
+        Value::Null => out.push_str(&format!("type {name} = () => any;\n\n")),
+        schema => out.push_str(&format!("type {name} = (_: {}) => any;\n\n", type_of(schema, "", 0))),
+    }
+    out
+}
+
+/// The type that `schema` describes, for a place that is indented so.
+fn type_of(schema: &Value, indent: &str, depth: usize) -> String {
+    let variants = schema["oneOf"].as_array();
+    if depth > MAX_DEPTH {
+        return "any".to_owned();
+    }
+    if let Some(variants) = variants {
+        return variants.iter().map(|variant| self::variant(variant, indent, depth)).collect();
+    }
+    let name = match &schema["type"] {
+        Value::Array(types) => {
+            let names: Vec<&str> = types.iter().filter_map(Value::as_str).map(simple_name).collect();
+            return if names.is_empty() { "any".to_owned() } else { names.join(" | ") };
+        }
+        name => name.as_str().unwrap_or(""),
+    };
+    let mut text = match name {
+        "object" => object(schema, indent, depth),
+        "string" => match schema["enum"].as_array() {
+            Some(values) => strings(values),
+            None => "string".to_owned(),
+        },
+        "array" => match schema.get("items") {
+            Some(items) => format!("{}[]", type_of(items, indent, depth + 1)),
+            None => "Array<any>".to_owned(),
+        },
+        "number" | "integer" => "number".to_owned(),
+        "boolean" => "boolean".to_owned(),
+        _ => "any".to_owned(),
+    };
+    if name == "string" && schema["nullable"] == true {
+        text.push_str(" | null");
+    }
+    text
+}
+
+/// One line of a `oneOf`.
+fn variant(schema: &Value, indent: &str, depth: usize) -> String {
+    let mut line = format!("\n{indent} | {}", type_of(schema, &format!("{indent}   "), depth + 1));
+    if let Some(default) = schema.get("default") {
+        line.push_str(&format!(" // default: {}", default_text(schema, default)));
+    }
+    line
+}
+
+fn simple_name(name: &str) -> &str {
+    if name == "integer" { "number" } else { name }
+}
+
+fn strings(values: &[Value]) -> String {
+    let quoted: Vec<String> = values.iter().filter_map(Value::as_str).map(|value| format!("\"{value}\"")).collect();
+    quoted.join(" | ")
+}
+
+fn object(schema: &Value, indent: &str, depth: usize) -> String {
+    let mut out = String::new();
+    if let Some(description) = schema["description"].as_str() {
+        out.push_str(&format!("{indent}// {description}\n"));
+    }
+    out.push_str("{\n");
+    let none = Map::new();
+    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for (name, property) in schema["properties"].as_object().unwrap_or(&none) {
+        let mark = if required.contains(&name.as_str()) { "" } else { "?" };
+        self::property(&mut out, &format!("{name}{mark}"), property, indent, depth);
+    }
+    out.push_str(indent);
+    out.push('}');
+    out
+}
+
+fn property(out: &mut String, name: &str, schema: &Value, indent: &str, depth: usize) {
+    let mut comment = |text: &str| out.push_str(&format!("{indent}//{text}\n"));
+    if let Some(title) = schema["title"].as_str() {
+        comment(&format!(" {title}"));
+        comment("");
+    }
+    if let Some(description) = schema["description"].as_str() {
+        comment(&format!(" {description}"));
+    }
+    if let Some(examples) = schema["examples"].as_array().filter(|examples| !examples.is_empty()) {
+        comment(" Examples:");
+        examples.iter().filter_map(Value::as_str).for_each(|example| comment(&format!(" - \"{example}\"")));
+    }
+    let default = schema.get("default").map(|default| default_text(schema, default));
+    let inner = type_of(schema, &format!("{indent}{INDENT}"), depth + 1);
+    if schema["oneOf"].is_array() {
+        if let Some(default) = &default {
+            comment(&format!(" default: {default}"));
+        }
+        let variants = variants(schema, indent, depth);
+        out.push_str(&format!("{indent}{name}:{variants}\n{indent},\n"));
+        return;
+    }
+    let default = default.map(|default| format!(" // default: {default}")).unwrap_or_default();
+    out.push_str(&format!("{indent}{name}: {inner},{default}\n"));
+}
+
+/// Those of a property stand at its own indentation.
+fn variants(schema: &Value, indent: &str, depth: usize) -> String {
+    schema["oneOf"].as_array().into_iter().flatten().map(|schema| variant(schema, indent, depth)).collect()
+}
+
+/// A string stands in quotes, unless it is one of an enumeration.
+fn default_text(schema: &Value, default: &Value) -> String {
+    match default {
+        Value::String(text) if schema["enum"].is_array() => text.clone(),
+        Value::String(text) => format!("\"{text}\""),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,130 @@
+//! Which syntax a model thinks and calls in, told by its control tokens and its chat template.
+
+use std::str::FromStr;
+
+use crate::RenderedChat;
+
+/// How a model marks its thoughts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReasoningSyntax {
+    /// Not at all.
+    #[default]
+    None,
+    /// `<think>` ... `</think>`
+    Think,
+    /// A channel of its own (gpt-oss).
+    Harmony,
+}
+
+/// How a model calls tools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ToolSyntax {
+    /// In no way that is known here.
+    #[default]
+    None,
+    /// `<tool_call>{"name": ..., "arguments": ...}</tool_call>`
+    Hermes,
+    /// `{"name": ..., "parameters": ...}` for an answer.
+    LlamaJson,
+    /// `[f(a=1), g(b="x")]` for an answer, or as [`ToolSyntax::LlamaJson`].
+    Pythonic,
+    /// As [`ToolSyntax::Pythonic`], also in fences named `tool_code` or `json`.
+    Gemma,
+    /// Messages to `functions.NAME` (gpt-oss).
+    Harmony,
+}
+
+/// Both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dialect {
+    pub reasoning: ReasoningSyntax,
+    pub tools: ToolSyntax,
+}
+
+/// Where in a reply the model begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opening {
+    /// At its beginning.
+    #[default]
+    Reply,
+    /// In its thoughts: the prompt opened them.
+    Reasoning,
+    /// In its answer: it goes on from one that the prompt holds.
+    Content,
+}
+
+/// Control tokens that only harmony has.
+pub(crate) const HARMONY_TOKENS: [&str; 7] =
+    ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|call|>", "<|return|>", "<|end|>"];
+
+impl Dialect {
+    /// Of a model with these control tokens (`has_control`) and the sources of its chat templates, all in one.
+    pub(crate) fn detect(has_control: impl Fn(&str) -> bool, template: &str) -> Self {
+        if is_harmony(&has_control) {
+            return Self { reasoning: ReasoningSyntax::Harmony, tools: ToolSyntax::Harmony };
+        }
+        let reasoning = if template.contains("</think>") { ReasoningSyntax::Think } else { ReasoningSyntax::None };
+        let is_json_call = template.contains("\"parameters\": dictionary");
+        let tools = if !template.contains("tools") {
+            // Whoever renders the tools in the template's stead asks for what this reads.
+            if template.is_empty() { ToolSyntax::None } else { ToolSyntax::Gemma }
+        } else if template.contains("<tool_call>") && !template.contains("<function=") {
+            ToolSyntax::Hermes
+        } else if has_control("<|python_start|>") {
+            ToolSyntax::Pythonic
+        } else if is_json_call || has_control("<|python_tag|>") {
+            ToolSyntax::LlamaJson
+        } else if has_control("<start_of_turn>") {
+            ToolSyntax::Gemma
+        } else {
+            ToolSyntax::None
+        };
+        Self { reasoning, tools }
+    }
+
+    /// Where the model begins after `prompt`: templates of models that always think open the thoughts themselves.
+    pub fn opening(self, prompt: &RenderedChat) -> Opening {
+        let opens_thoughts = || prompt.text().trim_end().ends_with("<think>");
+        if self.reasoning == ReasoningSyntax::Think && opens_thoughts() { Opening::Reasoning } else { Opening::Reply }
+    }
+
+    pub(crate) fn is_harmony(self) -> bool {
+        self.reasoning == ReasoningSyntax::Harmony || self.tools == ToolSyntax::Harmony
+    }
+}
+
+/// Whether a vocabulary is harmony's.
+pub(crate) fn is_harmony(has_control: impl Fn(&str) -> bool) -> bool {
+    HARMONY_TOKENS.iter().all(|token| has_control(token))
+}
+
+impl FromStr for ReasoningSyntax {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "none" => Ok(Self::None),
+            "think" | "qwen3" | "deepseek_r1" => Ok(Self::Think),
+            "harmony" | "openai_gptoss" => Ok(Self::Harmony),
+            _ => Err(format!("`{name}` is no reasoning parser; give auto, none, think or harmony")),
+        }
+    }
+}
+
+impl FromStr for ToolSyntax {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "none" => Ok(Self::None),
+            "hermes" | "qwen3" => Ok(Self::Hermes),
+            "llama3_json" | "llama4_json" => Ok(Self::LlamaJson),
+            "pythonic" | "llama4_pythonic" => Ok(Self::Pythonic),
+            "gemma" => Ok(Self::Gemma),
+            "harmony" | "openai" => Ok(Self::Harmony),
+            _ => Err(format!(
+                "`{name}` is no tool-call parser; give auto, none, hermes, llama3_json, pythonic, gemma or harmony"
+            )),
+        }
+    }
+}
