@@ -4,9 +4,11 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use plimsoll_text::{ReasoningSyntax, ToolSyntax};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,8 +26,19 @@ pub(crate) struct Config {
     pub(crate) served_model_name: Option<String>,
     /// Instead of the model's own.
     pub(crate) chat_template: Option<PathBuf>,
+    pub(crate) speech: Speech,
     pub(crate) engine: Engine,
     pub(crate) admission: Admission,
+}
+
+/// How the model's thoughts and calls are read and sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speech {
+    /// `None`: as the model's tokens and chat template tell.
+    pub(crate) tool_call_parser: Option<ToolSyntax>,
+    /// As `tool_call_parser`.
+    pub(crate) reasoning_parser: Option<ReasoningSyntax>,
+    pub(crate) reasoning_content: bool,
 }
 
 /// Which model is to be served.
@@ -105,9 +118,27 @@ impl Config {
             model: Model::resolve(&serve, files.model)?,
             served_model_name: serve.served_model_name.clone(),
             chat_template: serve.chat_template.clone(),
+            speech: Speech::resolve(&serve)?,
             engine: Engine::resolve(&serve)?,
             admission: Admission::resolve(serve)?,
         })
+    }
+}
+
+impl Speech {
+    fn resolve(options: &ServeOptions) -> Result<Self> {
+        Ok(Self {
+            tool_call_parser: parser("--tool-call-parser", options.tool_call_parser.as_deref())?,
+            reasoning_parser: parser("--reasoning-parser", options.reasoning_parser.as_deref())?,
+            reasoning_content: options.reasoning_content.unwrap_or(false),
+        })
+    }
+}
+
+fn parser<T: FromStr<Err = String>>(option: &str, name: Option<&str>) -> Result<Option<T>> {
+    match name {
+        None | Some("auto") => Ok(None),
+        Some(name) => name.parse().map(Some).map_err(|problem: String| anyhow!("{option}: {problem}")),
     }
 }
 

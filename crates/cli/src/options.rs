@@ -73,6 +73,23 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) chat_template: Option<PathBuf>,
 
+    /// How the model writes calls of tools: `auto` goes by its tokens and chat template; hermes, llama3_json, pythonic,
+    /// gemma, harmony, or `none` [default: auto]
+    #[arg(long, env = "PLIMSOLL_TOOL_CALL_PARSER", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_call_parser: Option<String>,
+
+    /// How the model marks its thoughts: `auto` goes by its tokens and chat template; think, harmony, or `none`
+    /// [default: auto]
+    #[arg(long, env = "PLIMSOLL_REASONING_PARSER", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_parser: Option<String>,
+
+    /// Send thoughts as `reasoning_content`, too, for clients that know `reasoning` by its older name [default: false]
+    #[arg(long, env = "PLIMSOLL_REASONING_CONTENT", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_content: Option<bool>,
+
     /// Longest prompt plus completion, in tokens [default: the model's context, or what the memory holds]
     #[arg(long, env = "PLIMSOLL_MAX_MODEL_LEN", value_name = "TOKENS", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]

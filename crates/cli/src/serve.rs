@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use plimsoll_engine::{Engine, EngineConfig};
 use plimsoll_sched::{Policy, Scheduler, SchedulerConfig, WaitingLimits};
 use plimsoll_server::{ServedModel, ServerConfig, ServerState};
+use plimsoll_text::Dialect;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -94,6 +95,8 @@ async fn load(found: Found, config: Config, state: ServerState) -> Result<Servin
         ..EngineConfig::default()
     };
     let engine = plimsoll_engine::spawn(scheduler, executor, engine_config)?;
+    let speech = config.speech;
+    let told = tokenizer.dialect();
     state.set_ready(ServedModel {
         name: name.clone(),
         aliases: Vec::new(),
@@ -103,6 +106,11 @@ async fn load(found: Found, config: Config, state: ServerState) -> Result<Servin
         max_model_len,
         vocab_size,
         defaults,
+        dialect: Dialect {
+            reasoning: speech.reasoning_parser.unwrap_or(told.reasoning),
+            tools: speech.tool_call_parser.unwrap_or(told.tools),
+        },
+        adds_reasoning_content: speech.reasoning_content,
     });
     Ok(Serving { model: name, engine })
 }
