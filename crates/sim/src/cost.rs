@@ -6,6 +6,15 @@ use plimsoll_core::{Executor, ExecutorError, StepOutput, StepPlan, Ticket};
 
 use crate::{NullConfig, NullExecutor};
 
+/// How long a step takes, in nanoseconds.
+pub trait StepCost: std::fmt::Debug + Send {
+    /// On the device.
+    fn device_ns(&self, plan: &StepPlan) -> f64;
+
+    /// On the host, which is hidden where steps overlap.
+    fn host_ns(&self, plan: &StepPlan) -> f64;
+}
+
 /// How long a step takes on the device. Linear, which is what a roofline looks like from above: a constant for reading
 /// the weights, and work in proportion to tokens and to the context that attention reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,12 +29,14 @@ pub struct CostModel {
     pub host_ns: f64,
 }
 
-impl CostModel {
-    /// Device time of a step in nanoseconds.
-    pub fn device_ns(&self, plan: &StepPlan) -> u64 {
+impl StepCost for CostModel {
+    fn device_ns(&self, plan: &StepPlan) -> f64 {
         let context: u64 = plan.seqs.iter().map(|seq| u64::from(seq.start) + u64::from(seq.len)).sum();
-        let ns = self.step_ns + self.token_ns * plan.num_tokens() as f64 + self.context_token_ns * context as f64;
-        ns.round() as u64
+        self.step_ns + self.token_ns * plan.num_tokens() as f64 + self.context_token_ns * context as f64
+    }
+
+    fn host_ns(&self, _: &StepPlan) -> f64 {
+        self.host_ns
     }
 }
 
@@ -34,7 +45,7 @@ impl CostModel {
 #[derive(Debug)]
 pub struct CostExecutor {
     inner: NullExecutor,
-    model: CostModel,
+    cost: Box<dyn StepCost>,
     now_ns: u64,
     device_free_ns: u64,
     ends_ns: VecDeque<u64>,
@@ -42,8 +53,14 @@ pub struct CostExecutor {
 
 impl CostExecutor {
     /// An idle device at time 0.
-    pub fn new(config: NullConfig, model: CostModel) -> Self {
-        Self { inner: NullExecutor::new(config), model, now_ns: 0, device_free_ns: 0, ends_ns: VecDeque::new() }
+    pub fn new(config: NullConfig, cost: impl StepCost + 'static) -> Self {
+        Self {
+            inner: NullExecutor::new(config),
+            cost: Box::new(cost),
+            now_ns: 0,
+            device_free_ns: 0,
+            ends_ns: VecDeque::new(),
+        }
     }
 
     /// Virtual nanoseconds since the start.
@@ -59,8 +76,8 @@ impl CostExecutor {
 
 impl Executor for CostExecutor {
     fn submit(&mut self, plan: &StepPlan) -> Result<Ticket, ExecutorError> {
-        self.now_ns += self.model.host_ns.round() as u64;
-        self.device_free_ns = self.device_free_ns.max(self.now_ns) + self.model.device_ns(plan);
+        self.now_ns += self.cost.host_ns(plan).round() as u64;
+        self.device_free_ns = self.device_free_ns.max(self.now_ns) + self.cost.device_ns(plan).round() as u64;
         self.ends_ns.push_back(self.device_free_ns);
         self.inner.submit(plan)
     }
@@ -93,20 +110,20 @@ mod tests {
         StepPlan { step, seqs, tokens, ..StepPlan::default() }
     }
 
-    const MODEL: CostModel = CostModel { step_ns: 1000.0, token_ns: 10.0, context_token_ns: 0.5, host_ns: 100.0 };
+    const MODEL: CostModel = CostModel { step_ns: 1000.0, token_ns: 10.0, context_token_ns: 1.0, host_ns: 100.0 };
 
     #[test]
     fn costs_add_up() {
-        let cases: &[(&[(u32, u32)], u64)] =
-            &[(&[(0, 1)], 1000 + 10 + 1), (&[(0, 100)], 1000 + 1000 + 50), (&[(99, 1), (199, 1)], 1000 + 20 + 150)];
+        let cases: &[(&[(u32, u32)], u32)] =
+            &[(&[(0, 1)], 1000 + 10 + 1), (&[(0, 100)], 1000 + 1000 + 100), (&[(99, 1), (199, 1)], 1000 + 20 + 300)];
         for (rows, expected) in cases {
-            assert_eq!(MODEL.device_ns(&plan(0, rows)), *expected, "{rows:?}");
+            assert_eq!(MODEL.device_ns(&plan(0, rows)), f64::from(*expected), "{rows:?}");
         }
     }
 
     #[test]
     fn overlap_hides_the_host() {
-        let device = MODEL.device_ns(&plan(0, &[(0, 1)]));
+        let device = MODEL.device_ns(&plan(0, &[(0, 1)])) as u64;
         let mut lockstep = CostExecutor::new(NullConfig::default(), MODEL);
         for step in 0..10 {
             let ticket = lockstep.submit(&plan(step, &[(0, 1)])).unwrap();
