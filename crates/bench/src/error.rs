@@ -21,6 +21,8 @@ pub enum BenchError {
     Config(String),
     #[error("too many requests fail at concurrency 1 already: {0}")]
     NothingWorks(String),
+    #[error("cannot read the report {}: {why}", path.display())]
+    Report { path: PathBuf, why: String },
     #[error("cannot write {}: {source}", path.display())]
     Write {
         path: PathBuf,

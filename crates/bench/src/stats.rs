@@ -17,6 +17,17 @@ pub(crate) fn nearest_rank(ascending: &[f64], infinite: usize, percent: f64) -> 
     ascending.get(rank - 1).copied()
 }
 
+/// The ranks, from 1, of the ascending values that enclose a percentile with 95% confidence, by the normal approximation
+/// of the binomial distribution of how many of `count` values lie below it (Conover, "Practical Nonparametric
+/// Statistics", 3.2). None if one of them would lie beyond the values.
+pub(crate) fn rank_interval(count: usize, percent: f64) -> Option<[usize; 2]> {
+    let share = percent / 100.0;
+    let below = count as f64 * share;
+    let deviation = 1.96 * (below * (1.0 - share)).sqrt();
+    let (low, high) = ((below - deviation).ceil(), (below + deviation).ceil());
+    (low >= 1.0 && high <= count as f64 && deviation > 0.0).then_some([low as usize, high as usize])
+}
+
 pub(crate) fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
@@ -91,6 +102,25 @@ mod tests {
             assert_eq!(nearest_rank(&values, 0, percent), Some(expected), "p{percent}");
         }
         assert_eq!(nearest_rank(&[], 0, 50.0), None);
+    }
+
+    #[test]
+    fn the_interval_of_a_percentile_holds_it_about_as_often_as_it_says() {
+        let mut rng = StdRng::seed_from_u64(4);
+        for percent in [50.0, 95.0] {
+            let covered = (0..1000)
+                .filter(|_| {
+                    let mut values: Vec<f64> = (0..300).map(|_| rng.random::<f64>().powi(3)).collect();
+                    values.sort_unstable_by(f64::total_cmp);
+                    let [low, high] = rank_interval(300, percent).expect("300 values").map(|rank| values[rank - 1]);
+                    (low..=high).contains(&(percent / 100.0_f64).powi(3))
+                })
+                .count();
+            assert!((920..=975).contains(&covered), "p{percent}: {covered} of 1000 at 95%");
+        }
+        assert_eq!(rank_interval(100, 99.0), None);
+        assert_eq!((rank_interval(0, 50.0), rank_interval(3, 50.0)), (None, None));
+        assert_eq!(rank_interval(100, 50.0), Some([41, 60]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::report::{BenchReport, RungReport, SaturationReport, WorkloadFacts};
 use crate::search::{Answer, Constraint, Fall, SearchConfig, Verdict};
 use crate::summary::{Distribution, RungSummary};
 
-const HEADERS: [&str; 12] =
+pub(crate) const HEADERS: [&str; 12] =
     ["N", "req/s", "in tok/s", "out tok/s", "±", "tok/s/user", "TTFT mean", "p50", "p95", "TPOT", "ITL", "success"];
 
 impl fmt::Display for ClientCeiling {
@@ -33,7 +33,7 @@ impl fmt::Display for BenchReport {
         )?;
         writeln!(out)?;
         table(out, std::slice::from_ref(&self.rung))?;
-        notes(out, &self.workload, std::slice::from_ref(&self.rung))
+        lines(out, &notes(&self.workload, std::slice::from_ref(&self.rung)))
     }
 }
 
@@ -49,12 +49,17 @@ impl fmt::Display for SaturationReport {
         }
         writeln!(out)?;
         table(out, &self.rungs)?;
-        notes(out, &self.workload, &self.rungs)?;
+        lines(out, &notes(&self.workload, &self.rungs))?;
         writeln!(out, "{}", self.client_ceiling)
     }
 }
 
-fn headline(answer: &Answer) -> String {
+fn lines(out: &mut fmt::Formatter<'_>, lines: &[String]) -> fmt::Result {
+    writeln!(out)?;
+    lines.iter().try_for_each(|line| writeln!(out, "{line}"))
+}
+
+pub(crate) fn headline(answer: &Answer) -> String {
     let n = answer.saturation;
     match answer.verdict {
         Verdict::Plateaued | Verdict::Retrograde => format!("saturates at N = {n} concurrent"),
@@ -74,7 +79,7 @@ fn breaks(answer: &Answer) -> String {
     found.unwrap_or_default()
 }
 
-fn explanation(answer: &Answer) -> String {
+pub(crate) fn explanation(answer: &Answer) -> String {
     let peak = format!("The highest throughput was {:.1} output tok/s at N = {}", answer.peak_throughput, answer.peak);
     let why = match answer.verdict {
         Verdict::Plateaued => "; more concurrency brings no more",
@@ -97,7 +102,7 @@ fn explanation(answer: &Answer) -> String {
 }
 
 /// How far service holds, and what breaks it.
-fn service(answer: &Answer, config: &SearchConfig) -> String {
+pub(crate) fn service(answer: &Answer, config: &SearchConfig) -> String {
     let Some(found) = answer.breakpoint else {
         return format!("Nothing broke service up to N = {}.", answer.holds_at);
     };
@@ -126,7 +131,7 @@ fn service(answer: &Answer, config: &SearchConfig) -> String {
     format!("Service holds at N = {} and breaks at N = {}{fall}: {why}. {sure}", found.last_pass, found.first_fail)
 }
 
-fn point(summary: &RungSummary) -> String {
+pub(crate) fn point(summary: &RungSummary) -> String {
     let half_width = match summary.output_half_width {
         Some(width) => format!(" (±{})", percent(width / summary.rates.output_tokens_per_s)),
         None => String::new(),
@@ -159,7 +164,7 @@ fn table(out: &mut fmt::Formatter<'_>, rungs: &[RungReport]) -> fmt::Result {
     rows.iter().try_for_each(|row| line(&row.each_ref().map(String::as_str)))
 }
 
-fn row(summary: &RungSummary) -> [String; HEADERS.len()] {
+pub(crate) fn row(summary: &RungSummary) -> [String; HEADERS.len()] {
     let mean = |distribution: &Option<Distribution>, decimals| number(distribution.as_ref().map(|d| d.mean), decimals);
     let ttft = summary.ttft_ms.as_ref();
     let width = summary.output_half_width.map(|width| width / summary.rates.output_tokens_per_s);
@@ -181,61 +186,62 @@ fn row(summary: &RungSummary) -> [String; HEADERS.len()] {
 }
 
 /// What a reader must know to read the table right; nothing where all is as usual.
-fn notes(out: &mut fmt::Formatter<'_>, workload: &WorkloadFacts, rungs: &[RungReport]) -> fmt::Result {
-    writeln!(out)?;
-    writeln!(out, "Times in ms; tok/s/user is 1/TPOT a request; ± is the 95% half-width of output tok/s.")?;
+pub(crate) fn notes(workload: &WorkloadFacts, rungs: &[RungReport]) -> Vec<String> {
+    let mut notes =
+        vec!["Times in ms; tok/s/user is 1/TPOT a request; ± is the 95% half-width of output tok/s.".to_owned()];
     let WorkloadFacts { used, source, mean_prompt_tokens, .. } = workload;
-    write!(out, "{used} prompts ({source}), {mean_prompt_tokens:.1} tokens each on average")?;
-    match workload.lengths {
-        LengthSource::ServerTokenizer => writeln!(out, ".")?,
-        LengthSource::Estimate => writeln!(out, ", by estimate: the server has no /tokenize.")?,
-    }
+    let estimate = match workload.lengths {
+        LengthSource::ServerTokenizer => "",
+        LengthSource::Estimate => ", by estimate: the server has no /tokenize",
+    };
+    notes.push(format!("{used} prompts ({source}), {mean_prompt_tokens:.1} tokens each on average{estimate}."));
     let summaries = || rungs.iter().map(|rung| &rung.summary);
     if summaries().any(|summary| !summary.window.steady) {
-        writeln!(
-            out,
-            "* Too few requests for a steady part: the figures are of the whole run, its ramp and end included."
-        )?;
+        let note = "* Too few requests for a steady part: the figures are of the whole run, its ramp and end included.";
+        notes.push(note.to_owned());
     }
     if summaries().any(|summary| summary.tokens.source == TokenSource::Chunks) {
-        writeln!(out, "The server sent no usage: output tokens are chunks, input tokens are the prompts' own.")?;
+        let note = "The server sent no usage: output tokens are chunks, input tokens are the prompts' own.";
+        notes.push(note.to_owned());
     }
     let resent: u64 = summaries().map(|summary| summary.resent).sum();
     if resent > 0 {
-        writeln!(
-            out,
+        notes.push(format!(
             "The server closed kept-alive connections without saying so: {resent} requests were sent again."
-        )?;
+        ));
     }
     let with_itl: u64 = summaries().map(|summary| summary.itl_requests).sum();
     let with_tpot: u64 = summaries().filter_map(|summary| summary.e2e_ms.as_ref()).map(|d| d.count).sum();
     if with_itl < with_tpot {
-        writeln!(out, "ITL is of the {with_itl} requests of {with_tpot} whose every chunk was one token.")?;
+        notes.push(format!("ITL is of the {with_itl} requests of {with_tpot} whose every chunk was one token."));
     }
     let (cached, input) = summaries().fold((0, 0), |sum, s| (sum.0 + s.tokens.cached_input, sum.1 + s.tokens.input));
     if cached > 0 {
-        writeln!(out, "{} of the input tokens came from the prefix cache.", percent(cached as f64 / input as f64))?;
+        notes
+            .push(format!("{} of the input tokens came from the prefix cache.", percent(cached as f64 / input as f64)));
     }
-    rungs.iter().try_for_each(|rung| failures(out, rung))
+    notes.extend(rungs.iter().filter_map(failures));
+    notes
 }
 
-fn failures(out: &mut fmt::Formatter<'_>, rung: &RungReport) -> fmt::Result {
+fn failures(rung: &RungReport) -> Option<String> {
     let outcomes = &rung.summary.outcomes;
     if outcomes.failed() == 0 {
-        return Ok(());
+        return None;
     }
     let causes = outcomes.failures().into_iter().filter(|(_, count)| *count > 0);
     let causes: Vec<String> = causes.map(|(cause, count)| format!("{count} {cause}")).collect();
     let (n, total) = (rung.summary.concurrency, outcomes.total());
-    writeln!(out, "N = {n}: of {total} requests failed {}; {}", causes.join(", "), rung.failure_samples.join("; "))
+    let samples = rung.failure_samples.join("; ");
+    Some(format!("N = {n}: of {total} requests failed {}; {samples}", causes.join(", ")))
 }
 
-fn number(value: Option<f64>, decimals: usize) -> String {
+pub(crate) fn number(value: Option<f64>, decimals: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
 /// A share as a percentage, with a decimal only where it says something.
-fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     let value = share * 100.0;
     // 99.96 must not be shown as 100.0.
     let shown = if value < 100.0 { value.min(99.9) } else { value };
