@@ -2,10 +2,11 @@
 
 use candle_core::{DType, Device};
 
+use super::packing::Packing;
 use super::panel::BLOCK;
 use super::quantize::{ActBlock, quantize};
 use super::*;
-use crate::quant::{GgmlType, dequantize_row};
+use crate::quant::{Codes, GgmlType, Grouped, dequantize_row};
 
 /// A small generator of test data (xorshift64*).
 struct Random(u64);
@@ -32,6 +33,15 @@ impl Random {
     }
 }
 
+/// Every format; of those under scales of groups, groups that divide the rows and that do not, and whole rows.
+fn formats() -> Vec<RowFormat> {
+    let grouped = [Codes::Int4, Codes::Int8]
+        .into_iter()
+        .flat_map(|codes| [32, 96, 128, 1 << 20].map(|group| Grouped { codes, group }))
+        .chain([1, 40, 128, 300, 1 << 20].map(|group| Grouped { codes: Codes::E4M3, group }));
+    GgmlType::ALL.into_iter().map(RowFormat::from).chain(grouped.map(RowFormat::from)).collect()
+}
+
 /// Where a block has its halves, which random bytes could make infinite.
 fn halves_of(ty: GgmlType) -> &'static [usize] {
     match ty {
@@ -44,7 +54,34 @@ fn halves_of(ty: GgmlType) -> &'static [usize] {
     }
 }
 
-fn random_rows(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+fn random_rows(format: RowFormat, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+    match format {
+        RowFormat::Ggml(ty) => random_ggml(ty, rows, cols, random),
+        RowFormat::Grouped(format) => (0..rows).flat_map(|_| random_grouped(format, cols, random)).collect(),
+    }
+}
+
+/// A row of any codes but those that are no numbers, and zeros beyond the codes too.
+fn random_grouped(format: Grouped, cols: usize, random: &mut Random) -> Vec<u8> {
+    let mut row = Vec::new();
+    for start in (0..cols).step_by(format.group) {
+        let count = format.group.min(cols - start);
+        let (bytes, scale, zero) = match format.codes {
+            Codes::Int4 => (count / 2, 0.02, random.below(20) as i16 - 2),
+            Codes::Int8 => (count, 0.001, random.below(300) as i16 - 20),
+            Codes::E4M3 => (count, 0.001, 0),
+        };
+        let code = |random: &mut Random| match random.bits() as u8 {
+            code if format.codes == Codes::E4M3 && code & 0x7f == 0x7f => 0x7e,
+            code => code,
+        };
+        let codes: Vec<u8> = (0..bytes).map(|_| code(random)).collect();
+        format.push_group(&mut row, scale * random.unit(), zero, codes);
+    }
+    row
+}
+
+fn random_ggml(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let bytes = rows * ty.row_bytes(cols).unwrap();
     match ty {
         GgmlType::F32 => random.floats(rows * cols).into_iter().flat_map(f32::to_le_bytes).collect(),
@@ -70,7 +107,7 @@ fn random_rows(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> V
 }
 
 struct Matrix {
-    ty: GgmlType,
+    format: RowFormat,
     rows: usize,
     cols: usize,
     bytes: Vec<u8>,
@@ -78,17 +115,18 @@ struct Matrix {
 }
 
 impl Matrix {
-    fn random(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Matrix {
-        let bytes = random_rows(ty, rows, cols, random);
+    fn random(format: impl Into<RowFormat>, rows: usize, cols: usize, random: &mut Random) -> Matrix {
+        let format = format.into();
+        let bytes = random_rows(format, rows, cols, random);
         let mut values = vec![0f32; rows * cols];
-        for (bytes, out) in bytes.chunks_exact(ty.row_bytes(cols).unwrap()).zip(values.chunks_exact_mut(cols)) {
-            dequantize_row(ty, bytes, out).unwrap();
+        for (bytes, out) in bytes.chunks_exact(format.row_bytes(cols).unwrap()).zip(values.chunks_exact_mut(cols)) {
+            dequantize_row(format, bytes, out).unwrap();
         }
-        Matrix { ty, rows, cols, bytes, values }
+        Matrix { format, rows, cols, bytes, values }
     }
 
     fn source(&self) -> RowSource<'_> {
-        RowSource::new(self.ty, self.rows, self.cols, &self.bytes)
+        RowSource::new(self.format, self.rows, self.cols, &self.bytes)
     }
 
     fn pack(&self, activations: Activations) -> Linear {
@@ -96,16 +134,17 @@ impl Matrix {
     }
 }
 
-fn is_quantized(ty: GgmlType) -> bool {
-    ty.block_format().is_some()
+/// Whether products may be in integers.
+fn is_quantized(format: RowFormat) -> bool {
+    Packing::of(format).block_format().is_some()
 }
 
-/// Columns for a test: of a few blocks, or ragged where the type allows it.
-fn some_cols(ty: GgmlType, random: &mut Random) -> usize {
-    match ty.block_len() {
-        1 => 1 + random.below(600),
-        32 => 32 * (1 + random.below(20)),
-        _ => 256 * (1 + random.below(3)),
+/// Columns for a test: of a few blocks, or ragged where the format allows it.
+fn some_cols(format: RowFormat, random: &mut Random) -> usize {
+    match format {
+        RowFormat::Ggml(ty) if ty.block_len() == 256 => 256 * (1 + random.below(3)),
+        format if is_quantized(format) => 32 * (1 + random.below(20)),
+        _ => 1 + random.below(600),
     }
 }
 
@@ -132,7 +171,7 @@ fn check_product(y: &[f32], matrix: &Matrix, x: &[f32], tolerance: impl Fn(&[f32
             let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
             let error = (exact - f64::from(*y)).abs();
             let allowed = tolerance(w, x);
-            assert!(error <= allowed, "{:?}: {y} for {exact}, off by {error} > {allowed}", matrix.ty);
+            assert!(error <= allowed, "{:?}: {y} for {exact}, off by {error} > {allowed}", matrix.format);
         }
     }
 }
@@ -146,10 +185,10 @@ fn f32_rounding(w: &[f32], x: &[f32]) -> f64 {
 #[test]
 fn f32_products_are_exact_to_rounding_in_every_format() {
     let mut random = Random(1);
-    for ty in GgmlType::ALL {
+    for format in formats() {
         for m in [1, 2, 5, 9] {
-            let (rows, cols) = (1 + random.below(50), some_cols(ty, &mut random));
-            let matrix = Matrix::random(ty, rows, cols, &mut random);
+            let (rows, cols) = (1 + random.below(50), some_cols(format, &mut random));
+            let matrix = Matrix::random(format, rows, cols, &mut random);
             let x = random.floats(m * cols);
             for isa in Isa::available() {
                 check_product(&run(&matrix.pack(Activations::F32), isa, &x), &matrix, &x, f32_rounding);
@@ -161,15 +200,15 @@ fn f32_products_are_exact_to_rounding_in_every_format() {
 #[test]
 fn int8_products_are_within_half_a_quantization_step() {
     let mut random = Random(2);
-    for ty in GgmlType::ALL {
+    for format in formats() {
         for m in [1, 3, 8, 13, 40] {
-            let (rows, cols) = (1 + random.below(50), some_cols(ty, &mut random));
-            let matrix = Matrix::random(ty, rows, cols, &mut random);
+            let (rows, cols) = (1 + random.below(50), some_cols(format, &mut random));
+            let matrix = Matrix::random(format, rows, cols, &mut random);
             let x = random.floats(m * cols);
             for isa in Isa::available() {
                 let y = run(&matrix.pack(Activations::Int8), isa, &x);
                 check_product(&y, &matrix, &x, |w, x| {
-                    if !is_quantized(ty) {
+                    if !is_quantized(format) {
                         return f32_rounding(w, x);
                     }
                     w.chunks_exact(BLOCK).zip(x.chunks_exact(BLOCK)).map(|(w, x)| block_error(w, x)).sum()
@@ -191,9 +230,9 @@ fn block_error(w: &[f32], x: &[f32]) -> f64 {
 #[test]
 fn int8_products_of_quantized_activations_are_exact_to_rounding() {
     let mut random = Random(3);
-    for ty in GgmlType::ALL.into_iter().filter(|ty| is_quantized(*ty)) {
-        let (m, rows, cols) = (11, 37, 2 * some_cols(ty, &mut random));
-        let matrix = Matrix::random(ty, rows, cols, &mut random);
+    for format in formats().into_iter().filter(|format| is_quantized(*format)) {
+        let (m, rows, cols) = (11, 37, 2 * some_cols(format, &mut random));
+        let matrix = Matrix::random(format, rows, cols, &mut random);
         let x = random.floats(m * cols);
         let rounded: Vec<f32> = x.as_chunks::<BLOCK>().0.iter().flat_map(dequantized).collect();
         for isa in Isa::available() {
@@ -222,15 +261,15 @@ fn every_instruction_set_gives_the_same_bits() {
     let mut isas = Isa::available();
     let portable = isas.next().unwrap();
     let others: Vec<Isa> = isas.collect();
-    for ty in GgmlType::ALL {
+    for format in formats() {
         for activations in [Activations::Int8, Activations::F32] {
             for m in (1..=9).chain([16, 40]) {
-                let (rows, cols) = (1 + random.below(40), some_cols(ty, &mut random));
-                let linear = Matrix::random(ty, rows, cols, &mut random).pack(activations);
+                let (rows, cols) = (1 + random.below(40), some_cols(format, &mut random));
+                let linear = Matrix::random(format, rows, cols, &mut random).pack(activations);
                 let x = random.floats(m * cols);
                 let want = bits(&run(&linear, portable, &x));
                 for &isa in &others {
-                    assert!(bits(&run(&linear, isa, &x)) == want, "{ty:?} {activations:?} m = {m} on {isa:?}");
+                    assert!(bits(&run(&linear, isa, &x)) == want, "{format:?} {activations:?} m = {m} on {isa:?}");
                 }
             }
         }
@@ -240,16 +279,16 @@ fn every_instruction_set_gives_the_same_bits() {
 #[test]
 fn a_row_is_the_same_to_the_bit_alone_and_in_any_batch() {
     let mut random = Random(5);
-    for ty in GgmlType::ALL {
+    for format in formats() {
         for activations in [Activations::Int8, Activations::F32] {
-            let (rows, cols) = (1 + random.below(60), some_cols(ty, &mut random));
-            let linear = Matrix::random(ty, rows, cols, &mut random).pack(activations);
+            let (rows, cols) = (1 + random.below(60), some_cols(format, &mut random));
+            let linear = Matrix::random(format, rows, cols, &mut random).pack(activations);
             let x = random.floats(40 * cols);
             for isa in Isa::available() {
                 let alone: Vec<u32> = x.chunks_exact(cols).flat_map(|x| bits(&run(&linear, isa, x))).collect();
                 for m in 2..=40 {
                     let y = bits(&run(&linear, isa, &x[..m * cols]));
-                    assert!(y[..] == alone[..m * rows], "{ty:?} {activations:?} m = {m} on {isa:?}");
+                    assert!(y[..] == alone[..m * rows], "{format:?} {activations:?} m = {m} on {isa:?}");
                 }
             }
         }
@@ -261,8 +300,11 @@ fn merged_sources_with_bias_equal_separate_layers() {
     let mut random = Random(6);
     let cols = 256;
     let types = [GgmlType::Q4K, GgmlType::F16, GgmlType::Q6K, GgmlType::Q8_0, GgmlType::F32];
-    let matrices: Vec<Matrix> =
-        types.iter().zip([33, 16, 1, 7, 20]).map(|(ty, rows)| Matrix::random(*ty, rows, cols, &mut random)).collect();
+    let matrices: Vec<Matrix> = types
+        .iter()
+        .zip([33, 16, 1, 7, 20])
+        .map(|(format, rows)| Matrix::random(*format, rows, cols, &mut random))
+        .collect();
     let bias = random.floats(77);
     let x = Tensor::from_vec(random.floats(6 * cols), (6, cols), &Device::Cpu).unwrap();
     for activations in [Activations::Int8, Activations::F32] {
@@ -275,7 +317,7 @@ fn merged_sources_with_bias_equal_separate_layers() {
             let part = matrix.pack(activations).forward(&x).unwrap().to_vec2::<f32>().unwrap();
             for (y, part) in y.iter().zip(&part) {
                 let want: Vec<f32> = part.iter().zip(&bias[first..]).map(|(y, b)| y + b).collect();
-                assert_eq!(bits(&y[first..first + matrix.rows]), bits(&want), "{:?}", matrix.ty);
+                assert_eq!(bits(&y[first..first + matrix.rows]), bits(&want), "{:?}", matrix.format);
             }
             first += matrix.rows;
         }
@@ -289,15 +331,15 @@ fn merged_sources_with_bias_equal_separate_layers() {
 #[test]
 fn gathered_rows_are_the_dequantized_ones_to_the_bit() {
     let mut random = Random(7);
-    for ty in GgmlType::ALL {
-        let (rows, cols) = (1 + random.below(50), some_cols(ty, &mut random));
-        let matrix = Matrix::random(ty, rows, cols, &mut random);
+    for format in formats() {
+        let (rows, cols) = (1 + random.below(50), some_cols(format, &mut random));
+        let matrix = Matrix::random(format, rows, cols, &mut random);
         let linear = matrix.pack(Activations::Int8);
         let ids: Vec<u32> = (0..rows as u32).rev().collect();
         let got = linear.embed(ids[..].into(), 1.0).unwrap();
         assert_eq!(got.dims(), [rows, cols]);
         for (got, want) in got.to_vec2::<f32>().unwrap().iter().zip(matrix.values.chunks_exact(cols).rev()) {
-            assert_eq!(bits(got), bits(want), "{ty:?}");
+            assert_eq!(bits(got), bits(want), "{format:?}");
         }
         let error = linear.embed((&[0, rows as u32][..]).into(), 1.0).unwrap_err().to_string();
         assert!(error.contains(&format!("row {rows} of a matrix of {rows}")), "{error}");
@@ -309,10 +351,10 @@ fn gathered_rows_are_the_dequantized_ones_to_the_bit() {
 #[test]
 fn what_is_not_a_number_stays_so_and_stays_in_its_row() {
     let mut random = Random(8);
-    for ty in GgmlType::ALL {
+    for format in formats() {
         for activations in [Activations::Int8, Activations::F32] {
             let (rows, cols, m) = (20, 256, 11);
-            let linear = Matrix::random(ty, rows, cols, &mut random).pack(activations);
+            let linear = Matrix::random(format, rows, cols, &mut random).pack(activations);
             let clean = random.floats(m * cols);
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let row = random.below(m);
@@ -322,9 +364,9 @@ fn what_is_not_a_number_stays_so_and_stays_in_its_row() {
                     let (want, got) = (run(&linear, isa, &clean), run(&linear, isa, &x));
                     for (at, (want, got)) in want.chunks_exact(rows).zip(got.chunks_exact(rows)).enumerate() {
                         if at == row {
-                            assert!(got.iter().all(|v| !v.is_finite()), "{ty:?} {activations:?} {bad} on {isa:?}");
+                            assert!(got.iter().all(|v| !v.is_finite()), "{format:?} {activations:?} {bad} on {isa:?}");
                         } else {
-                            assert_eq!(bits(got), bits(want), "{ty:?} {activations:?} {bad} on {isa:?}");
+                            assert_eq!(bits(got), bits(want), "{format:?} {activations:?} {bad} on {isa:?}");
                         }
                     }
                 }
@@ -358,11 +400,11 @@ fn activations_keep_zero_tiny_and_huge_blocks() {
 #[test]
 fn no_rows_in_no_rows_out() {
     let mut random = Random(10);
-    for ty in [GgmlType::Q4_1, GgmlType::F32] {
-        let linear = Matrix::random(ty, 5, 64, &mut random).pack(Activations::Int8);
+    for format in [GgmlType::Q4_1, GgmlType::F32] {
+        let linear = Matrix::random(format, 5, 64, &mut random).pack(Activations::Int8);
         let x = Tensor::zeros((0, 64), DType::F32, &Device::Cpu).unwrap();
         assert_eq!(linear.forward(&x).unwrap().dims(), [0, 5]);
-        let empty = Matrix::random(ty, 0, 64, &mut random).pack(Activations::Int8);
+        let empty = Matrix::random(format, 0, 64, &mut random).pack(Activations::Int8);
         let x = Tensor::zeros((3, 64), DType::F32, &Device::Cpu).unwrap();
         assert_eq!(empty.forward(&x).unwrap().dims(), [3, 0]);
     }
@@ -419,9 +461,81 @@ fn sources_that_do_not_fit_are_errors() {
     let error = pack(&[source(GgmlType::Q4_0, 4, 64, &bytes[1..])], None).unwrap_err();
     assert!(error.contains("143 bytes are not 4 rows of 64 Q4_0"), "{error}");
     assert!(pack(&[], None).is_err());
+    let order = |order: &[u32]| pack(&[source(GgmlType::Q4_0, 4, 64, &bytes).in_order(Some(order))], None);
+    let backwards: Vec<u32> = (0..64).rev().collect();
+    assert!(order(&backwards).is_ok());
+    for bad in [&backwards[1..], &[&backwards[..63], &[64]].concat(), &[&backwards[..63], &[63]].concat()] {
+        assert!(order(bad).unwrap_err().contains("does not name each of 64 once"));
+    }
     let mixed = [source(GgmlType::Q4_0, 4, 64, &bytes), source(GgmlType::Q4_0, 8, 32, &bytes)];
     assert!(pack(&mixed, None).unwrap_err().contains("32 and of 64 columns"));
     assert!(pack(&mixed[..1], Some(vec![0.0; 3])).unwrap_err().contains("a bias of 3"));
+}
+
+#[test]
+fn groups_of_what_is_not_a_number_are_errors() {
+    let grouped = |codes, scale: f32, code: u8| {
+        let format = Grouped { codes, group: 32 };
+        let mut row = Vec::new();
+        format.push_group(&mut row, 1.0, 8, vec![0; if codes == Codes::Int4 { 16 } else { 32 }]);
+        format.push_group(&mut row, scale, 8, vec![code; if codes == Codes::Int4 { 16 } else { 32 }]);
+        Linear::pack(&[RowSource::new(format, 1, 64, &row)], None, Activations::Int8).map_err(|e| e.to_string())
+    };
+    for codes in [Codes::Int4, Codes::Int8, Codes::E4M3] {
+        assert!(grouped(codes, -0.5, 0x80).is_ok());
+        for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            assert!(grouped(codes, scale, 0).unwrap_err().contains("a scale of"), "{codes:?} {scale}");
+        }
+    }
+    assert!(grouped(Codes::Int8, 1.0, 0x7f).is_ok());
+    assert!(grouped(Codes::E4M3, 1.0, 0x7e).is_ok());
+    for code in [0x7f, 0xff] {
+        assert!(grouped(Codes::E4M3, 1.0, code).unwrap_err().contains("not a number"));
+    }
+    for (codes, group, cols) in
+        [(Codes::Int4, 0, 64), (Codes::Int4, 16, 64), (Codes::Int8, 32, 48), (Codes::E4M3, 0, 8)]
+    {
+        let error =
+            Linear::pack(&[RowSource::new(Grouped { codes, group }, 1, cols, &[0; 76])], None, Activations::Int8);
+        assert!(error.is_err(), "{codes:?} {group} {cols}");
+    }
+}
+
+/// Sources whose columns are stored in orders of their own, beside one that is not: the same as put in order before.
+#[test]
+fn columns_may_be_stored_in_any_order() {
+    let mut random = Random(14);
+    let (cols, m) = (96, 11);
+    let shuffled = |random: &mut Random| {
+        let mut order: Vec<u32> = (0..cols as u32).collect();
+        (1..cols).rev().for_each(|at| order.swap(at, random.below(at + 1)));
+        order
+    };
+    let (one, other) = (shuffled(&mut random), shuffled(&mut random));
+    let orders = [Some(&one[..]), None, Some(&other[..]), Some(&one[..])];
+    let matrices: Vec<Matrix> = [Codes::Int4, Codes::Int8, Codes::E4M3, Codes::Int4]
+        .map(|codes| Matrix::random(Grouped { codes, group: 32 }, 37, cols, &mut random))
+        .into();
+    let sources: Vec<_> = matrices.iter().zip(orders).map(|(matrix, order)| matrix.source().in_order(order)).collect();
+    let x = random.floats(m * cols);
+    for activations in [Activations::Int8, Activations::F32] {
+        let merged = Linear::pack(&sources, None, activations).unwrap();
+        let y = run(&merged, Isa::best(), &x);
+        for (part, (matrix, order)) in matrices.iter().zip(orders).enumerate() {
+            let gathered: Vec<f32> = match order {
+                Some(order) => x.chunks(cols).flat_map(|x| order.iter().map(|&col| x[col as usize])).collect(),
+                None => x.clone(),
+            };
+            let want = run(&matrix.pack(activations), Isa::best(), &gathered);
+            for (y, want) in y.chunks(4 * 37).zip(want.chunks(37)) {
+                assert_eq!(bits(&y[part * 37..][..37]), bits(want), "{part} {activations:?}");
+            }
+        }
+        let row = merged.embed((&[40, 2][..]).into(), 1.0).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(bits(&row[0]), bits(&matrices[1].values[3 * cols..][..cols]));
+        let stored = &matrices[0].values[2 * cols..][..cols];
+        one.iter().zip(stored).for_each(|(&col, value)| assert_eq!(row[1][col as usize], *value));
+    }
 }
 
 /// Packing must not cost much more memory than the file has: what is stored is what is streamed.
@@ -444,8 +558,14 @@ fn packed_sizes_are_as_documented() {
         (GgmlType::Q6K, 274.0 / 256.0),
         (GgmlType::MXFP4, 18.0 / 32.0),
     ];
-    for (ty, bytes) in expected {
-        let linear = Matrix::random(ty, 64, 512, &mut random).pack(Activations::Int8);
-        assert_eq!(linear.packed_bytes() as f64, 64.0 * 512.0 * bytes, "{ty:?}");
+    let grouped = |codes, group| RowFormat::from(Grouped { codes, group });
+    let expected = expected.map(|(ty, bytes)| (ty.into(), bytes)).into_iter().chain([
+        (grouped(Codes::Int4, 128), 0.5 + 6.0 / 128.0),
+        (grouped(Codes::Int8, 512), 1.0 + 6.0 / 512.0),
+        (grouped(Codes::E4M3, 128), 1.0 + 4.0 / 128.0),
+    ]);
+    for (format, bytes) in expected {
+        let linear = Matrix::random(format, 64, 512, &mut random).pack(Activations::Int8);
+        assert_eq!(linear.packed_bytes() as f64, 64.0 * 512.0 * bytes, "{format:?}");
     }
 }
