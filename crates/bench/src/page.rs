@@ -10,7 +10,7 @@ mod draw;
 mod markup;
 mod scale;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt::{self, Write};
 

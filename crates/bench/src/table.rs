@@ -6,7 +6,7 @@ use crate::preflight::ClientCeiling;
 use crate::prompts::LengthSource;
 use crate::record::TokenSource;
 use crate::report::{BenchReport, RungReport, SaturationReport, WorkloadFacts};
-use crate::search::{Answer, Constraint, Fall, SearchConfig, Verdict};
+use crate::search::{Answer, Constraint, Fall, OpenLoopFault, Recheck, SearchConfig, Verdict};
 use crate::summary::{Distribution, RungSummary};
 
 pub(crate) const HEADERS: [&str; 12] =
@@ -41,9 +41,15 @@ impl fmt::Display for SaturationReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rung = self.rungs.iter().find(|rung| rung.summary.concurrency == self.answer.saturation);
         let detail = rung.map(|rung| point(&rung.summary)).unwrap_or_default();
-        writeln!(out, "{}: {detail}{}", headline(&self.answer), breaks(&self.answer))?;
+        let doubt = if self.is_invalid() { "; not to be believed, see below" } else { "" };
+        writeln!(out, "{}: {detail}{}{doubt}", headline(&self.answer), breaks(&self.answer))?;
+        let invalidating = self.findings.iter().filter(|finding| finding.invalidates());
+        let others = self.findings.iter().filter(|finding| !finding.invalidates());
+        invalidating.chain(others).try_for_each(|finding| writeln!(out, "! {}", finding.text))?;
         writeln!(out, "{}", explanation(&self.answer))?;
         writeln!(out, "{}", service(&self.answer, &self.config.search))?;
+        let more = open_loop(&self.answer).into_iter().chain(drift(&self.answer));
+        more.into_iter().try_for_each(|sentence| writeln!(out, "{sentence}"))?;
         if !self.answer.complete {
             writeln!(out, "Time ran out before all was found: the figures stand, with a larger budget they narrow.")?;
         }
@@ -129,6 +135,33 @@ pub(crate) fn service(answer: &Answer, config: &SearchConfig) -> String {
         (None, None) => "Neither is shown: there were too few requests.".to_owned(),
     };
     format!("Service holds at N = {} and breaks at N = {}{fall}: {why}. {sure}", found.last_pass, found.first_fail)
+}
+
+/// What became of arrivals that do not wait.
+pub(crate) fn open_loop(answer: &Answer) -> Option<String> {
+    let found = answer.open_loop.as_ref()?;
+    let holds = match found.holds_rate {
+        Some(rate) => format!("Arrivals that do not wait are served up to {rate:.2} req/s"),
+        None => "Arrivals that do not wait are served at no rate that was offered".to_owned(),
+    };
+    let why = found.fault.map_or("", |fault| match fault {
+        OpenLoopFault::Success => "requests fail",
+        OpenLoopFault::Ttft => "first tokens come too late",
+        OpenLoopFault::Tpot => "replies are too slow",
+        OpenLoopFault::Backlog => "ever more requests are in flight",
+    });
+    let fails = found.fails_rate.map(|rate| format!("; at {rate:.2} {why}")).unwrap_or_default();
+    Some(format!("{holds}{fails} (the highest throughput of the ladder comes to {:.2}).", found.max_rate))
+}
+
+/// Whether the server was the same at the end.
+pub(crate) fn drift(answer: &Answer) -> Option<String> {
+    let found = answer.drift.as_ref()?;
+    let again = |recheck: &Recheck| format!("{:+.1}% at N = {}", 100.0 * recheck.change, recheck.concurrency);
+    let changes: Vec<String> = std::iter::once(&found.at_one).chain(&found.at_saturation).map(again).collect();
+    let said =
+        if found.invalidates() { "The server had changed by the end" } else { "The server was the same at the end" };
+    Some(format!("{said}: throughput {}.", changes.join(" and ")))
 }
 
 pub(crate) fn point(summary: &RungSummary) -> String {

@@ -177,7 +177,8 @@ impl<'a> Plot<'a> {
                     write!(out, r#"<path class="rule {class}" d="M{} {}H{right}"/>"#, px(LEFT), px(y))?;
                     writeln!(
                         out,
-                        r#"<text class="mark {class} end" x="{right}" y="{}">{}</text>"#,
+                        r#"<text class="mark {class}" x="{}" y="{}">{}</text>"#,
+                        px(LEFT + 4.0),
                         px(y - 5.0),
                         text(name)
                     )?;

@@ -4,7 +4,7 @@ mod offered;
 mod server;
 mod time;
 
-pub(crate) use self::server::{joules_per_token, mean_in_window};
+pub(crate) use self::server::joules_per_token;
 
 use crate::page::{Axis, Bars, Chart, Color, Line, Part, Point, Rule, Scale, Section, Series, Span};
 use crate::report::{PageOptions, RungReport, SaturationReport};

@@ -1,6 +1,6 @@
 //! A saturation report as a page: the answer, what it rests on, and its charts.
 
-use crate::findings::FindingKind;
+use crate::findings::{Finding, FindingKind};
 use crate::page::{Fact, Page, Section, Table};
 use crate::report::{RungReport, SaturationReport, charts};
 use crate::search::{Answer, Constraint, Fall};
@@ -25,10 +25,15 @@ impl SaturationReport {
         }
         sections.push(Section::Table(self.conditions()));
         let mut findings = vec![table::explanation(&self.answer), table::service(&self.answer, &self.config.search)];
+        findings.extend(table::open_loop(&self.answer).into_iter().chain(table::drift(&self.answer)));
         findings.push(self.client_ceiling.to_string());
         Page {
             title: format!("{}: {}", self.model, table::headline(&self.answer)),
-            answer: capitalized(&table::headline(&self.answer)),
+            answer: format!(
+                "{}{}",
+                capitalized(&table::headline(&self.answer)),
+                if self.is_invalid() { ", if it can be believed" } else { "" }
+            ),
             detail: at_saturation.map(table::point).unwrap_or_default(),
             subject: self.model.clone(),
             facts: facts(&self.answer, at_saturation),
@@ -37,6 +42,11 @@ impl SaturationReport {
             sections,
             notes: table::notes(&self.workload, &self.rungs),
         }
+    }
+
+    /// Whether a finding says that the answer must not be used.
+    pub(crate) fn is_invalid(&self) -> bool {
+        self.findings.iter().any(Finding::invalidates)
     }
 
     /// The rung that stands for the saturation point.
