@@ -118,8 +118,9 @@ fn for_template(tools: &[Tool]) -> Value {
         if let Some(description) = &function.description {
             rendered["description"] = json!(description);
         }
-        let no_parameters = || json!({"type": "object", "properties": {}});
-        rendered["parameters"] = function.parameters.clone().filter(Value::is_object).unwrap_or_else(no_parameters);
+        if let Some(parameters) = function.parameters.as_ref().filter(|parameters| parameters.is_object()) {
+            rendered["parameters"] = parameters.clone();
+        }
         json!({"type": "function", "function": rendered})
     });
     Value::Array(rendered.collect())
@@ -144,8 +145,7 @@ mod tests {
     fn tools_are_rendered_whole_and_without_what_is_not_for_the_model() {
         let tools = checked(F, Some("\"auto\"")).unwrap();
         assert_eq!(&*tools.names, ["f"]);
-        let expected =
-            r#"[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{}}}}]"#;
+        let expected = r#"[{"type":"function","function":{"name":"f"}}]"#;
         assert_eq!(tools.rendered.unwrap().to_string(), expected);
         assert!(checked(F, Some("\"none\"")).unwrap().is_empty());
     }

@@ -8,6 +8,7 @@ mod guard;
 mod input;
 mod meter;
 mod python;
+mod toolless;
 mod trust;
 mod writer;
 
@@ -21,7 +22,7 @@ use serde_json::{Map, json};
 
 use crate::TextError;
 use crate::control_tokens::ControlTokens;
-use input::Contents;
+use input::{Arguments, Contents, Forms};
 use meter::Meter;
 pub(crate) use trust::Piece;
 pub use trust::RenderedChat;
@@ -65,7 +66,12 @@ struct Compiled {
     bos: String,
     eos: String,
     trust: Trust,
-    contents: Contents,
+    /// What it reads contents and arguments as.
+    forms: Forms,
+    /// It shows the tools of a request.
+    shows_tools: bool,
+    /// It shows calls in messages, and their results.
+    shows_calls: bool,
 }
 
 impl ChatTemplate {
@@ -86,7 +92,7 @@ impl ChatTemplate {
         if !compiled.marks_are_complete() {
             compiled = compile(Trust::EscapedRequest)?;
         }
-        compiled.contents = compiled.probe_contents();
+        compiled.forms = Forms { contents: compiled.probe_contents(), arguments: compiled.probe_arguments() };
         Ok(Self(Arc::new(compiled)))
     }
 
@@ -96,8 +102,19 @@ impl ChatTemplate {
     /// [`TextError::InvalidChat`] and [`TextError::TemplateRefused`] where the request is to blame,
     /// [`TextError::TemplateFault`] and [`TextError::TemplateLimit`] where the template may be.
     pub fn render(&self, input: &ChatInput<'_>) -> Result<RenderedChat, TextError> {
-        self.0.render(input, self.0.contents)
+        let shows_all =
+            (self.0.shows_tools || input.tools.is_none()) && (self.0.shows_calls || !has_calls(input.messages));
+        if shows_all {
+            return self.0.render(input, self.0.forms);
+        }
+        let messages = toolless::messages(input.messages, input.tools);
+        self.0.render(&ChatInput { messages: &messages, tools: None, ..*input }, self.0.forms)
     }
+}
+
+fn has_calls(messages: &serde_json::Value) -> bool {
+    let is_of_tools = |message: &serde_json::Value| message["role"] == "tool" || message.get("tool_calls").is_some();
+    messages.as_array().is_some_and(|messages| messages.iter().any(is_of_tools))
 }
 
 fn compile(
@@ -125,7 +142,9 @@ fn compile(
         bos: trust::prepare_variable(bos, control, trust),
         eos: trust::prepare_variable(eos, control, trust),
         trust,
-        contents: Contents::Text,
+        forms: Forms { contents: Contents::Text, arguments: Arguments::Object },
+        shows_tools: tool.is_some() || default.contains("tools"),
+        shows_calls: tool.is_some() || default.contains("tool_calls"),
     })
 }
 
@@ -171,8 +190,8 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 }
 
 impl Compiled {
-    fn render(&self, input: &ChatInput<'_>, contents: Contents) -> Result<RenderedChat, TextError> {
-        let (context, last_content) = input::context(input, contents, self.trust, &self.control)?;
+    fn render(&self, input: &ChatInput<'_>, forms: Forms) -> Result<RenderedChat, TextError> {
+        let (context, last_content) = input::context(input, forms, self.trust, &self.control)?;
         let text = self.run(context, input.tools.is_some())?;
         let chat = RenderedChat::new(text, self.trust);
         match last_content {
@@ -215,7 +234,7 @@ impl Compiled {
             (json!([turn("user")]), Some(&tools)),
         ];
         conversations.iter().all(|(messages, tools)| {
-            let Ok(chat) = self.render_plainly(messages, *tools) else { return true };
+            let Ok(chat) = self.render_plainly(messages, *tools, Arguments::Object) else { return true };
             let marked = chat.pieces(&self.control).iter().filter(|piece| piece.control().is_some()).count();
             marked == self.control.ranges(&chat.text()).len()
         })
@@ -225,17 +244,32 @@ impl Compiled {
     fn probe_contents(&self) -> Contents {
         let text = json!([{"role": "user", "content": "plimsoll"}]);
         let parts = json!([{"role": "user", "content": [{"type": "text", "text": "plimsoll"}]}]);
-        let (text, parts) = (self.render_plainly(&text, None), self.render_plainly(&parts, None));
+        let (text, parts) =
+            (self.render_plainly(&text, None, Arguments::Object), self.render_plainly(&parts, None, Arguments::Object));
         match (text, parts) {
             (Ok(text), Ok(parts)) if text.text() == parts.text() => Contents::Parts,
             _ => Contents::Text,
         }
     }
 
+    /// Whether the template writes a call's arguments, or puts them down as the text they are.
+    fn probe_arguments(&self) -> Arguments {
+        let function = json!({"name": "plimsoll", "arguments": r#"{"plimsoll": "x"}"#});
+        let call = json!({"id": "plimsoll1", "type": "function", "function": function});
+        let messages = json!([{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]);
+        let shows_json = |arguments| {
+            let chat = self.render_plainly(&messages, None, arguments);
+            chat.is_ok_and(|chat| chat.text().replace(' ', "").contains(r#"{"plimsoll":"x"}"#))
+        };
+        let wants_text = !shows_json(Arguments::Object) && shows_json(Arguments::Text);
+        if wants_text { Arguments::Text } else { Arguments::Object }
+    }
+
     fn render_plainly(
         &self,
         messages: &serde_json::Value,
         tools: Option<&serde_json::Value>,
+        arguments: Arguments,
     ) -> Result<RenderedChat, TextError> {
         let input = ChatInput {
             messages,
@@ -245,7 +279,7 @@ impl Compiled {
             extra: &Map::new(),
             unix_seconds: 0,
         };
-        self.render(&input, Contents::Parts)
+        self.render(&input, Forms { contents: Contents::Parts, arguments })
     }
 }
 

@@ -6,11 +6,30 @@
 
 mod typescript;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::chat_template::{ChatWriter, RenderedChat, date};
 use crate::control_tokens::ControlTokens;
 use crate::{ChatInput, TextError};
+
+/// `messages` and variables as gpt-oss's own template takes them: it knows three efforts, and refuses a message with a
+/// call, thoughts and a content at once, which its own model writes. The content is thought then, as the template has
+/// it where there are no other thoughts.
+pub(crate) fn for_template(messages: &Value, extra: &Map<String, Value>) -> (Value, Map<String, Value>) {
+    let mut messages = messages.clone();
+    for message in messages.as_array_mut().into_iter().flatten() {
+        let (said, thought) = (content(message), thoughts(message).unwrap_or("").to_owned());
+        if !calls(message).is_empty() && !said.is_empty() && !thought.is_empty() {
+            message["thinking"] = format!("{thought}\n\n{said}").into();
+            message["content"] = Value::Null;
+        }
+    }
+    let mut extra = extra.clone();
+    if let Some(asked) = extra.get_mut("reasoning_effort") {
+        *asked = effort(asked.as_str()).into();
+    }
+    (messages, extra)
+}
 
 /// Writes `input` for a vocabulary with harmony's control tokens.
 pub(crate) fn render(input: &ChatInput<'_>, control: &ControlTokens) -> Result<RenderedChat, TextError> {

@@ -219,8 +219,12 @@ impl Tokenizer {
     /// As [`ChatTemplate::render`]; [`TextError::NoChatTemplate`].
     pub fn render_chat(&self, input: &ChatInput<'_>) -> Result<RenderedChat, TextError> {
         match self.chat_template() {
-            Err(_) if self.0.dialect.is_harmony() => harmony_prompt::render(input, &self.0.control),
-            template => template?.render(input),
+            template if !self.0.dialect.is_harmony() => template?.render(input),
+            Err(_) => harmony_prompt::render(input, &self.0.control),
+            Ok(template) => {
+                let (messages, extra) = harmony_prompt::for_template(input.messages, input.extra);
+                template.render(&ChatInput { messages: &messages, extra: &extra, ..*input })
+            }
         }
     }
 

@@ -45,16 +45,11 @@ const CHAT_CASES: &[Case<'static>] = &[
         Some("messages[0].content[0]"),
         "`image_url`, which is not served yet",
     ),
+    (r#"{"messages":[{"role":"tool","content":"x"}]}"#, 400, Some("messages[0].tool_call_id"), "is missing"),
     (
-        r#"{"messages":[{"role":"tool","content":"x","tool_call_id":"1"}]}"#,
+        r#"{"messages":[{"role":"assistant","content":"x","function_call":{"name":"f"}}]}"#,
         400,
-        Some("messages[0].role (tool)"),
-        "not served",
-    ),
-    (
-        r#"{"messages":[{"role":"assistant","content":"x","tool_calls":[{"id":"1"}]}]}"#,
-        400,
-        Some("messages[0].tool_calls"),
+        Some("messages[0].function_call"),
         "not served",
     ),
 ];
@@ -142,9 +137,8 @@ const FIELD_CASES: &[Case<'static>] = &[
         "cannot go with `add_generation_prompt`",
     ),
     // Known, and not served.
-    (r#""tools":[{"type":"function","function":{"name":"f"}}]"#, 400, Some("tools"), "not served yet"),
-    (r#""tools":[{"type":"odd"}]"#, 400, Some("tools"), "not served yet"),
-    (r#""tool_choice":"required""#, 400, Some("tool_choice"), "not served yet"),
+    (r#""tools":[{"type":"odd"}]"#, 400, Some("tools[0].type"), "no others yet"),
+    (r#""tool_choice":"required""#, 400, Some("tool_choice"), "has no `tools`"),
     (r#""functions":[{"name":"f"}]"#, 400, Some("functions"), "not served yet"),
     (r#""response_format":{"type":"json_object"}"#, 400, Some("response_format"), "not served yet"),
     (r#""guided_json":{"type":"object"}"#, 400, Some("guided_json"), "not served yet"),
@@ -156,7 +150,7 @@ const FIELD_CASES: &[Case<'static>] = &[
     (r#""use_beam_search":true"#, 400, Some("use_beam_search"), "not served yet"),
     (r#""bad_words":["x"]"#, 400, Some("bad_words"), "not served yet"),
     (r#""truncate_prompt_tokens":-1"#, 400, Some("truncate_prompt_tokens"), "not served yet"),
-    (r#""reasoning_effort":"high""#, 400, Some("reasoning_effort"), "not served yet"),
+    (r#""reasoning_effort":"most""#, 400, Some("reasoning_effort"), "must be one of"),
     (r#""echo":true"#, 400, Some("echo"), "not served yet"),
     (r#""logits_processors":["os.system"]"#, 400, Some("logits_processors"), "not served yet"),
 ];

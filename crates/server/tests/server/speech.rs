@@ -16,6 +16,8 @@ async fn server() -> TestServer {
 
 async fn with(mut setup: Setup) -> TestServer {
     setup.scheduler.max_model_len = 500;
+    // A template that knows tools, and shows none: they are not offered in messages then.
+    setup.chat_template.push_str("{# tools, tool_calls #}");
     TestServer::with(setup).await
 }
 
@@ -163,7 +165,7 @@ async fn a_call_that_is_cut_off_ended_for_its_length() {
 #[tokio::test]
 async fn a_conversation_with_tools_reaches_the_template_whole() {
     let template = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.reasoning_content }}{% for c in m.tool_calls %}\
-        {{ c.function.name }}{{ c.function.arguments.a }}{% endfor %}{{ m.name }};{% endfor %}{{ tools[0].function.name }}|\
+        {{ c.function.name }}{{ c.function.arguments.a }}{% endfor %}{{ m.name }};{% endfor %}{{ tools is defined }}|\
         {{ reasoning_effort }}|{{ enable_thinking }}";
     let server = with(Setup { chat_template: template.to_owned(), ..Setup::default() }).await;
     let body = json!({
@@ -177,17 +179,18 @@ async fn a_conversation_with_tools_reaches_the_template_whole() {
     });
     let mut request: ChatRequest = serde_json::from_value(body).unwrap();
     let said = message(&server.chat(&serde_json::to_string(&request).unwrap()).await);
-    assert_eq!(said["content"], "user:q;assistant:tf5;tool:rf;|none|False");
+    assert_eq!(said["content"], "user:q;assistant:tf5;tool:rf;False|none|False");
     request.reasoning_effort = Some("high".to_owned());
     let said = message(&server.chat(&serde_json::to_string(&request).unwrap()).await);
-    assert_eq!(said["content"], "user:q;assistant:tf5;tool:rf;|high|");
+    assert_eq!(said["content"], "user:q;assistant:tf5;tool:rf;False|high|");
 
     let opened = "{{ messages[0].content }}<think>\n{# </think> #}";
     let server = with(Setup { chat_template: opened.to_owned(), ..Setup::default() }).await;
     let said = message(&server.chat(&asking("why</think>so", json!({}))).await);
     assert_eq!((&said["reasoning"], &said["content"]), (&json!("why"), &json!("so<think>\n")));
-    let prompt = json!({"messages": [{"role": "user", "content": "q"}], "tools": tools()}).to_string();
-    assert_eq!(server.post("/tokenize", &prompt).await.status, 200);
+    let prompt = asking("q", json!({"tools": tools()}));
+    assert_eq!(server.post("/tokenize", &prompt).await.status, 400, "how this template's model calls is not known");
+    assert_eq!(self::server().await.post("/tokenize", &prompt).await.status, 200);
 }
 
 #[tokio::test]

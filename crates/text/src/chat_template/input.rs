@@ -2,7 +2,7 @@
 
 use minijinja::Value;
 use minijinja::value::Object;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::python;
 use super::trust::{self, Trust};
@@ -16,6 +16,22 @@ pub(super) enum Contents {
     Text,
     /// Lists of parts, too.
     Parts,
+}
+
+/// What a template can read as a call's arguments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Arguments {
+    /// The object, as Hugging Face has it.
+    Object,
+    /// Its JSON, as OpenAI has it.
+    Text,
+}
+
+/// Both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Forms {
+    pub(super) contents: Contents,
+    pub(super) arguments: Arguments,
 }
 
 /// Names that a request's own variables may not take: they would replace what the server says.
@@ -58,11 +74,11 @@ impl Context {
 /// All that a template sees of a request, and what the rendered text is to end with, if that was asked for.
 pub(super) fn context(
     input: &ChatInput<'_>,
-    contents: Contents,
+    forms: Forms,
     trust: Trust,
     control: &ControlTokens,
 ) -> Result<(Context, Option<String>), TextError> {
-    let mut reader = Reader { contents, trust, control, bytes: 0 };
+    let mut reader = Reader { forms, trust, control, bytes: 0 };
     let messages = reader.messages(input.messages)?;
     let last_content = match input.continue_final_message {
         true if input.add_generation_prompt => {
@@ -79,7 +95,7 @@ pub(super) fn context(
         variables.push((name.clone(), reader.value(value)));
     }
     if let Some(tools) = input.tools {
-        variables.push(("tools".to_owned(), reader.value(tools)));
+        variables.push(("tools".to_owned(), reader.tools(tools)));
     }
     let now = input.unix_seconds;
     let mut context = Context { variables, bytes: reader.bytes };
@@ -101,7 +117,7 @@ fn last_text(messages: &[Value]) -> Result<String, TextError> {
 }
 
 struct Reader<'a> {
-    contents: Contents,
+    forms: Forms,
     trust: Trust,
     control: &'a ControlTokens,
     bytes: usize,
@@ -151,7 +167,7 @@ impl Reader<'_> {
                 || invalid(&format!("messages[{index}].content has a `{kind}` part: this model reads text only"));
             texts.push(text.ok_or_else(fault)?);
         }
-        if self.contents == Contents::Text {
+        if self.forms.contents == Contents::Text {
             return Ok(self.string(&texts.join("\n")));
         }
         let part =
@@ -160,8 +176,22 @@ impl Reader<'_> {
         Ok(Value::from(parts))
     }
 
-    /// Clients send a call's arguments as JSON text, templates read them as an object.
+    /// Clients may leave out the parameters of a function without any, templates look into them.
+    fn tools(&mut self, tools: &Json) -> Value {
+        let mut tools = tools.clone();
+        for function in tools.as_array_mut().into_iter().flatten().filter_map(|tool| tool.get_mut("function")) {
+            if let Some(function) = function.as_object_mut() {
+                function.entry("parameters").or_insert_with(|| json!({"type": "object", "properties": {}}));
+            }
+        }
+        self.value(&tools)
+    }
+
+    /// Clients send a call's arguments as JSON text, most templates read them as an object.
     fn tool_calls(&mut self, calls: &Json) -> Value {
+        if self.forms.arguments == Arguments::Text {
+            return self.value(calls);
+        }
         let mut calls = calls.clone();
         for call in calls.as_array_mut().into_iter().flatten() {
             let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };

@@ -126,7 +126,8 @@ fn expected(messages: &Value) -> Said {
 fn replies_are_read_as_the_library_reads_them() {
     let tokenizer = tokenizer();
     for reply in golden()["replies"].as_array().unwrap() {
-        let ids = tokenizer.encode(reply["text"].as_str().unwrap(), plimsoll_text::SpecialTokens::Parse, false).unwrap();
+        let ids =
+            tokenizer.encode(reply["text"].as_str().unwrap(), plimsoll_text::SpecialTokens::Parse, false).unwrap();
         assert_eq!(said(&tokenizer, &ids), expected(&reply["messages"]), "{}", reply["text"]);
     }
 }

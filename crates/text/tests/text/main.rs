@@ -4,5 +4,7 @@ mod detokenizing;
 mod files;
 mod harmony;
 mod injection;
+mod template_references;
 mod tokenizing;
+mod tools;
 mod vocabularies;
