@@ -37,6 +37,11 @@ impl Listening {
         Self::start(command, "the null server")
     }
 
+    /// The process that serves.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn start(mut command: Command, what: &str) -> Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut server = Self { child: child.context("cannot start a server")?, url: String::new() };

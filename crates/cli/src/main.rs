@@ -8,6 +8,7 @@ mod catalogue;
 mod child;
 mod config;
 mod device;
+mod eval;
 mod load;
 mod load_line;
 mod logging;
@@ -62,6 +63,18 @@ enum Command {
     /// highest throughput, and goes on until requests fail or come later than --slo-ttft and --slo-tpot allow. --quick gives
     /// a first answer within two minutes, --budget bounds the whole. Without --url it starts a server of its own and takes the options of `serve`.
     Saturate(Box<saturate::SaturateOptions>),
+    /// Grade a served model: a small fixed set of tasks, and the perplexity of a text
+    ///
+    /// Asks 62 tasks of code, reasoning and writing at temperature 0, from easy ones to hard ones, and grades the answers by
+    /// exact or executable checks; no model judges another. Beside the scores, with their 95% intervals, stand speed,
+    /// memory, start-up time and energy, as far as they can be read. Works against any OpenAI-compatible server; without --url it starts
+    /// one of its own and takes the options of `serve`. Keep a report with --out, and lay reports side by side with
+    /// --compare A.json B.json.
+    ///
+    ///   plimsoll eval smollm2-135m-instruct --run-code --out f32.json --activations f32
+    ///   plimsoll eval --url http://127.0.0.1:8000 --tasks none --perplexity book.txt
+    #[command(verbatim_doc_comment)]
+    Eval(Box<eval::EvalOptions>),
     /// Answer with canned tokens as fast as can be: what the load generator measures itself against
     #[command(hide = true)]
     NullServer,
@@ -95,6 +108,11 @@ fn run(Cli { command, shared }: Cli) -> Result<()> {
             let config = Config::resolve(shared, ServeOptions::default())?;
             logging::init(config.shared.log_format);
             block_on(bench::run(&config.shared, options))
+        }
+        Command::Eval(options) => {
+            let config = Config::resolve(shared.clone(), options.serve.clone())?;
+            logging::init(config.shared.log_format);
+            block_on(eval::run(shared, *options))
         }
         Command::Saturate(options) => {
             let config = Config::resolve(shared.clone(), options.serve.clone())?;

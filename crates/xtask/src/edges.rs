@@ -21,9 +21,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crates/api", &[]),
     ("crates/server", &["api", "core", "engine", "text"]),
     ("crates/bench", &["api"]),
+    ("crates/eval", &[]),
     (
         "crates/cli",
-        &["api", "bench", "core", "engine", "models", "nn", "ops", "runner", "sched", "server", "sim", "text"],
+        &["api", "bench", "core", "engine", "eval", "models", "nn", "ops", "runner", "sched", "server", "sim", "text"],
     ),
     ("crates/gpu-check", &["core", "kernel-checks", "kernels", "models", "nn", "ops", "runner", "sched"]),
     ("crates/xtask", &[]),

@@ -37,11 +37,21 @@ async fn an_echoed_prompt_has_its_log_probabilities() {
     assert_eq!(logprobs["top_logprobs"][3], serde_json::json!({"!": -3.0, "\"": -0.5}));
 
     let scored = server.complete(r#"{"prompt":"ab","max_tokens":0,"logprobs":0,"echo":true}"#).await;
-    assert_snapshot!(scored.redacted(), @"");
+    assert_snapshot!(scored.redacted(), @r#"{"id":"[id]","object":"text_completion","created":0,"model":"echo","choices":[{"index":0,"text":"ab","logprobs":{"tokens":["a","b"],"token_logprobs":[null,-1.0],"top_logprobs":[null,{"b":-1.0}],"text_offset":[0,1]},"finish_reason":"length"}],"usage":{"prompt_tokens":2,"completion_tokens":0,"total_tokens":2,"prompt_tokens_details":{"cached_tokens":0}}}"#);
+}
+
+#[tokio::test]
+async fn a_stream_begins_with_the_echoed_prompt_and_its_log_probabilities() {
+    let server = TestServer::start().await;
     let streamed = server.complete(r#"{"prompt":"ab","max_tokens":1,"logprobs":0,"echo":true,"stream":true}"#).await;
-    assert_snapshot!(streamed.redacted(), @"");
-    let nothing = server.complete(r#"{"prompt":"ab","max_tokens":0,"echo":true,"stream":true}"#).await;
-    assert_snapshot!(nothing.redacted(), @"");
+    let body = streamed.redacted();
+    let prompt = body.find(r#""text":"ab","logprobs":{"tokens":["a","b"],"token_logprobs":[null,-1.0]"#).expect(&body);
+    let next = body.find(r#""text":"a","logprobs":{"tokens":["a"],"token_logprobs":[-0.5]"#).expect(&body);
+    assert!(prompt < next && body.contains(r#""text_offset":[2]"#), "{body}");
+    let nothing = server.complete(r#"{"prompt":"ab","max_tokens":0,"echo":true,"stream":true}"#).await.redacted();
+    let texts: Vec<_> = nothing.matches(r#""text":""#).collect();
+    assert_eq!(texts.len(), 2, "the prompt, and the end: {nothing}");
+    assert!(nothing.contains(r#""text":"ab""#) && nothing.contains(r#""finish_reason":"length""#), "{nothing}");
 }
 
 #[tokio::test]
