@@ -2,6 +2,7 @@
 
 mod driver;
 mod dummies;
+mod formats;
 mod golden;
 mod refusals;
 mod table;

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::driver::{Driver, Golden, golden_dir};
 
 /// A copy of a tiny checkpoint that a test may damage.
-struct Copy(PathBuf);
+pub(crate) struct Copy(pub(crate) PathBuf);
 
 impl Copy {
-    fn of(case: &str, test: &str) -> Self {
+    pub(crate) fn of(case: &str, test: &str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("refusals-{test}"));
         let _ = fs::remove_dir_all(&folder); // of an earlier run
         fs::create_dir_all(&folder).unwrap();
@@ -27,7 +27,7 @@ impl Copy {
         Self(folder)
     }
 
-    fn edit_json(&self, file: &str, edit: impl FnOnce(&mut Value)) {
+    pub(crate) fn edit_json(&self, file: &str, edit: impl FnOnce(&mut Value)) {
         let path = self.0.join(file);
         let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         edit(&mut value);
@@ -43,7 +43,7 @@ impl Copy {
 
     /// Opens and loads what `file` names in the folder ("" is the folder), which must fail.
     #[track_caller]
-    fn check(&self, file: &str, expected: &[&str]) {
+    pub(crate) fn check(&self, file: &str, expected: &[&str]) {
         let path = if file.is_empty() { self.0.clone() } else { self.0.join(file) };
         let loaded = Checkpoint::open(&path).and_then(|c| load(&c, Activations::F32, |_, _| {}).map(|_| ()));
         let problem = loaded.expect_err("must be refused").to_string();
