@@ -147,6 +147,18 @@ impl MemoryPlan {
         })
     }
 
+    /// Bytes of KV cache that `seqs` sequences of `len` tokens take, under `limits` but for their budget.
+    pub fn kv_bytes(info: &ModelInfo, limits: &MemoryLimits, seqs: u32, len: u32) -> u64 {
+        let pools = Pools::of_model(info, limits);
+        let blocks: Vec<u64> = pools.groups.iter().map(|pool| pool.blocks_for(seqs, len, limits)).collect();
+        pools.bytes(&blocks)
+    }
+
+    /// Bytes that a step takes beside weights and KV cache; an estimate.
+    pub fn workspace_bytes(info: &ModelInfo, limits: &MemoryLimits) -> u64 {
+        workspace_bytes(info, limits)
+    }
+
     /// All parts together, in bytes.
     pub fn total(&self) -> u64 {
         [self.weights, self.workspace, self.overhead, self.kv_cache].into_iter().fold(0, u64::saturating_add)

@@ -59,6 +59,19 @@ pub(crate) struct RawTensor<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
+/// What a checkpoint's header says of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    /// As the checkpoint itself calls it.
+    pub name: &'a str,
+    /// The type of its elements, as its file format calls it.
+    pub element: String,
+    /// Outermost first.
+    pub shape: &'a [usize],
+    /// As stored.
+    pub bytes: u64,
+}
+
 impl Checkpoint {
     /// Opens a GGUF file, or a folder that holds config.json and either model.safetensors or the shards that
     /// model.safetensors.index.json names.
@@ -101,6 +114,14 @@ impl Checkpoint {
         match &self.files {
             Files::Gguf(file) => file.weight_bytes(),
             Files::Safetensors(folder) => folder.weight_bytes(),
+        }
+    }
+
+    /// All tensors that a model could be made of, sorted by name.
+    pub fn tensors(&self) -> Vec<TensorInfo<'_>> {
+        match &self.files {
+            Files::Gguf(file) => file.tensors().collect(),
+            Files::Safetensors(folder) => folder.tensors().collect(),
         }
     }
 

@@ -12,7 +12,7 @@ use plimsoll_ops::quant::GgmlType;
 use serde_json::Value;
 
 use self::header::{TensorEntry, TensorTable};
-use super::{RawTensor, StoredTensor, format_error, map, read_json};
+use super::{RawTensor, StoredTensor, TensorInfo, format_error, map, read_json};
 use crate::CheckpointError;
 use crate::error::quote;
 
@@ -81,6 +81,15 @@ impl SafetensorsFolder {
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    pub(super) fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
+        self.tensors.iter().map(|(name, Location { entry, .. })| TensorInfo {
+            name,
+            element: format!("{:?}", entry.dtype),
+            shape: &entry.shape,
+            bytes: entry.bytes.len() as u64,
+        })
     }
 
     pub(super) fn weight_bytes(&self) -> u64 {

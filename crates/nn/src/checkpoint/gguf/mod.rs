@@ -19,7 +19,7 @@ use self::cursor::Cursor;
 pub use self::metadata::{GgufArray, GgufMetadata, GgufValue};
 use self::tensors::TensorTable;
 use super::names::GgufArch;
-use super::{StoredTensor, format_error, map};
+use super::{StoredTensor, TensorInfo, format_error, map};
 use crate::CheckpointError;
 use crate::rope::unpaired_rows;
 
@@ -47,6 +47,14 @@ impl GgufFile {
 
     pub(super) fn config(&self) -> Result<Value, String> {
         config::synthesize(&self.metadata, &self.tensors, &self.map)
+    }
+
+    pub(super) fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
+        self.model_tensors().map(|name| {
+            let entry = &self.tensors[name];
+            let (element, bytes) = (format!("{:?}", entry.ty), entry.bytes.len() as u64);
+            TensorInfo { name, element, shape: &entry.shape, bytes }
+        })
     }
 
     pub(super) fn weight_bytes(&self) -> u64 {
