@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Response, Url};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::delta::{self, Delta, Finish};
 use crate::error::{BenchError, Result};
+use crate::load::Phase;
 use crate::record::{Outcome, RequestRecord};
 use crate::sse::{SseEvent, SseParser};
+use crate::stop::reached;
 use crate::timeline::Timeline;
 
 /// How much of an error reply is read.
@@ -49,6 +52,8 @@ pub(crate) struct Job {
     pub(crate) body: Bytes,
     /// Tokens of the prompt's own text.
     pub(crate) prompt_tokens: u32,
+    /// Output tokens that it asks for at most.
+    pub(crate) max_tokens: u32,
 }
 
 /// Sends requests to one URL. Shared by all workers of a run.
@@ -66,19 +71,27 @@ impl Client {
         Self { http, url, request_timeout, lost: AtomicU32::new(0) }
     }
 
-    /// Sends `job` and reads the reply to its end, its failure or the timeout. Output chunks are counted into
-    /// `timeline` as they come.
+    /// Sends `job` and reads the reply to its end, its failure or the timeout, or until `phase` says that what is in
+    /// flight is cut off. Output chunks are counted into `timeline` as they come.
     pub(crate) async fn stream(
         &self,
         job: Job,
         scheduled: Duration,
         clock: Clock,
         timeline: &Timeline,
+        phase: &mut watch::Receiver<Phase>,
     ) -> RequestRecord {
-        let mut reply = Reply::new(job.prompt_tokens, scheduled, clock.now());
+        let mut reply = Reply::new(job.prompt_tokens, job.max_tokens, scheduled, clock.now());
         let exchange = self.exchange(job.body, &mut reply, clock, timeline);
-        if timeout(self.request_timeout, exchange).await.is_err() {
-            reply.fail(Outcome::Timeout, format!("not done within {:?}", self.request_timeout));
+        let over = tokio::select! {
+            biased;
+            over = timeout(self.request_timeout, exchange) => Some(over),
+            () = reached(phase, Phase::Cut) => None,
+        };
+        match over {
+            Some(Ok(())) => (),
+            Some(Err(_)) => reply.fail(Outcome::Timeout, format!("not done within {:?}", self.request_timeout)),
+            None => reply.cut(),
         }
         reply.into_record(clock.now())
     }
@@ -235,9 +248,10 @@ struct Reply {
 }
 
 impl Reply {
-    fn new(prompt_tokens: u32, scheduled: Duration, sent: Duration) -> Self {
+    fn new(prompt_tokens: u32, max_tokens: u32, scheduled: Duration, sent: Duration) -> Self {
         let record = RequestRecord {
             prompt_tokens,
+            max_tokens,
             scheduled,
             sent,
             first: None,
@@ -249,6 +263,7 @@ impl Reply {
             output_bytes: 0,
             finish: None,
             usage: None,
+            estimated_output: None,
             outcome: Outcome::Success,
             resent: false,
             detail: None,
@@ -333,6 +348,14 @@ impl Reply {
         }
     }
 
+    /// The time for the measurement is up. A reply that is over already stays what it is.
+    fn cut(&mut self) {
+        if !self.is_over() {
+            self.failed = true;
+            self.record.outcome = Outcome::Cut;
+        }
+    }
+
     /// The record, its success decided by everything that a success takes.
     fn into_record(mut self, now: Duration) -> RequestRecord {
         self.record.done = self.done_at.unwrap_or(now);
@@ -359,7 +382,7 @@ mod tests {
     const NOW: Duration = Duration::from_millis(5);
 
     fn read(pieces: &[&[u8]]) -> RequestRecord {
-        let mut reply = Reply::new(3, Duration::ZERO, Duration::from_millis(1));
+        let mut reply = Reply::new(3, 100, Duration::ZERO, Duration::from_millis(1));
         for piece in pieces {
             reply.push(piece, NOW);
         }
@@ -405,7 +428,7 @@ mod tests {
 
     #[test]
     fn the_first_token_is_neither_the_role_nor_only_the_answer() {
-        let mut reply = Reply::new(3, Duration::ZERO, Duration::ZERO);
+        let mut reply = Reply::new(3, 100, Duration::ZERO, Duration::ZERO);
         let at = Duration::from_millis;
         reply.push(chunk(ROLE, "null").as_bytes(), at(1));
         assert_eq!(reply.record.first, None);
@@ -421,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_stop_token_comes_with_the_finish_reason() {
-        let mut reply = Reply::new(3, Duration::ZERO, Duration::ZERO);
+        let mut reply = Reply::new(3, 100, Duration::ZERO, Duration::ZERO);
         let at = Duration::from_millis;
         reply.push(chunk(r#"{"content":"x"}"#, "null").as_bytes(), at(3));
         reply.push([&chunk("{}", "\"stop\""), DONE].concat().as_bytes(), at(4));

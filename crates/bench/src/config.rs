@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::arrivals::Arrivals;
 use crate::error::{BenchError, Result};
 use crate::slo::Slo;
 
@@ -107,13 +108,20 @@ impl Default for Workload {
     }
 }
 
-/// One closed-loop run: `concurrency` clients, each with one request in flight, until `requests` have been issued.
+/// One run at one load: by default a closed loop of `concurrency` clients, each with one request in flight, until
+/// `requests` have been issued.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BenchConfig {
     pub endpoint: Endpoint,
     pub generation: Generation,
     pub workload: Workload,
+    /// Of an open loop, the most requests in flight: what is due beyond them is dropped, and counted as a failure.
     pub concurrency: u32,
+    #[serde(default)]
+    pub arrivals: Arrivals,
+    /// What requests must keep to count for goodput.
+    #[serde(default)]
+    pub slo: Slo,
     pub requests: u64,
     /// Requests sent one after another before the clock starts, and not counted.
     pub warmup: u32,
@@ -135,6 +143,8 @@ impl BenchConfig {
             generation: Generation::default(),
             workload: Workload::default(),
             concurrency: 1,
+            arrivals: Arrivals::Closed,
+            slo: Slo::default(),
             requests: 100,
             warmup: 1,
             ramp: Duration::from_millis(500),
@@ -148,6 +158,8 @@ impl BenchConfig {
         check(self.concurrency > 0, "concurrency must be at least 1")?;
         check(self.requests > 0, "requests must be at least 1")?;
         check(!self.max_duration.is_zero(), "the longest duration must be more than 0")?;
+        self.arrivals.validate()?;
+        check_slo(&self.slo)?;
         check_common(&self.generation, &self.workload, self.request_timeout)
     }
 }
@@ -177,8 +189,9 @@ impl Default for RungRule {
 }
 
 impl RungRule {
-    /// Rungs beside the ladder's: two bisections, and the ends of the second once more.
-    const BESIDE_THE_LADDER: u32 = 12;
+    /// Rungs beside the ladder's: two bisections, the ends of the second once more, the open loop, and the check of
+    /// drift.
+    const BESIDE_THE_LADDER: u32 = 20;
 
     /// Rungs short enough that a search up to `max_concurrency` should end within `budget`, and no longer than by
     /// default.
@@ -199,7 +212,8 @@ pub struct SaturateConfig {
     pub search: crate::search::SearchConfig,
     pub rung: RungRule,
     pub warmup: u32,
-    /// The search begins no further rung after this and answers from what it has.
+    /// The search is over after this: it begins no further rung, cuts off what is in flight, and answers from what it
+    /// has. A last second is given to what was just begun.
     pub budget: Duration,
     pub request_timeout: Duration,
     /// For opening a connection, and for each small question before the run (the model list, token counts).
@@ -231,6 +245,9 @@ impl SaturateConfig {
         check(self.search.flat_doublings > 0, "a plateau takes at least 1 flat doubling")?;
         check((0.0..1.0).contains(&self.search.success_floor), "the success floor must be at least 0 and below 1")?;
         check_slo(&self.search.slo)?;
+        let is_share = |share: &f64| (0.01..=10.0).contains(share);
+        check(self.search.offered_shares.iter().all(is_share), "a share to offer must be from 0.01 to 10")?;
+        check(self.search.offered_shares.is_sorted(), "the shares to offer must ascend")?;
         check(self.rung.max_time >= self.rung.min_time, "a rung's longest time must not be below its shortest")?;
         check(!self.rung.max_time.is_zero(), "a rung's longest time must be more than 0")?;
         check_common(&self.generation, &self.workload, self.request_timeout)

@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::TokenSource;
+use crate::report::RungReport;
+use crate::stop::Stop;
+
 /// What a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,5 +50,87 @@ impl Finding {
     /// Whether the result must not be used as it stands.
     pub fn invalidates(&self) -> bool {
         matches!(self.kind, FindingKind::Drift | FindingKind::ClientLimited | FindingKind::UsageWrong)
+    }
+}
+
+/// A share of cached input tokens up to this is what chat templates have in common.
+const TOLERATED_CACHED: f64 = 0.5;
+
+/// What the rungs themselves show, whatever they were measured for.
+pub(crate) fn of_rungs<'a>(rungs: impl IntoIterator<Item = &'a RungReport>, salted: bool, stop: &Stop) -> Vec<Finding> {
+    let mut sum = Sums::default();
+    rungs.into_iter().for_each(|rung| sum.add(rung));
+    let Sums { requests, dropped, cut, overlong, cached, input, .. } = sum;
+    let mut findings = Vec::new();
+    let mut find = |kind, holds, text: String| {
+        if holds {
+            findings.push(Finding::new(kind, text));
+        }
+    };
+    find(
+        FindingKind::Interrupted,
+        stop.is_set(),
+        "The measurement was interrupted: the report is of what there was until then.".to_owned(),
+    );
+    find(
+        FindingKind::UsageWrong,
+        overlong > 0,
+        format!(
+            "Of {overlong} replies the server says that they hold more tokens than were asked for at most: its counts, \
+             and the rates made from them, are not to be believed."
+        ),
+    );
+    find(
+        FindingKind::UsageMissing,
+        sum.without_usage,
+        "The server sent no usage with some replies: output tokens are chunks, input tokens the prompts' own."
+            .to_owned(),
+    );
+    let share = cached as f64 / input.max(1) as f64;
+    find(
+        FindingKind::CachedTokens,
+        salted && share > TOLERATED_CACHED,
+        format!(
+            "{:.0}% of the input tokens came from the server's prefix cache though every prompt was new to it: the \
+             requests share a long beginning, or the server counts otherwise.",
+            100.0 * share
+        ),
+    );
+    find(
+        FindingKind::Dropped,
+        dropped > 0,
+        format!(
+            "{dropped} of {requests} arrivals were not sent, because as many requests were in flight as may be; they \
+             count as failures."
+        ),
+    );
+    find(
+        FindingKind::Cut,
+        cut > 0,
+        format!("{cut} requests were cut off when the time was up; they count neither as successes nor as failures."),
+    );
+    findings
+}
+
+#[derive(Default)]
+struct Sums {
+    requests: u64,
+    dropped: u64,
+    cut: u64,
+    overlong: u64,
+    cached: u64,
+    input: u64,
+    without_usage: bool,
+}
+
+impl Sums {
+    fn add(&mut self, RungReport { summary, .. }: &RungReport) {
+        self.requests += summary.outcomes.total();
+        self.dropped += summary.outcomes.dropped;
+        self.cut += summary.outcomes.cut;
+        self.overlong += summary.tokens.overlong_replies;
+        self.cached += summary.tokens.cached_input;
+        self.input += summary.tokens.input;
+        self.without_usage |= summary.tokens.source == TokenSource::Chunks;
     }
 }

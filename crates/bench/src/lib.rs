@@ -14,6 +14,7 @@
 //! | `saturate` | feeds the search with measurements |
 //! | `preflight`, `null_server` | how fast the client itself is |
 //! | `report`, `table` | JSON and the terminal |
+//! | [`page`] | HTML with charts, of plain data |
 //!
 //! It must never know how the server under test works, read a clock in `stats`, `window`, `summary` or `search`, or
 //! drop a request from the count: every request that was issued ends as a record.
@@ -21,7 +22,9 @@
 mod arrivals;
 mod client;
 mod config;
+mod conversation;
 mod delta;
+mod descriptors;
 mod endpoint;
 mod error;
 mod evidence;
@@ -29,7 +32,9 @@ mod findings;
 mod load;
 mod null_server;
 mod open_loop;
+pub mod page;
 mod preflight;
+mod progress;
 mod prompts;
 mod record;
 mod report;
@@ -41,8 +46,10 @@ mod slo;
 mod source;
 mod sse;
 mod stats;
+mod stop;
 mod summary;
 mod table;
+mod target;
 mod timeline;
 mod window;
 
@@ -53,15 +60,17 @@ pub use findings::{Finding, FindingKind};
 pub use null_server::{NullServer, NullServerConfig};
 pub use open_loop::{InFlightGrowth, OpenLoopFacts};
 pub use preflight::{ClientCeiling, measure_client_ceiling};
+pub use progress::{Progress, Running, Stage};
 pub use prompts::{LengthSource, PromptSet};
 pub use record::{OutcomeCounts, TokenSource};
-pub use report::{BenchReport, OfferedReport, RungReport, SaturationReport, WorkloadFacts};
-pub use run::{Progress, run};
-pub use saturate::saturate;
+pub use report::{BenchReport, OfferedReport, PageOptions, RungReport, SaturationReport, WorkloadFacts};
+pub use run::{run, run_until};
+pub use saturate::{saturate, saturate_until};
 pub use search::{
-    Answer, Breakpoint, Constraint, Drift, Fall, OfferedPoint, OpenLoopAnswer, OpenLoopFault, Recheck, RungPoint,
-    SearchConfig, Step, Verdict, next_step,
+    Answer, Breakpoint, Constraint, Drift, Fall, Measured, OfferedPoint, OpenLoopAnswer, OpenLoopFault, Recheck,
+    RungPoint, SearchConfig, Step, Verdict, next_step,
 };
 pub use series::{GpuSample, ServerSample, ServerSide, TimeSlice, TtftSplit};
 pub use slo::{Slo, SloCounts};
+pub use stop::Stop;
 pub use summary::{Distribution, PerUser, Rates, RungSummary, WindowFacts};

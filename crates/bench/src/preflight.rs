@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arrivals::Arrivals;
 use crate::client::{Client, HttpClients};
 use crate::config::{EndpointKind, Generation, Workload};
+use crate::conversation::Conversation;
 use crate::endpoint::Base;
 use crate::error::Result;
-use crate::load::{LoadPlan, closed_loop};
+use crate::load::{LoadPlan, drive};
 use crate::null_server::{NullServer, NullServerConfig};
-use crate::prompts::Prompt;
 use crate::slo::Slo;
 use crate::source::RequestSource;
+use crate::stop::Stop;
 use crate::summary::summarize;
 
 const CONCURRENCY: u32 = 64;
@@ -52,16 +54,20 @@ pub async fn measure_client_ceiling(url: Option<&str>) -> Result<ClientCeiling> 
     let base = Base::parse(&address)?;
     let http = HttpClients::new(base.root(), None, REQUEST_TIMEOUT)?;
     let client = Arc::new(Client::new(http, base.generate(EndpointKind::Chat), REQUEST_TIMEOUT));
-    let prompts = vec![Prompt { text: "How fast is the client?".to_owned(), tokens: 6 }];
+    let prompts = vec![Conversation::single("How fast is the client?", 6)];
     let source = RequestSource::new(EndpointKind::Chat, "null", &Generation::default(), &Workload::default(), prompts)?;
     let plan = LoadPlan {
         concurrency: CONCURRENCY,
+        arrivals: Arrivals::Closed,
+        seed: 0,
         max_requests: u64::MAX,
         max_duration: TIME,
         ramp: Duration::ZERO,
         request_timeout: REQUEST_TIMEOUT,
+        cut_after: None,
+        stop: Stop::default(),
     };
-    let log = closed_loop(client, Arc::new(source), plan, |_| false).await;
+    let log = drive(client, Arc::new(source), plan, |_| false).await;
     let events_per_s = summarize(&log, &Slo::default()).chunks_per_s;
     Ok(ClientCeiling { events_per_s, concurrency: CONCURRENCY, own_process: url.is_some() })
 }

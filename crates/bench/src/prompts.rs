@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{PromptSource, Workload};
+use crate::conversation::Conversation;
 use crate::endpoint::RemoteTokenizer;
 use crate::error::{BenchError, Result};
 
@@ -118,13 +119,6 @@ pub enum LengthSource {
     Estimate,
 }
 
-/// A prompt whose length is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Prompt {
-    pub(crate) text: String,
-    pub(crate) tokens: u32,
-}
-
 /// The prompts that a run sends, in order, and how they were chosen.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
@@ -132,9 +126,17 @@ pub(crate) struct Selection {
     /// In the set, of these had their length looked at, of these were within the limits.
     pub(crate) loaded: usize,
     pub(crate) examined: usize,
-    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) prompts: Vec<Conversation>,
     pub(crate) without_prompt: usize,
     pub(crate) lengths: LengthSource,
+}
+
+impl Selection {
+    /// Of the texts of a request.
+    pub(crate) fn mean_tokens(&self) -> f64 {
+        let turns = || self.prompts.iter().flat_map(|prompt| &prompt.turns);
+        turns().map(|turn| f64::from(turn.tokens)).sum::<f64>() / turns().count().max(1) as f64
+    }
 }
 
 /// Shuffles the set by the workload's seed and takes prompts of the right length until `wanted` are found.
@@ -164,7 +166,7 @@ pub(crate) async fn select(
         examined += 1;
         all_remote &= remote;
         if (workload.min_tokens..=workload.max_tokens).contains(&tokens) {
-            prompts.push(Prompt { text, tokens });
+            prompts.push(Conversation::single(text, tokens));
         }
     }
     if prompts.is_empty() {
@@ -268,7 +270,7 @@ mod tests {
         assert_eq!(first.prompts, choose(1, 50).await.prompts);
         assert_ne!(first.prompts, choose(2, 50).await.prompts);
         assert_eq!((first.prompts.len(), first.lengths), (50, LengthSource::Estimate));
-        assert!(first.prompts.iter().all(|prompt| (1..=12).contains(&prompt.tokens)));
+        assert!(first.prompts.iter().all(|prompt| (1..=12).contains(&prompt.turns[0].tokens)));
         let all = choose(1, usize::MAX).await;
         assert_eq!(all.examined, all.loaded);
         let impossible = Workload { min_tokens: 5000, max_tokens: 6000, ..Workload::default() };

@@ -123,6 +123,8 @@ pub enum TokenSource {
 pub(crate) struct RequestRecord {
     /// Tokens of the prompt's text as the length filter counted them.
     pub(crate) prompt_tokens: u32,
+    /// Output tokens that it asked for at most.
+    pub(crate) max_tokens: u32,
     /// When it was due: when the client was free to send it, or when the schedule of an open loop said.
     pub(crate) scheduled: Duration,
     /// When it was handed to the HTTP client; opening a connection, where one is needed, counts as the server's time.
@@ -142,6 +144,8 @@ pub(crate) struct RequestRecord {
     pub(crate) output_bytes: usize,
     pub(crate) finish: Option<Finish>,
     pub(crate) usage: Option<Usage>,
+    /// Output tokens by those of other requests, where this one ended before its usage came.
+    pub(crate) estimated_output: Option<u64>,
     pub(crate) outcome: Outcome,
     /// The server had closed the connection that it was to keep, and the request was sent again on a new one.
     pub(crate) resent: bool,
@@ -150,6 +154,29 @@ pub(crate) struct RequestRecord {
 }
 
 impl RequestRecord {
+    /// A request that was due at `due` and never sent.
+    pub(crate) fn dropped(prompt_tokens: u32, due: Duration, now: Duration) -> Self {
+        Self {
+            prompt_tokens,
+            max_tokens: 0,
+            scheduled: due,
+            sent: now,
+            first: None,
+            first_content: None,
+            last: None,
+            done: now,
+            chunk_micros: Vec::new(),
+            first_chunk_bytes: 0,
+            output_bytes: 0,
+            finish: None,
+            usage: None,
+            estimated_output: None,
+            outcome: Outcome::Dropped,
+            resent: false,
+            detail: Some("as many requests were in flight as may be".to_owned()),
+        }
+    }
+
     pub(crate) fn is_success(&self) -> bool {
         self.outcome == Outcome::Success
     }
@@ -188,7 +215,8 @@ impl RequestRecord {
     }
 
     pub(crate) fn output_tokens(&self) -> u64 {
-        self.usage.map_or(self.chunk_micros.len() as u64, |usage| usage.completion_tokens)
+        let counted = self.usage.map(|usage| usage.completion_tokens).or(self.estimated_output);
+        counted.unwrap_or(self.chunk_micros.len() as u64)
     }
 
     pub(crate) fn input_tokens(&self) -> u64 {
@@ -246,6 +274,7 @@ pub(crate) mod fixture {
         let (first, last) = (at(chunk_micros.first()), at(chunk_micros.last()));
         RequestRecord {
             prompt_tokens: 10,
+            max_tokens: tokens,
             scheduled: sent,
             sent,
             first,
@@ -257,6 +286,7 @@ pub(crate) mod fixture {
             output_bytes: 4 * tokens as usize,
             finish: Some(Finish::Length),
             usage: Some(Usage { prompt_tokens: 20, completion_tokens: tokens.into(), ..Usage::default() }),
+            estimated_output: None,
             outcome: Outcome::Success,
             resent: false,
             detail: None,

@@ -1,15 +1,20 @@
-//! Feeds the saturation search: measures the rungs it asks for until it has an answer or the time is up.
+//! Feeds the saturation search: measures what it asks for until it has an answer or the time is up.
 
 use std::time::{Duration, Instant};
 
+use crate::arrivals::Arrivals;
 use crate::config::{RungRule, SaturateConfig};
+use crate::descriptors;
 use crate::error::{BenchError, Result};
+use crate::findings::{self, Finding, FindingKind};
 use crate::load::Live;
 use crate::preflight::{self, ClientCeiling};
-use crate::report::{RungReport, SATURATION_SCHEMA, SaturationReport, unix_now};
-use crate::run::{Progress, Rung, Target, TargetConfig, running};
-use crate::search::{Answer, RungPoint, Step, answer_now, next_step};
-use crate::stats;
+use crate::progress::{Progress, Running, Stage};
+use crate::report::{OfferedReport, RungReport, SATURATION_SCHEMA, SaturationReport, unix_now};
+use crate::run::SHOW_EVERY;
+use crate::search::{Answer, Measured, OfferedPoint, RungPoint, SearchConfig, Step, Verdict, next_step, not_repeated};
+use crate::stop::Stop;
+use crate::target::{Rung, Target, TargetConfig};
 
 /// A rung in which too little completed goes on up to so many times its longest time.
 const EXTENSION: u32 = 3;
@@ -19,19 +24,29 @@ const LEAST_COMPLETIONS_PER_CLIENT: usize = 2;
 const LONGEST_RAMP: Duration = Duration::from_secs(5);
 /// What the last rung is given at least when the budget is nearly spent.
 const SHORTEST_RUNG: Duration = Duration::from_secs(1);
-const SHOW_EVERY: Duration = Duration::from_millis(500);
+/// Shares of the budget at which the closed loop and the open loop must be over, where something comes after them.
+const CLOSED_LOOP_SHARE: f64 = 0.7;
+const OPEN_LOOP_SHARE: f64 = 0.92;
 
-/// Measures the client, then drives the endpoint up the ladder and bisects, within the budget. `progress` is called a few times a second.
+/// Measures the client, then drives the endpoint up the ladder and bisects, offers it arrivals that do not wait, and
+/// looks whether it is still what it was, all within the budget. `progress` is called a few times a second; `stop` ends
+/// the search early, with an answer from what there is.
 ///
 /// Must be called inside a tokio runtime with time and I/O enabled. Dropping the future ends the search.
 ///
 /// # Errors
 /// What keeps the search from starting (a bad configuration, an unreachable server, prompts that cannot be read), and
 /// a server that serves nothing even at concurrency 1. A server that breaks later ends the search, not the report.
-pub async fn saturate(config: &SaturateConfig, progress: impl Fn(&Progress)) -> Result<SaturationReport> {
+pub async fn saturate_until(
+    config: &SaturateConfig,
+    stop: &Stop,
+    progress: impl Fn(&Progress),
+) -> Result<SaturationReport> {
     config.validate()?;
     let started_unix_s = unix_now();
-    let began = Instant::now();
+    let budget = Budget { began: Instant::now(), all: config.budget };
+    let (most, too_few) = descriptors::connections_for(config.search.max_concurrency);
+    let search = SearchConfig { max_concurrency: most, ..config.search.clone() };
     let client_ceiling = preflight::measure_client_ceiling(config.null_server_url.as_deref()).await?;
     progress(&Progress::Preflight(client_ceiling.clone()));
     let target = Target::prepare(TargetConfig {
@@ -42,26 +57,50 @@ pub async fn saturate(config: &SaturateConfig, progress: impl Fn(&Progress)) -> 
         request_timeout: config.request_timeout,
         requests: u64::MAX,
         slo: config.search.slo,
+        stop: stop.clone(),
     })
     .await?;
     progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });
-    target.warm_up(config.warmup).await;
-    let clock = Budget { began, all: config.budget };
-    let (rungs, answer) = search(config, &target, &client_ceiling, clock, &progress).await?;
+    target.warm_up(config.warmup, budget.left(1.0).max(SHORTEST_RUNG)).await;
+    let mut walk = Walk {
+        config,
+        search: &search,
+        target: &target,
+        client_ceiling: &client_ceiling,
+        budget,
+        stop,
+        progress: &progress,
+        measured: Measured::default(),
+        rungs: Vec::new(),
+        offered: Vec::new(),
+        rechecks: Vec::new(),
+    };
+    let answer = walk.to_the_end().await?;
+    let findings = too_few.into_iter().chain(walk.findings(&answer)).collect();
+    let Walk { mut rungs, offered, rechecks, .. } = walk;
+    rungs.sort_by_key(|rung| rung.summary.concurrency);
     Ok(SaturationReport {
         schema: SATURATION_SCHEMA.to_owned(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_s,
-        model: target.model,
+        model: target.model.clone(),
         config: config.clone(),
-        workload: target.workload,
+        workload: target.workload.clone(),
         client_ceiling,
         answer,
         rungs,
-        offered: Vec::new(),
-        rechecks: Vec::new(),
-        findings: Vec::new(),
+        offered,
+        rechecks,
+        findings,
     })
+}
+
+/// [`saturate_until`] its end.
+///
+/// # Errors
+/// As there.
+pub async fn saturate(config: &SaturateConfig, progress: impl Fn(&Progress)) -> Result<SaturationReport> {
+    saturate_until(config, &Stop::default(), progress).await
 }
 
 /// The time for the whole search.
@@ -72,68 +111,170 @@ struct Budget {
 }
 
 impl Budget {
-    fn left(&self) -> Duration {
-        self.all.saturating_sub(self.began.elapsed())
+    /// Until `share` of it is spent.
+    fn left(&self, share: f64) -> Duration {
+        self.all.mul_f64(share).saturating_sub(self.began.elapsed())
     }
 }
 
-async fn search(
-    config: &SaturateConfig,
-    target: &Target,
-    client_ceiling: &ClientCeiling,
+/// A search under way.
+struct Walk<'a, P> {
+    config: &'a SaturateConfig,
+    search: &'a SearchConfig,
+    target: &'a Target,
+    client_ceiling: &'a ClientCeiling,
     budget: Budget,
-    progress: &impl Fn(&Progress),
-) -> Result<(Vec<RungReport>, Answer)> {
-    let mut rungs: Vec<RungReport> = Vec::new();
-    let mut points: Vec<RungPoint> = Vec::new();
-    let answer = loop {
-        let step = next_step(&config.search, &points).ok_or_else(|| nothing_works(&rungs))?;
-        let concurrency = match step {
-            Step::Done(answer) => break answer,
-            Step::Measure(concurrency) => concurrency,
-        };
-        if !points.is_empty() && budget.left().is_zero() {
-            break answer_now(&config.search, &points).ok_or_else(|| nothing_works(&rungs))?;
-        }
-        let rung = measure(config, target, concurrency, rungs.last(), budget, progress).await;
-        points.push(point(&rung, client_ceiling));
-        progress(&Progress::Rung(Box::new(rung.clone())));
-        rungs.push(rung);
-    };
-    rungs.sort_by_key(|rung| rung.summary.concurrency);
-    Ok((rungs, answer))
+    stop: &'a Stop,
+    progress: &'a P,
+    measured: Measured,
+    rungs: Vec<RungReport>,
+    offered: Vec<OfferedReport>,
+    rechecks: Vec<RungReport>,
 }
 
-async fn measure(
-    config: &SaturateConfig,
-    target: &Target,
-    concurrency: u32,
-    last: Option<&RungReport>,
-    budget: Budget,
-    progress: &impl Fn(&Progress),
-) -> RungReport {
-    let request_time = last.and_then(|rung| rung.summary.e2e_ms.as_ref()).map_or(0.0, |e2e| e2e.mean / 1e3);
-    let rung = Rung {
-        concurrency,
-        max_requests: u64::MAX,
-        max_duration: (config.rung.max_time * EXTENSION).min(budget.left().max(SHORTEST_RUNG)),
-        ramp: Duration::from_secs_f64(request_time).min(LONGEST_RAMP).min(config.rung.max_time / 2),
-    };
-    let (mut shown, mut checked) = (Instant::now(), Instant::now());
-    target
-        .measure(rung, |live| {
-            if shown.elapsed() >= SHOW_EVERY {
-                shown = Instant::now();
-                progress(&running(concurrency, live));
+impl<P: Fn(&Progress)> Walk<'_, P> {
+    async fn to_the_end(&mut self) -> Result<Answer> {
+        loop {
+            let step = next_step(self.search, &self.measured).ok_or_else(|| nothing_works(&self.rungs))?;
+            let over = |left: Duration| left.is_zero() || self.stop.is_set();
+            match step {
+                Step::Done(answer) => return Ok(answer),
+                // The first rung is measured whatever the time, for without it there is no answer at all.
+                Step::Measure(_) if !self.rungs.is_empty() && over(self.left_for_rungs()) => {
+                    self.measured.no_more_rungs = true;
+                }
+                Step::Offer { .. } if over(self.left_for_offers()) => self.measured.no_more_offers = true,
+                Step::Recheck(_) if over(self.budget.left(1.0)) => self.measured.no_more_rechecks = true,
+                Step::Measure(concurrency) => {
+                    let rung = self.closed(Stage::ClosedLoop, concurrency, self.left_for_rungs()).await;
+                    self.measured.rungs.push(point(&rung, self.client_ceiling));
+                    self.rungs.push(rung);
+                }
+                Step::Recheck(concurrency) => {
+                    let rung = self.closed(Stage::Recheck, concurrency, self.budget.left(1.0)).await;
+                    self.measured.rechecks.push(point(&rung, self.client_ceiling));
+                    self.rechecks.push(rung);
+                }
+                Step::Offer { share, rate } => {
+                    let rung = self.open(rate).await;
+                    self.measured.offered.push(offered_point(share, rate, &rung));
+                    self.offered.push(OfferedReport { share, rate, rung });
+                }
             }
+        }
+    }
+
+    fn left_for_rungs(&self) -> Duration {
+        let more = !self.search.offered_shares.is_empty() || self.search.check_drift;
+        self.budget.left(if more { CLOSED_LOOP_SHARE } else { 1.0 })
+    }
+
+    fn left_for_offers(&self) -> Duration {
+        self.budget.left(if self.search.check_drift { OPEN_LOOP_SHARE } else { 1.0 })
+    }
+
+    async fn closed(&self, stage: Stage, concurrency: u32, left: Duration) -> RungReport {
+        let rule = &self.config.rung;
+        let last = self.rungs.last().and_then(|rung| rung.summary.e2e_ms.as_ref());
+        let request_time = last.map_or(0.0, |e2e| e2e.mean / 1e3);
+        let longest = left.max(SHORTEST_RUNG);
+        let rung = Rung {
+            concurrency,
+            arrivals: Arrivals::Closed,
+            seed: 0,
+            max_requests: u64::MAX,
+            max_duration: (rule.max_time * EXTENSION).min(longest),
+            ramp: Duration::from_secs_f64(request_time).min(LONGEST_RAMP).min(rule.max_time / 2),
+            cut_after: Some(longest),
+        };
+        let mut checked = Instant::now();
+        self.measure(stage, rung, |live| {
             // Looking at the precision all the time would stop at its luckiest moment.
-            if checked.elapsed() < (live.now / 10).max(Duration::from_secs(1)).min(config.rung.max_time / 4) {
+            if checked.elapsed() < (live.now / 10).max(Duration::from_secs(1)).min(rule.max_time / 4) {
                 return false;
             }
             checked = Instant::now();
-            is_enough(&config.rung, concurrency, live)
+            is_enough(rule, concurrency, live)
         })
         .await
+    }
+
+    /// Poisson arrivals for as long as a rung may take: a backlog shows by growing, which takes its time.
+    async fn open(&self, rate: f64) -> RungReport {
+        let rule = &self.config.rung;
+        let longest = self.left_for_offers().max(SHORTEST_RUNG);
+        let rung = Rung {
+            concurrency: self.search.max_concurrency,
+            arrivals: Arrivals::Poisson { rate },
+            // A seed of its own for each.
+            seed: self.config.workload.seed.wrapping_add(1 + self.offered.len() as u64),
+            max_requests: u64::MAX,
+            max_duration: rule.max_time.min(longest),
+            ramp: Duration::ZERO,
+            cut_after: Some(longest),
+        };
+        self.measure(Stage::OpenLoop { rate: Some(rate) }, rung, |_| false).await
+    }
+
+    async fn measure(&self, stage: Stage, rung: Rung, mut is_enough: impl FnMut(&Live<'_>) -> bool) -> RungReport {
+        let concurrency = rung.concurrency;
+        let mut shown = Instant::now();
+        let observe = |live: &Live<'_>| {
+            if shown.elapsed() >= SHOW_EVERY {
+                shown = Instant::now();
+                let left = Some(self.budget.left(1.0));
+                (self.progress)(&Progress::Running(Running::new(stage, concurrency, live, left)));
+            }
+            is_enough(live)
+        };
+        let report = self.target.measure(rung, observe).await;
+        (self.progress)(&Progress::Rung(stage, Box::new(report.clone())));
+        report
+    }
+
+    fn findings(&self, answer: &Answer) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut find = |kind, text: String| findings.push(Finding::new(kind, text));
+        if let Some(drift) = answer.drift.filter(|drift| drift.invalidates()) {
+            let changed = [Some(drift.at_one), drift.at_saturation].into_iter().flatten();
+            let changed = changed.filter(|recheck| recheck.has_changed).map(|recheck| {
+                let (n, change) = (recheck.concurrency, 100.0 * recheck.change);
+                format!("at N = {n} by {change:+.1}%")
+            });
+            let changed = changed.collect::<Vec<_>>().join(" and ");
+            find(
+                FindingKind::Drift,
+                format!("The server was not the same at the end: its throughput has changed {changed}. Measure again."),
+            );
+        }
+        if answer.verdict == Verdict::ClientLimited {
+            find(
+                FindingKind::ClientLimited,
+                "The client came within a quarter of its own ceiling: what was measured may be the client.".to_owned(),
+            );
+        }
+        for n in not_repeated(self.search, &self.measured.rungs) {
+            let text =
+                format!("A failure at N = {n} did not happen again when it was measured again; it was left out.");
+            find(FindingKind::NotRepeated, text);
+        }
+        if answer.open_loop.is_none() && !self.is_over(answer) {
+            let text = "What was found was not held against arrivals that do not wait for the server (open loop).";
+            find(FindingKind::NotConfirmed, text.to_owned());
+        }
+        if answer.drift.is_none() && !self.is_over(answer) {
+            let text = "Whether the server was the same at the end as before was not looked at.";
+            find(FindingKind::NotConfirmed, text.to_owned());
+        }
+        let all = self.rungs.iter().chain(self.offered.iter().map(|offered| &offered.rung)).chain(&self.rechecks);
+        findings.extend(findings::of_rungs(all, self.config.workload.salt, self.stop));
+        findings
+    }
+
+    /// Whether there was nothing left to confirm.
+    fn is_over(&self, answer: &Answer) -> bool {
+        matches!(answer.verdict, Verdict::ServerGone | Verdict::ClientLimited)
+    }
 }
 
 /// Whether a rung has been measured well enough, or for long enough.
@@ -147,12 +288,7 @@ fn is_enough(rule: &RungRule, concurrency: u32, live: &Live<'_>) -> bool {
     if live.now < rule.min_time || completed < rule.completions_per_client as usize * clients {
         return false;
     }
-    let rates = live.timeline.rates(ramp_end, live.now);
-    let steady = &rates[stats::transient(&rates)..];
-    match (stats::mean(steady), stats::half_width(steady)) {
-        (Some(mean), Some(half_width)) => half_width <= rule.half_width * mean,
-        _ => false,
-    }
+    live.precision().is_some_and(|half_width| half_width <= rule.half_width)
 }
 
 /// What the search looks at of a rung.
@@ -164,6 +300,7 @@ fn point(rung: &RungReport, client_ceiling: &ClientCeiling) -> RungPoint {
         concurrency: summary.concurrency,
         throughput: summary.rates.output_tokens_per_s,
         half_width: summary.output_half_width,
+        tokens_per_request: summary.tokens.output as f64 / outcomes.success.max(1) as f64,
         requests: outcomes.total(),
         failed: outcomes.failed(),
         refused: outcomes.http_429 + outcomes.http_503,
@@ -171,6 +308,22 @@ fn point(rung: &RungReport, client_ceiling: &ClientCeiling) -> RungPoint {
         ttft_violations: slo.map_or(0, |slo| slo.ttft_violations),
         tpot_violations: slo.map_or(0, |slo| slo.tpot_violations),
         client_limited: !client_ceiling.has_headroom_for(summary.chunks_per_s),
+    }
+}
+
+fn offered_point(share: f64, rate: f64, rung: &RungReport) -> OfferedPoint {
+    let summary = &rung.summary;
+    let slo = summary.slo.as_ref();
+    let growth = summary.open_loop.and_then(|facts| facts.growth);
+    OfferedPoint {
+        share,
+        rate,
+        requests: summary.outcomes.total(),
+        failed: summary.outcomes.failed(),
+        slo_requests: slo.map_or(0, |slo| slo.requests),
+        ttft_violations: slo.map_or(0, |slo| slo.ttft_violations),
+        tpot_violations: slo.map_or(0, |slo| slo.tpot_violations),
+        keeps_up: growth.is_none_or(|growth| growth.is_flat),
     }
 }
 

@@ -9,7 +9,11 @@
 //!
 //! Then the ladder goes on until a rung is shown to fail its requests or its latency limits, and a second bisection
 //! closes in on the breakpoint, whose two ends are measured again until enough requests show what they are. What a
-//! rung far up the ladder tells about throughput is taken into account for the saturation point, too.
+//! rung far up the ladder tells about throughput is taken into account for the saturation point, too. A rung that fails
+//! is measured again before that is believed: what does not repeat was the machine's, not the server's.
+//!
+//! What was found in a closed loop is then held against arrivals that do not wait (`offered`), and at the very end two
+//! concurrencies are measured once more, to see whether the server is still what it was (`drift`).
 
 mod breakpoint;
 mod drift;
@@ -23,8 +27,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::breakpoint::{Breakpoint, Constraint, Fall};
 pub use self::drift::{Drift, Recheck};
+use self::offered::Offers;
 pub use self::offered::{OfferedPoint, OpenLoopAnswer, OpenLoopFault};
-use self::rungs::Rungs;
+use self::rungs::{Rung, Rungs};
 use crate::slo::Slo;
 
 /// What the search is to find, and how far it may go.
@@ -45,8 +50,14 @@ pub struct SearchConfig {
     pub slo: Slo,
     /// Go on behind the plateau until service breaks.
     pub find_breakpoint: bool,
-    /// An end of the breakpoint's interval that is in doubt is measured so many times in all.
+    /// An end of the breakpoint's interval that is in doubt, and a rung that failed, is measured so many times in all.
     pub replicates: u32,
+    /// Shares of the highest throughput that are offered as Poisson arrivals, ascending. Empty: none are.
+    #[serde(default)]
+    pub offered_shares: Vec<f64>,
+    /// Measure N = 1 and the saturation point once more at the end.
+    #[serde(default)]
+    pub check_drift: bool,
 }
 
 impl Default for SearchConfig {
@@ -61,6 +72,8 @@ impl Default for SearchConfig {
             slo: Slo::default(),
             find_breakpoint: true,
             replicates: 3,
+            offered_shares: vec![0.7, 0.8, 0.9, 1.0, 1.05],
+            check_drift: true,
         }
     }
 }
@@ -73,6 +86,8 @@ pub struct RungPoint {
     pub throughput: f64,
     /// 95% half-width of the throughput, if the rung was long enough to tell.
     pub half_width: Option<f64>,
+    /// Output tokens of a request on average; 0 if not known.
+    pub tokens_per_request: f64,
     /// Requests in all, those of them that failed, and those of these that were refused with 429 or 503.
     pub requests: u64,
     pub failed: u64,
@@ -90,7 +105,26 @@ pub struct RungPoint {
 pub enum Step {
     /// Measure this concurrency, which may have been measured before.
     Measure(u32),
+    /// Offer Poisson arrivals: this share of the highest throughput, which is so many requests a second.
+    Offer {
+        share: f64,
+        rate: f64,
+    },
+    /// Measure this concurrency once more, to be held against what it was.
+    Recheck(u32),
     Done(Answer),
+}
+
+/// All that was measured, each in the order it was.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    pub rungs: Vec<RungPoint>,
+    pub offered: Vec<OfferedPoint>,
+    pub rechecks: Vec<RungPoint>,
+    /// What there is no more time for.
+    pub no_more_rungs: bool,
+    pub no_more_offers: bool,
+    pub no_more_rechecks: bool,
 }
 
 /// What bounds the throughput.
@@ -145,23 +179,36 @@ pub struct Answer {
     pub drift: Option<Drift>,
 }
 
-/// What to do after `rungs`, in the order they were measured. None: no rung served anything, so there is nothing to
-/// search.
-pub fn next_step(config: &SearchConfig, rungs: &[RungPoint]) -> Option<Step> {
-    let rungs = Rungs::new(config, rungs);
+/// What to do next. None: no rung served anything, so there is nothing to search.
+pub fn next_step(config: &SearchConfig, measured: &Measured) -> Option<Step> {
+    let rungs = Rungs::new(config, &measured.rungs);
     if rungs.all.is_empty() {
         return Some(Step::Measure(1));
     }
-    match rungs.next() {
-        Some(_) if rungs.serving().is_empty() => None,
-        Some(next) => Some(Step::Measure(next)),
-        None => rungs.answer().map(Step::Done),
+    if let Some(next) = rungs.next().filter(|_| !measured.no_more_rungs) {
+        return (!rungs.serving().is_empty() || rungs.is_in_doubt()).then_some(Step::Measure(next));
     }
+    let mut answer = rungs.answer()?;
+    // A server that is gone, or one that was not seen for the client, has nothing more to say.
+    if matches!(answer.verdict, Verdict::ServerGone | Verdict::ClientLimited) {
+        return Some(Step::Done(answer));
+    }
+    let offers = Offers::new(config, rungs.max_rate(), &measured.offered);
+    if let Some(share) = offers.next().filter(|_| !measured.no_more_offers) {
+        return Some(Step::Offer { share, rate: share * offers.max_rate });
+    }
+    answer.open_loop = offers.answer();
+    if let Some(next) = rungs.next_recheck(&measured.rechecks).filter(|_| !measured.no_more_rechecks) {
+        return Some(Step::Recheck(next));
+    }
+    answer.drift = rungs.drift(&measured.rechecks);
+    Some(Step::Done(answer))
 }
 
-/// The answer from what there is, when no more can be measured.
-pub(crate) fn answer_now(config: &SearchConfig, rungs: &[RungPoint]) -> Option<Answer> {
-    Rungs::new(config, rungs).answer()
+/// The concurrencies that failed once and did not fail again.
+pub(crate) fn not_repeated(config: &SearchConfig, rungs: &[RungPoint]) -> Vec<u32> {
+    let rungs = Rungs::new(config, rungs);
+    rungs.all.iter().filter(|rung| rung.hiccups() > 0).map(Rung::n).collect()
 }
 
 impl Rungs<'_> {
@@ -172,6 +219,9 @@ impl Rungs<'_> {
         }
         if self.is_it_gone {
             return Some(1);
+        }
+        if let Some(doubted) = self.to_repeat() {
+            return Some(doubted);
         }
         if self.rises_to_the_end() {
             // What is left of the throughput lies between the last rung that serves and the one that does not.

@@ -35,7 +35,8 @@ impl Slo {
     }
 }
 
-/// How the successful requests of a window stood to the limits.
+/// How the successful requests of a window stood to the limits. The time to the first token counts from when a request
+/// was due: in a closed loop that is when it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SloCounts {
     pub requests: u64,
@@ -57,7 +58,8 @@ impl SloCounts {
         let over = |limit: Option<f64>, seconds: Option<f64>| {
             limit.zip(seconds).is_some_and(|(limit, seconds)| seconds * 1e3 > limit)
         };
-        let late = |record: &RequestRecord| over(slo.ttft_ms, record.ttft().map(|ttft| ttft.as_secs_f64()));
+        let late =
+            |record: &RequestRecord| over(slo.ttft_ms, record.ttft_from_schedule().map(|ttft| ttft.as_secs_f64()));
         let slow = |record: &RequestRecord| over(slo.tpot_ms, record.tpot());
         let count = |bad: &dyn Fn(&RequestRecord) -> bool| good.iter().filter(|record| bad(record)).count() as u64;
         let requests = good.len() as u64;

@@ -36,6 +36,15 @@ pub struct Distribution {
     pub p90_with_failures: Option<f64>,
     pub p95_with_failures: Option<f64>,
     pub p99_with_failures: Option<f64>,
+    /// 95% confidence intervals of the percentiles, lower and upper end, by the ranks that the binomial distribution
+    /// gives them: whatever the distribution of the values, but as if they did not depend on one another. None: there
+    /// are too few values to bound the percentile.
+    #[serde(default)]
+    pub p50_interval: Option<[f64; 2]>,
+    #[serde(default)]
+    pub p95_interval: Option<[f64; 2]>,
+    #[serde(default)]
+    pub p99_interval: Option<[f64; 2]>,
 }
 
 impl Distribution {
@@ -44,6 +53,8 @@ impl Distribution {
         values.sort_unstable_by(f64::total_cmp);
         let rank = |percent| stats::nearest_rank(&values, 0, percent);
         let rank_failed = |percent| stats::nearest_rank(&values, failures, percent);
+        let interval =
+            |percent| stats::rank_interval(values.len(), percent).map(|ends| ends.map(|rank| values[rank - 1]));
         Some(Self {
             count: values.len() as u64,
             mean: stats::mean(&values)?,
@@ -57,6 +68,9 @@ impl Distribution {
             p90_with_failures: rank_failed(90.0),
             p95_with_failures: rank_failed(95.0),
             p99_with_failures: rank_failed(99.0),
+            p50_interval: interval(50.0),
+            p95_interval: interval(95.0),
+            p99_interval: interval(99.0),
         })
     }
 }
@@ -103,6 +117,9 @@ pub struct TokenTotals {
     /// Input tokens that the server took from its prefix cache, and output tokens that were reasoning, as it says.
     pub cached_input: u64,
     pub reasoning_output: u64,
+    /// Replies that by the server's count hold more tokens than were asked for at most.
+    #[serde(default)]
+    pub overlong_replies: u64,
 }
 
 /// One concurrency, measured. Latencies in milliseconds.
@@ -253,8 +270,14 @@ fn per_user(good: &[&RequestRecord], tpots: &[f64]) -> PerUser {
 }
 
 fn token_totals(records: &[RequestRecord]) -> TokenTotals {
-    let mut totals =
-        TokenTotals { source: TokenSource::Usage, input: 0, output: 0, cached_input: 0, reasoning_output: 0 };
+    let mut totals = TokenTotals {
+        source: TokenSource::Usage,
+        input: 0,
+        output: 0,
+        cached_input: 0,
+        reasoning_output: 0,
+        overlong_replies: 0,
+    };
     for record in records.iter().filter(|record| record.is_success()) {
         totals.input += record.input_tokens();
         totals.output += record.output_tokens();
@@ -262,6 +285,7 @@ fn token_totals(records: &[RequestRecord]) -> TokenTotals {
             Some(usage) => {
                 totals.cached_input += usage.cached_tokens;
                 totals.reasoning_output += usage.reasoning_tokens;
+                totals.overlong_replies += u64::from(usage.completion_tokens > record.max_tokens.into());
             }
             None => totals.source = TokenSource::Chunks,
         }

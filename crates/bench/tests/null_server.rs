@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use plimsoll_bench::{
     BenchConfig, BenchReport, Constraint, EndpointKind, LengthSource, NullServer, NullServerConfig, Progress,
-    PromptSource, RungRule, SaturateConfig, SaturationReport, Slo, TokenSource, Verdict, run, saturate,
+    PromptSource, RungRule, SaturateConfig, SaturationReport, Slo, Stage, TokenSource, Verdict, run, saturate,
 };
 
 fn paced(milliseconds: u64) -> NullServer {
@@ -82,7 +82,7 @@ async fn saturation_is_found_and_reported() {
         RungRule { min_time: Duration::from_millis(300), max_time: Duration::from_secs(2), ..RungRule::default() };
     let seen = RefCell::new(Vec::new());
     let report = saturate(&config, |progress| {
-        if let Progress::Rung(rung) = progress {
+        if let Progress::Rung(Stage::ClosedLoop, rung) = progress {
             seen.borrow_mut().push(rung.summary.concurrency);
         }
     })

@@ -1,7 +1,9 @@
-//! The search against servers whose saturation point and breakpoint are known: closed forms with sampling noise, run
-//! without a clock.
+//! The search against servers whose saturation point, breakpoint and capacity are known: closed forms with sampling
+//! noise, a birth-and-death process for arrivals that do not wait, run without a clock.
 
-use plimsoll_bench::{Answer, Constraint, RungPoint, SearchConfig, Slo, Step, Verdict, next_step};
+use plimsoll_bench::{
+    Answer, Constraint, InFlightGrowth, Measured, OfferedPoint, RungPoint, SearchConfig, Slo, Step, Verdict, next_step,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -11,6 +13,9 @@ const TTFT_LIMIT_MS: f64 = 2000.0;
 /// Seconds that a request takes while there is a slot for it.
 const REQUEST_S: f64 = 1.0;
 const TOKENS: f64 = 100.0;
+/// Seconds that arrivals are offered for, and how finely they are played.
+const OFFER_S: f64 = 45.0;
+const TICK_S: f64 = 0.05;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
@@ -30,9 +35,12 @@ enum Kind {
     Crashing,
     /// Has far more capacity than the client.
     ClientLimited,
+    /// A plateau on a machine with other work: one rung in forty loses a third of its throughput and a fifth of its
+    /// requests to it.
+    Disturbed,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Plateau,
     Kind::Cliff,
     Kind::Retrograde,
@@ -41,6 +49,7 @@ const KINDS: [Kind; 8] = [
     Kind::RateLimited,
     Kind::Crashing,
     Kind::ClientLimited,
+    Kind::Disturbed,
 ];
 
 /// One synthetic server.
@@ -113,18 +122,20 @@ impl Server {
             Kind::RateLimited => (0.0, (1.0 - self.breaks / n).max(0.0), 0.0),
             Kind::Cliff | Kind::Crashing | Kind::ClientLimited => (0.0, 0.0, 0.0),
             Kind::Bimodal => (0.0, 0.0, (0.01 * (n / self.breaks).powi(4)).min(0.5)),
-            Kind::Plateau | Kind::Retrograde | Kind::Noisy => (0.0, 0.0, queued),
+            Kind::Plateau | Kind::Retrograde | Kind::Noisy | Kind::Disturbed => (0.0, 0.0, queued),
         }
     }
 
     /// A rung as it would be measured: with the noise of ten batch means, and binomial counts.
     fn measure(&self, n: u32, rng: &mut StdRng) -> RungPoint {
         let at = f64::from(n);
-        let (failing, refusing, late) = self.bad_shares(at);
+        let (mut failing, refusing, late) = self.bad_shares(at);
+        let is_hit = self.kind == Kind::Disturbed && rng.random::<f64>() < 0.025;
+        failing += if is_hit { 0.2 } else { 0.0 };
         let batches: Vec<f64> = (0..10).map(|_| 1.0 + self.noise * 10.0_f64.sqrt() * normal(rng)).collect();
         let mean = batches.iter().sum::<f64>() / 10.0;
         let variance = batches.iter().map(|batch| (batch - mean).powi(2)).sum::<f64>() / 9.0;
-        let truth = self.throughput(at) * (1.0 - failing);
+        let truth = self.throughput(at) * (1.0 - failing) * if is_hit { 0.7 } else { 1.0 };
         let requests = 10 * u64::from(n);
         let failures = binomial(requests, failing, rng);
         let refused = binomial(requests, refusing, rng);
@@ -133,6 +144,7 @@ impl Server {
             concurrency: n,
             throughput: truth * mean,
             half_width: Some(truth * 2.262 * (variance / 10.0).sqrt()),
+            tokens_per_request: TOKENS,
             requests,
             failed: failures + refused,
             refused,
@@ -141,6 +153,51 @@ impl Server {
             tpot_violations: 0,
             client_limited: self.kind == Kind::ClientLimited && at >= self.slots / 4.0,
         }
+    }
+
+    /// Requests a second that it can serve.
+    fn capacity(&self) -> f64 {
+        (if self.kind == Kind::RateLimited { self.breaks } else { self.slots }) / REQUEST_S
+    }
+
+    /// Poisson arrivals at `rate`: each tick some come, and some of those in flight end, as many as the server's
+    /// throughput at that number in flight lets; each that comes fares as one would in a closed loop of that number.
+    fn offer(&self, rate: f64, rng: &mut StdRng) -> OfferedPoint {
+        let mut point = OfferedPoint { rate, ..OfferedPoint::default() };
+        let (mut in_flight, mut counts) = (0_u64, Vec::new());
+        for _ in 0..(OFFER_S / TICK_S) as u32 {
+            let arrived = poisson(rate * TICK_S, rng);
+            let (failing, refusing, late) = match self.kind {
+                Kind::RateLimited => (0.0, if in_flight as f64 >= self.breaks.floor() { 1.0 } else { 0.0 }, 0.0),
+                _ => self.bad_shares((in_flight.max(1)) as f64),
+            };
+            let lost = binomial(arrived, (failing + refusing).min(1.0), rng);
+            point.requests += arrived;
+            point.failed += lost;
+            point.slo_requests += arrived - lost;
+            point.ttft_violations += binomial(arrived - lost, late, rng);
+            in_flight += arrived - lost;
+            let served = poisson(self.throughput(in_flight as f64) / TOKENS * TICK_S, rng);
+            in_flight -= served.min(in_flight);
+            counts.push(in_flight as f64);
+        }
+        // The start from nothing is a transient, as in a measurement.
+        let steady = &counts[counts.len() / 5..];
+        let (arrived, seconds) = (point.requests * 4 / 5, 0.8 * OFFER_S);
+        point.keeps_up = InFlightGrowth::of(steady, arrived, seconds).is_none_or(|growth| growth.is_flat);
+        point
+    }
+}
+
+/// A Poisson number: arrivals with exponential gaps within one unit of time.
+fn poisson(mean: f64, rng: &mut StdRng) -> u64 {
+    let (mut count, mut left) = (0, mean);
+    loop {
+        left += (1.0 - rng.random::<f64>()).ln();
+        if left < 0.0 {
+            return count;
+        }
+        count += 1;
     }
 }
 
@@ -152,10 +209,10 @@ fn normal(rng: &mut StdRng) -> f64 {
 
 /// The standard normal distribution function: Simpson's rule over its density from far below.
 fn normal_below(z: f64) -> f64 {
-    const STEPS: u32 = 400;
+    const STEPS: u32 = 80;
     const FROM: f64 = -9.0;
-    if z <= FROM {
-        return 0.0;
+    if z.abs() >= -FROM {
+        return if z < 0.0 { 0.0 } else { 1.0 };
     }
     let width = (z - FROM) / f64::from(STEPS);
     let density = |x: f64| (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
@@ -172,15 +229,46 @@ fn config() -> SearchConfig {
     SearchConfig { max_concurrency: MAX_CONCURRENCY, slo, ..SearchConfig::default() }
 }
 
-/// The answer, and how many rungs it took.
-fn search(mut measure: impl FnMut(u32) -> RungPoint) -> (Answer, usize) {
-    let mut rungs = Vec::new();
-    loop {
-        match next_step(&config(), &rungs).expect("a server that serves") {
-            Step::Done(answer) => return (answer, rungs.len()),
-            Step::Measure(n) => rungs.push(measure(n)),
+/// What is asked of a server.
+enum Ask {
+    Closed(u32),
+    Open(f64),
+}
+
+/// What it shows.
+enum Shows {
+    Rung(RungPoint),
+    Offered(OfferedPoint),
+}
+
+impl Server {
+    fn ask(&self, ask: Ask, rng: &mut StdRng) -> Shows {
+        match ask {
+            Ask::Closed(n) => Shows::Rung(self.measure(n, rng)),
+            Ask::Open(rate) => Shows::Offered(self.offer(rate, rng)),
         }
-        assert!(rungs.len() < 60, "no end: {rungs:?}");
+    }
+}
+
+/// The answer, and how many measurements it took.
+fn search(config: &SearchConfig, mut measure: impl FnMut(Ask) -> Shows) -> (Answer, usize) {
+    let mut measured = Measured::default();
+    let closed = |shows| match shows {
+        Shows::Rung(point) => point,
+        Shows::Offered(_) => panic!("a closed loop was asked for"),
+    };
+    loop {
+        let count = measured.rungs.len() + measured.offered.len() + measured.rechecks.len();
+        assert!(count < 80, "no end: {measured:?}");
+        match next_step(config, &measured).expect("a server that serves") {
+            Step::Done(answer) => return (answer, count),
+            Step::Measure(n) => measured.rungs.push(closed(measure(Ask::Closed(n)))),
+            Step::Recheck(n) => measured.rechecks.push(closed(measure(Ask::Closed(n)))),
+            Step::Offer { share, rate } => match measure(Ask::Open(rate)) {
+                Shows::Offered(point) => measured.offered.push(OfferedPoint { share, ..point }),
+                Shows::Rung(_) => panic!("an open loop was asked for"),
+            },
+        }
     }
 }
 
@@ -189,8 +277,48 @@ fn near(found: f64, truth: f64) -> bool {
     (found - truth).abs() <= (0.1 * truth).max(1.0)
 }
 
+/// How service fares at `rate`: true if it holds in nearly all of many runs, false if it does in hardly any. A single
+/// run, which is all that the search sees, cannot tell what lies between.
+fn holds(server: &Server, rate: f64) -> Option<bool> {
+    const RUNS: usize = 20;
+    let is_bad = |seed| {
+        let point = server.offer(rate, &mut StdRng::seed_from_u64(seed));
+        let bad = point.failed.max(point.ttft_violations);
+        !point.keeps_up || bad >= 2 && bad as f64 > 0.01 * point.requests as f64
+    };
+    let arrivals = rate * OFFER_S;
+    let surplus = arrivals - server.capacity() * OFFER_S;
+    let swing = 4.0 * arrivals.sqrt();
+    let bad = (0..RUNS as u64).filter(|seed| is_bad(*seed)).count();
+    if surplus > swing || bad * 10 >= RUNS * 9 {
+        Some(false)
+    } else if surplus < -swing && bad * 10 <= RUNS {
+        Some(true)
+    } else {
+        None
+    }
+}
+
+/// What is wrong with what was found in the open loop.
+fn open_loop_miss(server: &Server, answer: &Answer) -> Option<&'static str> {
+    let Some(found) = answer.open_loop else {
+        return (server.kind != Kind::ClientLimited).then_some("no open loop");
+    };
+    if !near(found.max_rate, server.capacity()) {
+        return Some("highest rate");
+    }
+    let wrong = |rate: Option<f64>, is: bool| rate.is_some_and(|rate| holds(server, rate) == Some(!is));
+    (wrong(found.holds_rate, true) || wrong(found.fails_rate, false)).then_some("rate that holds")
+}
+
 /// What is wrong with an answer, if anything is.
 fn miss(server: &Server, answer: &Answer) -> Option<&'static str> {
+    if answer.drift.is_some_and(|drift| drift.invalidates()) {
+        return Some("drift where there is none");
+    }
+    if let Some(wrong) = open_loop_miss(server, answer) {
+        return Some(wrong);
+    }
     if !near(answer.saturation.into(), server.saturation()) {
         return Some("saturation point");
     }
@@ -208,29 +336,60 @@ fn miss(server: &Server, answer: &Answer) -> Option<&'static str> {
     }
 }
 
-#[test]
-fn the_answers_are_within_a_tenth_of_the_truth() {
-    let (mut missed, mut worst, mut rungs) = (0, 0, 0);
+/// Searches `SEEDS` servers of each kind, and prints every one that is missed.
+fn search_all(first_seed: u64) {
+    let (mut missed, mut count) = (0, 0);
     for (i, kind) in (0..).zip(KINDS) {
         let mut of_kind = 0;
-        for seed in i * SEEDS..(i + 1) * SEEDS {
+        for seed in (i * SEEDS..(i + 1) * SEEDS).map(|seed| first_seed + seed) {
             let mut rng = StdRng::seed_from_u64(seed);
             let server = Server::new(kind, &mut rng);
-            let (answer, count) = search(|n| server.measure(n, &mut rng));
-            rungs += count;
+            let (answer, measurements) = search(&config(), |ask| server.ask(ask, &mut rng));
+            count += measurements;
             if let Some(what) = miss(&server, &answer) {
                 println!("{kind:?}, seed {seed}: {what}: {server:?} {answer:?}");
                 of_kind += 1;
             }
         }
         println!("{kind:?}: {of_kind} of {SEEDS} missed");
-        worst = worst.max(of_kind);
+        // Where a hiccup takes a rung by chance more often than not, nothing tells it from the server's doing.
+        let allowed = if kind == Kind::Disturbed { SEEDS * 3 / 20 } else { SEEDS / 10 };
+        assert!(of_kind <= allowed, "{of_kind} of {SEEDS} of one kind missed, more than {allowed}");
         missed += of_kind;
     }
     let runs = SEEDS * KINDS.len() as u64;
-    println!("{missed} of {runs} missed, {:.1} rungs a search", rungs as f64 / runs as f64);
+    println!("{missed} of {runs} missed, {:.1} measurements a search", count as f64 / runs as f64);
     assert!(missed * 20 <= runs, "{missed} of {runs} missed, more than 5%");
-    assert!(worst * 10 <= SEEDS, "{worst} of {SEEDS} of one kind missed, more than a tenth");
+}
+
+#[test]
+fn the_answers_are_within_a_tenth_of_the_truth() {
+    search_all(0);
+}
+
+#[test]
+fn a_server_that_slows_down_is_told() {
+    let mut told = 0;
+    for seed in 2000..2000 + SEEDS {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let server = Server::new(Kind::Plateau, &mut rng);
+        let slower: f64 = rng.random_range(0.1..0.4);
+        let mut count = 0.0;
+        let (answer, _) = search(&config(), |ask| {
+            count += 1.0;
+            // By so much after 25 measurements, as a machine that grows hot.
+            let factor = 1.0 - slower * (count / 25.0_f64).min(1.0);
+            match server.ask(ask, &mut rng) {
+                Shows::Rung(point) => Shows::Rung(RungPoint { throughput: point.throughput * factor, ..point }),
+                offered => offered,
+            }
+        });
+        match answer.drift {
+            Some(drift) if drift.invalidates() => told += 1,
+            _ => println!("seed {seed}: slower by {slower:.2} and not told: {server:?} {answer:?}"),
+        }
+    }
+    assert!(told * 20 >= SEEDS * 19, "{told} of {SEEDS} told");
 }
 
 #[test]
@@ -243,12 +402,14 @@ fn on_a_soft_knee_the_interval_holds_the_truth() {
         // Bends from one line of the sharp knee's to the other, and has 95% of its limit at `truth`.
         let bend = |n: f64| ((n / server.slots).powf(-sharpness) + 1.0).powf(-1.0 / sharpness);
         let truth = server.slots * (0.95_f64.powf(-sharpness) - 1.0).powf(-1.0 / sharpness);
-        let (answer, _) = search(|n| {
+        let closed = SearchConfig { offered_shares: Vec::new(), check_drift: false, ..config() };
+        let (answer, _) = search(&closed, |ask| {
+            let Ask::Closed(n) = ask else { panic!("no open loop was wanted") };
             let at = f64::from(n);
             let scale = bend(at) * server.slots / at.min(server.slots);
             let rung = server.measure(n, &mut rng);
             let half_width = rung.half_width.map(|width| width * scale);
-            RungPoint { throughput: rung.throughput * scale, half_width, ttft_violations: 0, ..rung }
+            Shows::Rung(RungPoint { throughput: rung.throughput * scale, half_width, ttft_violations: 0, ..rung })
         });
         // Whole concurrencies.
         let interval = f64::from(answer.saturation_low) - 1.0..=f64::from(answer.saturation_high);

@@ -1,15 +1,15 @@
-//! `plimsoll bench`: drives an endpoint at one concurrency and prints what came of it.
+//! `plimsoll bench`: drives an endpoint at one load and prints what came of it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use plimsoll_bench::{BenchConfig, Progress};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use plimsoll_bench::{Arrivals, BenchConfig, Slo};
 
 use crate::config::Shared;
 use crate::load::LoadOptions;
+use crate::progress;
 
 /// What `bench` takes.
 #[derive(Args, Debug)]
@@ -26,6 +26,17 @@ pub(crate) struct BenchOptions {
     #[arg(long, short, value_name = "M", default_value_t = 100)]
     requests: u64,
 
+    #[command(flatten)]
+    arrivals: ArrivalOptions,
+
+    /// Milliseconds to the first token, from when the request was due, that a request may take to count for goodput
+    #[arg(long, value_name = "MS")]
+    slo_ttft: Option<f64>,
+
+    /// Milliseconds a token, after the first, that a request may take to count for goodput
+    #[arg(long, value_name = "MS")]
+    slo_tpot: Option<f64>,
+
     /// Key to send as `Authorization: Bearer KEY`
     #[arg(long, env = "PLIMSOLL_API_KEY", value_name = "KEY")]
     api_key: Option<String>,
@@ -38,7 +49,7 @@ pub(crate) struct BenchOptions {
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     max_seconds: u64,
 
-    /// Folder to write bench.json to
+    /// Folder to write bench.json to. Ctrl-C ends the run early and reports what was measured
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
@@ -46,20 +57,80 @@ pub(crate) struct BenchOptions {
     load: LoadOptions,
 }
 
+/// When requests are sent.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Arrivals")]
+struct ArrivalOptions {
+    /// `closed`: each of the --concurrency clients waits for its reply before it sends its next request. The others are
+    /// open loops: requests come at --rate whatever the server does, and latency counts from when each was due
+    #[arg(long, value_name = "KIND", default_value = "closed")]
+    arrivals: ArrivalKind,
+
+    /// Requests a second; of a ramp, at its end
+    #[arg(long, value_name = "PER_SECOND")]
+    rate: Option<f64>,
+
+    /// Shape of gamma arrivals: 1 is Poisson, 0.25 is bursty, 4 is even
+    #[arg(long, value_name = "SHAPE", default_value_t = 0.5)]
+    burstiness: f64,
+
+    /// Most requests in flight of an open loop; what is due beyond them is not sent and counts as failed
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    max_in_flight: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum ArrivalKind {
+    /// A fixed number of clients
+    Closed,
+    /// Evenly spaced
+    Constant,
+    /// Independent of one another
+    Poisson,
+    /// In bursts, or more evenly: see --burstiness
+    Gamma,
+    /// Poisson, the rate rising from nothing to --rate within --max-seconds
+    Ramp,
+    /// At the times of --trace
+    Trace,
+}
+
+impl ArrivalOptions {
+    fn arrivals(&self) -> Result<Arrivals> {
+        let rate = || self.rate.context("open arrivals need a rate; give --rate requests a second");
+        ensure!(
+            self.rate.is_none() || !matches!(self.arrivals, ArrivalKind::Closed | ArrivalKind::Trace),
+            "--rate is for open arrivals; add --arrivals poisson (or constant, gamma, ramp)"
+        );
+        Ok(match self.arrivals {
+            ArrivalKind::Closed => Arrivals::Closed,
+            ArrivalKind::Constant => Arrivals::Constant { rate: rate()? },
+            ArrivalKind::Poisson => Arrivals::Poisson { rate: rate()? },
+            ArrivalKind::Gamma => Arrivals::Gamma { rate: rate()?, shape: self.burstiness },
+            ArrivalKind::Ramp => Arrivals::Ramp { rate: rate()? },
+            ArrivalKind::Trace => Arrivals::Trace,
+        })
+    }
+}
+
 pub(crate) async fn run(shared: &Shared, options: BenchOptions) -> Result<()> {
     let url = options.url.unwrap_or_else(|| format!("http://{}", shared.address));
+    let arrivals = options.arrivals.arrivals()?;
     let config = BenchConfig {
         endpoint: options.load.endpoint(url, options.api_key),
         generation: options.load.generation()?,
         workload: options.load.workload(options.salt),
-        concurrency: options.concurrency,
+        concurrency: if arrivals == Arrivals::Closed { options.concurrency } else { options.arrivals.max_in_flight },
+        arrivals,
+        slo: Slo { ttft_ms: options.slo_ttft, tpot_ms: options.slo_tpot, ..Slo::default() },
         requests: options.requests,
         max_duration: Duration::from_secs(options.max_seconds),
         request_timeout: options.load.timeout()?,
         ..BenchConfig::new("")
     };
-    let bar = ProgressBar::new(options.requests).with_style(style());
-    let report = plimsoll_bench::run(&config, |news| show(news, &bar)).await;
+    let bar = progress::bar(Some(options.requests));
+    let stop = progress::stop_on_ctrl_c();
+    let report = plimsoll_bench::run_until(&config, &stop, |news| progress::show(news, &bar)).await;
     bar.finish_and_clear();
     let report = report?;
     println!("{report}");
@@ -70,35 +141,4 @@ pub(crate) async fn run(shared: &Shared, options: BenchOptions) -> Result<()> {
         bail!("no request succeeded");
     }
     Ok(())
-}
-
-/// Shows news of a measurement on `bar`, and what is worth keeping above it.
-pub(crate) fn show(news: &Progress, bar: &ProgressBar) {
-    match news {
-        Progress::Preflight(ceiling) => bar.println(format!("{ceiling}")),
-        Progress::Ready { model, workload } => bar.println(format!(
-            "model {model}; {} prompts of {:.1} tokens on average ({})",
-            workload.used, workload.mean_prompt_tokens, workload.source
-        )),
-        Progress::Running { concurrency, done, failed, chunks_per_s, .. } => {
-            bar.set_position(*done);
-            bar.set_message(format!("N = {concurrency}: {chunks_per_s:.0} chunks/s, {failed} failed"));
-        }
-        Progress::Rung(rung) => {
-            let summary = &rung.summary;
-            bar.println(format!(
-                "N = {}: {:.2} req/s, {:.1} output tok/s, {:.1}% succeeded",
-                summary.concurrency,
-                summary.rates.requests_per_s,
-                summary.rates.output_tokens_per_s,
-                100.0 * summary.success_rate
-            ));
-        }
-    }
-}
-
-/// A bar of requests done, with a message.
-pub(crate) fn style() -> ProgressStyle {
-    ProgressStyle::with_template("  {wide_bar} {pos}/{len} {elapsed} {msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

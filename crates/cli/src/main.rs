@@ -13,12 +13,17 @@ mod load;
 mod load_line;
 mod logging;
 mod machine;
+mod means;
 mod model;
 mod options;
+mod plan;
+mod progress;
 mod pull;
+mod report;
 mod saturate;
 mod serve;
 mod source;
+mod start_times;
 mod vocab;
 
 use std::process::ExitCode;
@@ -52,16 +57,18 @@ enum Command {
     Serve(Box<ServeOptions>),
     /// Fetch a model of the catalogue, and print where it lies
     Pull(pull::PullOptions),
-    /// Drive a server at one concurrency and print its rates and latencies
+    /// Drive a server at one load and print its rates and latencies
     ///
-    /// A closed loop: N clients, each with one request in flight, until M requests were sent. Works against any
-    /// OpenAI-compatible server.
+    /// By default a closed loop: N clients, each with one request in flight, until M requests were sent. --arrivals poisson
+    /// --rate 20 sends 20 requests a second whatever the server does, and counts latency from when each was due. Works
+    /// against any OpenAI-compatible server.
     Bench(bench::BenchOptions),
     /// Find the concurrencies at which a server's throughput saturates and at which service breaks
     ///
     /// Walks up N = 1, 2, 4 ... until two doublings in a row gain less than 5%, narrows down the smallest N with 95% of the
     /// highest throughput, and goes on until requests fail or come later than --slo-ttft and --slo-tpot allow. --quick gives
-    /// a first answer within two minutes, --budget bounds the whole. Without --url it starts a server of its own and takes the options of `serve`.
+    /// a first answer within two minutes, --budget bounds the whole. What was found is then held against Poisson arrivals,
+    /// and the server against what it was at the beginning. Without --url it starts a server of its own and takes the options of `serve`.
     Saturate(Box<saturate::SaturateOptions>),
     /// Grade a served model: a small fixed set of tasks, and the perplexity of a text
     ///
@@ -75,6 +82,14 @@ enum Command {
     ///   plimsoll eval --url http://127.0.0.1:8000 --tasks none --perplexity book.txt
     #[command(verbatim_doc_comment)]
     Eval(Box<eval::EvalOptions>),
+    /// Show a saturation report again: as text, or as a page with charts (--html), or as rows (--csv)
+    Report(report::ReportOptions),
+    /// Predict, without a GPU, what a model would do on one
+    ///
+    /// The memory it takes, how many requests fit, throughput against concurrency, where it saturates and what binds
+    /// there: by the roofline of the GPU's published numbers, with the server's own memory plan and scheduler. What no
+    /// datasheet says is assumed, and printed.
+    Plan(Box<plan::PlanOptions>),
     /// Answer with canned tokens as fast as can be: what the load generator measures itself against
     #[command(hide = true)]
     NullServer,
@@ -93,6 +108,8 @@ fn main() -> ExitCode {
 fn run(Cli { command, shared }: Cli) -> Result<()> {
     match command {
         Command::Pull(options) => pull::run(&options),
+        Command::Report(options) => report::run(&options),
+        Command::Plan(options) => plan::run(&options),
         Command::NullServer => child::serve_null(),
         Command::Serve(options) => {
             let config = Config::resolve(shared.clone(), (*options).clone())?;

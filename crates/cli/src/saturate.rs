@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use indicatif::ProgressBar;
 use plimsoll_bench::{RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo};
 
-use crate::bench;
 use crate::child::Listening;
 use crate::config::Config;
 use crate::load::LoadOptions;
 use crate::load_line::{LoadLine, Subject};
 use crate::model;
 use crate::options::{LoadLineUse, ServeOptions, SharedOptions};
+use crate::progress;
 
 /// What `saturate` takes.
 #[derive(Args, Debug)]
@@ -32,15 +31,26 @@ pub(crate) struct SaturateOptions {
     #[arg(long, value_name = "SECONDS")]
     rung_seconds: Option<u64>,
 
-    /// Time for the whole search, for instance 10m, 90s, or seconds as a number
+    /// Time for the whole search, for instance 10m, 90s, or seconds as a number. What is in flight when it is up is cut
+    /// off and counts neither as success nor as failure
     #[arg(long, value_name = "TIME", default_value = "20m", value_parser = duration)]
     budget: Duration,
 
-    /// A first answer within two minutes; the report says how sure it is
+    /// A first answer within two minutes, without open loop and drift check; the report says how sure it is
     #[arg(long, conflicts_with_all = ["budget", "rung_seconds"])]
     quick: bool,
 
-    /// Folder to write saturation.json to
+    /// Leave out the open loop: Poisson arrivals at 70, 80, 90, 100 and 105% of the highest throughput, which do not wait
+    /// for the server as the ladder's clients do
+    #[arg(long)]
+    no_open_loop: bool,
+
+    /// Leave out the drift check: N = 1 and the saturation point once more at the end; if either has changed by more than
+    /// 3%, the result is marked as invalid
+    #[arg(long)]
+    no_drift_check: bool,
+
+    /// Folder to write saturation.json to. Ctrl-C ends the search early and reports what was measured
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
@@ -119,7 +129,12 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
         max_concurrency: options.max_concurrency,
         success_floor: floor / 100.0,
         slo: options.limits.slo(),
+        check_drift: !options.no_drift_check && !options.quick,
         ..SearchConfig::default()
+    };
+    let search = match options.no_open_loop || options.quick {
+        true => SearchConfig { offered_shares: Vec::new(), ..search },
+        false => search,
     };
     let config = SaturateConfig {
         endpoint: options.load.endpoint(url, api_key),
@@ -132,9 +147,9 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
         null_server_url: Some(null.url.clone()),
         ..SaturateConfig::new("")
     };
-    let bar = ProgressBar::new_spinner();
-    bar.enable_steady_tick(Duration::from_millis(200));
-    let report = plimsoll_bench::saturate(&config, |news| bench::show(news, &bar)).await;
+    let bar = progress::bar(None);
+    let stop = progress::stop_on_ctrl_c();
+    let report = plimsoll_bench::saturate_until(&config, &stop, |news| progress::show(news, &bar)).await;
     bar.finish_and_clear();
     let report = report?;
     println!("{report}");

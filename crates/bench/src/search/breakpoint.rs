@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::rungs::{Rung, Rungs, SUCCESS_CONFIDENCE};
+use super::{RungPoint, SearchConfig};
 use crate::evidence::{Shown, shown};
 use crate::slo::SLO_CONFIDENCE;
 
@@ -107,7 +108,8 @@ impl Rungs<'_> {
             return Some(middle);
         }
         let open = |rung: &&Rung| matches!(self.state(rung), State::Holds | State::Doubtful(_));
-        let again = |rung: &&Rung| open(rung) && rung.replicates() < self.config.replicates;
+        let again =
+            |rung: &&Rung| (open(rung) || rung.is_doubtful_failure()) && rung.replicates() < self.config.replicates;
         low.into_iter().chain([high]).find(again).map(Rung::n)
     }
 
@@ -143,7 +145,7 @@ impl Rungs<'_> {
     }
 
     fn state(&self, rung: &Rung) -> State {
-        let counts = self.counts(rung);
+        let counts = counts(self.config, &rung.point);
         if rung.throughput() <= 0.0 {
             return State::Fails(counts[0].constraint);
         }
@@ -159,31 +161,47 @@ impl Rungs<'_> {
         if counts.iter().all(|count| count.shown() == Shown::Within) { State::Passes } else { State::Holds }
     }
 
-    fn counts(&self, rung: &Rung) -> Vec<Count> {
-        let (point, slo) = (&rung.point, &self.config.slo);
-        let refused = point.refused > 0 && point.refused * 2 >= point.failed;
-        let mut counts = vec![Count {
-            constraint: if refused { Constraint::Refused } else { Constraint::Success },
-            bad: point.failed,
-            of: point.requests,
-            limit: 1.0 - self.config.success_floor,
-            confidence: SUCCESS_CONFIDENCE,
-        }];
-        let late = |constraint, bad| Count {
-            constraint,
-            bad,
-            of: point.slo_requests,
-            limit: slo.violating_share(),
-            confidence: SLO_CONFIDENCE,
-        };
-        counts.extend(slo.ttft_ms.map(|_| late(Constraint::Ttft, point.ttft_violations)));
-        counts.extend(slo.tpot_ms.map(|_| late(Constraint::Tpot, point.tpot_violations)));
-        counts
+    /// Whether it is shown to break a limit that a higher one is shown to keep.
+    pub(super) fn is_contradicted(&self, rung: &Rung) -> bool {
+        let State::Fails(broken) = self.state(rung) else { return false };
+        let keeps = |count: &Count| count.constraint == broken && count.shown() == Shown::Within;
+        let above = self.all.iter().filter(|higher| higher.n() > rung.n());
+        above.into_iter().any(|higher| counts(self.config, &higher.point).iter().any(keeps))
     }
 
     fn fall(&self, low: &Rung, high: &Rung) -> Fall {
-        let bad = |rung| self.counts(rung).iter().map(Count::share).fold(0.0, f64::max);
+        let bad = |rung: &Rung| counts(self.config, &rung.point).iter().map(Count::share).fold(0.0, f64::max);
         let lost = 1.0 - high.throughput() / low.throughput();
         if lost > CLIFF || bad(high) - bad(low) > CLIFF { Fall::Cliff } else { Fall::Smooth }
     }
+}
+
+fn counts(config: &SearchConfig, point: &RungPoint) -> Vec<Count> {
+    let slo = &config.slo;
+    let refused = point.refused > 0 && point.refused * 2 >= point.failed;
+    let mut counts = vec![Count {
+        constraint: if refused { Constraint::Refused } else { Constraint::Success },
+        bad: point.failed,
+        of: point.requests,
+        limit: 1.0 - config.success_floor,
+        confidence: SUCCESS_CONFIDENCE,
+    }];
+    let late = |constraint, bad| Count {
+        constraint,
+        bad,
+        of: point.slo_requests,
+        limit: slo.violating_share(),
+        confidence: SLO_CONFIDENCE,
+    };
+    counts.extend(slo.ttft_ms.map(|_| late(Constraint::Ttft, point.ttft_violations)));
+    counts.extend(slo.tpot_ms.map(|_| late(Constraint::Tpot, point.tpot_violations)));
+    counts
+}
+
+/// The limits that one measurement by itself is shown to break.
+pub(super) fn shown_broken(config: &SearchConfig, point: &RungPoint) -> Vec<Constraint> {
+    let counts = counts(config, point);
+    let broken: Vec<Constraint> =
+        counts.iter().filter(|count| count.shown() == Shown::Beyond).map(|count| count.constraint).collect();
+    if broken.is_empty() && point.throughput <= 0.0 { vec![counts[0].constraint] } else { broken }
 }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::RungPoint;
-use super::rungs::Rung;
+use super::rungs::{Rung, Rungs};
 
 /// A change of throughput up to this share is none.
 const TOLERATED: f64 = 0.03;
@@ -39,11 +39,10 @@ pub struct Recheck {
 }
 
 impl Recheck {
-    /// `after` holds at least one measurement.
-    pub(super) fn new(before: &Rung, after: &[RungPoint]) -> Option<Self> {
-        let mut all = after.iter();
-        let mut pooled = Rung::new(*all.next()?);
-        all.for_each(|point| pooled.add(point));
+    /// None if `after` holds no measurement at that concurrency.
+    fn new(before: &Rung, after: &[RungPoint]) -> Option<Self> {
+        let after: Vec<RungPoint> = after.iter().filter(|point| point.concurrency == before.n()).copied().collect();
+        let pooled = Rung::pooled(after.clone(), |_| Vec::new())?;
         let change = |now: f64| now / before.throughput() - 1.0;
         let is_beyond = |point: &RungPoint| {
             let explained = before.half_width().hypot(point.half_width.unwrap_or(0.0));
@@ -59,5 +58,31 @@ impl Recheck {
             change: change(pooled.throughput()),
             has_changed: after.iter().all(is_beyond),
         })
+    }
+}
+
+impl Rungs<'_> {
+    /// The next concurrency to measure once more: N = 1, then the saturation point; one that seems to have changed a
+    /// second time, for it may have been a moment's doing.
+    pub(super) fn next_recheck(&self, rechecks: &[RungPoint]) -> Option<u32> {
+        if !self.config.check_drift {
+            return None;
+        }
+        let count = |n: u32| rechecks.iter().filter(|point| point.concurrency == n).count();
+        let again = |rung: &&Rung| match Recheck::new(rung, rechecks) {
+            None => true,
+            Some(recheck) => recheck.has_changed && count(rung.n()) < 2,
+        };
+        self.rechecked().find(again).map(Rung::n)
+    }
+
+    pub(super) fn drift(&self, rechecks: &[RungPoint]) -> Option<Drift> {
+        let mut found = self.rechecked().map(|rung| Recheck::new(rung, rechecks));
+        Some(Drift { at_one: found.next()??, at_saturation: found.next().flatten() })
+    }
+
+    fn rechecked(&self) -> impl Iterator<Item = &Rung> {
+        let saturation = self.saturation().map(|found| found.at).filter(|at| *at > 1);
+        [Some(1), saturation].into_iter().flatten().filter_map(|n| self.serving().iter().find(|rung| rung.n() == n))
     }
 }

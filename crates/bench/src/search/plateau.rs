@@ -120,7 +120,7 @@ impl Rungs<'_> {
 
     /// The highest throughput and its half-width: the mean of all rungs within a flat gain that cannot be told from the
     /// highest, whose own figure is too high the more rungs it was chosen from.
-    fn maximum(&self) -> Option<(f64, f64)> {
+    pub(super) fn maximum(&self) -> Option<(f64, f64)> {
         let peak = self.peak()?;
         let (least, near) = (peak.throughput() - peak.half_width(), peak.throughput() * (1.0 - self.config.flat_gain));
         let is_alike = |rung: &&Rung| rung.throughput() >= near && rung.throughput() + rung.half_width() >= least;

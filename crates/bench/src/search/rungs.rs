@@ -1,23 +1,43 @@
 //! The rungs measured so far: replicates pooled, in order of concurrency.
 
+use std::collections::BTreeMap;
+
+use super::breakpoint::{Constraint, shown_broken};
 use super::{RungPoint, SearchConfig};
 use crate::evidence::{Shown, shown};
 
+/// So many more measurements of a rung that is worse than a higher one.
+const MORE_IF_CONTRADICTED: u32 = 2;
 /// One-sided, so that both ends of the interval for the share of successes make 95%.
 pub(super) const SUCCESS_CONFIDENCE: f64 = 0.975;
 
 /// All measurements at one concurrency.
 #[derive(Debug)]
 pub(super) struct Rung {
-    /// The throughput is the median of the measurements', so that one lucky one does not decide; counts are sums.
+    /// Of the measurements that count: the throughput is their median, so that one lucky one does not decide; counts
+    /// are sums.
     pub(super) point: RungPoint,
-    /// Of each measurement, ascending.
-    throughputs: Vec<f64>,
+    /// How many there were; of these, how many were left out; and whether some limit was shown to be broken by just half
+    /// of them, or by the only one.
+    replicates: usize,
+    left_out: usize,
+    in_doubt: bool,
 }
 
 impl Rung {
-    pub(super) fn new(point: RungPoint) -> Self {
-        Self { point, throughputs: vec![point.throughput] }
+    /// None of no measurements. One that is shown to break a limit which most of the others are not shown to break had a
+    /// hiccup, and counts for nothing.
+    pub(super) fn pooled(points: Vec<RungPoint>, breaks: impl Fn(&RungPoint) -> Vec<Constraint>) -> Option<Self> {
+        let replicates = points.len();
+        let broken: Vec<Vec<Constraint>> = points.iter().map(breaks).collect();
+        let times = |limit: &Constraint| broken.iter().filter(|limits| limits.contains(limit)).count();
+        let repeats = |limits: &Vec<Constraint>| limits.iter().all(|limit| times(limit) * 2 >= replicates);
+        let kept: Vec<RungPoint> =
+            points.iter().zip(&broken).filter(|(_, limits)| repeats(limits)).map(|(point, _)| *point).collect();
+        let left_out = replicates - kept.len();
+        let halved = |limit: &Constraint| times(limit) * 2 == replicates || replicates == 1;
+        let in_doubt = broken.iter().flatten().any(halved);
+        Some(Self { point: pool(if kept.is_empty() { &points } else { &kept })?, replicates, left_out, in_doubt })
     }
 
     pub(super) fn n(&self) -> u32 {
@@ -33,27 +53,44 @@ impl Rung {
     }
 
     pub(super) fn replicates(&self) -> u32 {
-        self.throughputs.len() as u32
+        self.replicates as u32
     }
 
-    pub(super) fn add(&mut self, other: &RungPoint) {
-        let count = f64::from(self.replicates());
-        self.throughputs.push(other.throughput);
-        self.throughputs.sort_unstable_by(f64::total_cmp);
-        let (last, point) = (self.throughputs.len() - 1, &mut self.point);
-        point.throughput = (self.throughputs[last / 2] + self.throughputs[last.div_ceil(2)]) / 2.0;
-        let widths = point.half_width.zip(other.half_width);
-        // Measurements that lie further apart than their own intervals say are no surer for being several.
-        let apart = (self.throughputs[last] - self.throughputs[0]) / 2.0 / (count + 1.0).sqrt();
-        point.half_width = widths.map(|(pooled, new)| ((pooled * count).hypot(new) / (count + 1.0)).max(apart));
-        point.requests += other.requests;
-        point.failed += other.failed;
-        point.refused += other.refused;
-        point.slo_requests += other.slo_requests;
-        point.ttft_violations += other.ttft_violations;
-        point.tpot_violations += other.tpot_violations;
-        point.client_limited |= other.client_limited;
+    /// Measurements that failed where most did not.
+    pub(super) fn hiccups(&self) -> usize {
+        self.left_out
     }
+
+    /// Whether it failed once and has not been measured again, or failed half of the times.
+    pub(super) fn is_doubtful_failure(&self) -> bool {
+        self.in_doubt
+    }
+
+    fn is_split(&self) -> bool {
+        self.in_doubt && self.replicates > 1
+    }
+}
+
+fn pool(points: &[RungPoint]) -> Option<RungPoint> {
+    let mut pooled = *points.first()?;
+    let mut throughputs: Vec<f64> = points.iter().map(|point| point.throughput).collect();
+    throughputs.sort_unstable_by(f64::total_cmp);
+    let (last, count) = (throughputs.len() - 1, throughputs.len() as f64);
+    pooled.throughput = (throughputs[last / 2] + throughputs[last.div_ceil(2)]) / 2.0;
+    // Measurements that lie further apart than their own intervals say are no surer for being several.
+    let apart = (throughputs[last] - throughputs[0]) / 2.0 / count.sqrt();
+    let widths: Option<f64> = points.iter().map(|point| point.half_width.map(|width| width * width)).sum();
+    pooled.half_width = widths.map(|squares| (squares.sqrt() / count).max(apart));
+    for point in &points[1..] {
+        pooled.requests += point.requests;
+        pooled.failed += point.failed;
+        pooled.refused += point.refused;
+        pooled.slo_requests += point.slo_requests;
+        pooled.ttft_violations += point.ttft_violations;
+        pooled.tpot_violations += point.tpot_violations;
+        pooled.client_limited |= point.client_limited;
+    }
+    Some(pooled)
 }
 
 pub(super) struct Rungs<'a> {
@@ -76,14 +113,45 @@ impl<'a> Rungs<'a> {
         };
         // That the server is gone says nothing about a concurrency of 1.
         let points = if gone { &points[..points.len() - 1] } else { points };
-        let mut all: Vec<Rung> = Vec::new();
+        let mut by_concurrency: BTreeMap<u32, Vec<RungPoint>> = BTreeMap::new();
         for point in points {
-            match all.binary_search_by_key(&point.concurrency, Rung::n) {
-                Ok(at) => all[at].add(point),
-                Err(at) => all.insert(at, Rung::new(*point)),
-            }
+            by_concurrency.entry(point.concurrency).or_default().push(*point);
         }
+        let breaks = |point: &RungPoint| shown_broken(config, point);
+        let all = by_concurrency.into_values().filter_map(|points| Rung::pooled(points, breaks)).collect();
         Self { config, all, gone, is_it_gone }
+    }
+
+    /// The concurrency to measure again before its failure is believed: the ladder's last rung, one that failed half of
+    /// the times, or one that breaks a limit which a higher one is shown to keep. Where the bisection is, the two ends
+    /// that are left are measured again.
+    pub(super) fn to_repeat(&self) -> Option<u32> {
+        let most = self.config.replicates;
+        let is_doubtful = |rung: &&Rung| {
+            let is_top = rung.n() == self.top() && rung.is_doubtful_failure();
+            (is_top || rung.is_split()) && rung.replicates() < most
+        };
+        let is_odd =
+            |rung: &&Rung| (2..most + MORE_IF_CONTRADICTED).contains(&rung.replicates()) && self.is_contradicted(rung);
+        self.all.iter().find(|rung| is_doubtful(rung) || is_odd(rung)).map(Rung::n)
+    }
+
+    /// Whether the last rung may have failed by accident.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.to_repeat().is_some()
+    }
+
+    /// Requests a second that the highest throughput comes to; 0 if it is not known how long a reply is.
+    pub(super) fn max_rate(&self) -> f64 {
+        let serving = || self.serving().iter().map(|rung| &rung.point).filter(|point| point.tokens_per_request > 0.0);
+        let (tokens, requests) = serving().fold((0.0, 0.0), |(tokens, requests), point| {
+            let of = point.requests as f64;
+            (tokens + of * point.tokens_per_request, requests + of)
+        });
+        match self.maximum() {
+            Some((throughput, _)) if tokens > 0.0 => throughput * requests / tokens,
+            _ => 0.0,
+        }
     }
 
     pub(super) fn top(&self) -> u32 {

@@ -43,14 +43,17 @@ fn point(concurrency: u32, throughput: f64, half_width: Option<f64>) -> RungPoin
 
 /// Runs the search against a server; returns the answer and the concurrencies measured, in order.
 fn search(config: &SearchConfig, mut server: impl FnMut(u32) -> RungPoint) -> (Answer, Vec<u32>) {
-    let mut rungs: Vec<RungPoint> = Vec::new();
+    let mut measured = Measured::default();
     loop {
-        match next_step(config, &rungs).expect("a server that serves") {
-            Step::Done(answer) => return (answer, rungs.iter().map(|rung| rung.concurrency).collect()),
+        let rungs = &mut measured.rungs;
+        assert!(rungs.len() < 60, "no end: {rungs:?}");
+        match next_step(config, &measured).expect("a server that serves") {
+            Step::Done(answer) => return (answer, measured.rungs.iter().map(|rung| rung.concurrency).collect()),
+            Step::Recheck(n) => measured.rechecks.push(server(n)),
+            Step::Offer { .. } => panic!("the length of a reply is not known"),
             Step::Measure(n) => {
-                assert!(rungs.len() < 60, "no end: {rungs:?}");
                 assert!((1..=config.max_concurrency).contains(&n));
-                rungs.push(server(n));
+                measured.rungs.push(server(n));
             }
         }
     }
@@ -270,17 +273,28 @@ fn a_client_near_its_ceiling_is_blamed_and_not_the_server() {
 #[test]
 fn a_server_that_serves_nothing_has_no_answer() {
     let dead = failing(point(1, 0.0, None), 1000, 0);
-    assert_eq!(next_step(&SearchConfig::default(), &[dead]), None);
-    assert_eq!(answer_now(&SearchConfig::default(), &[dead]), None);
-    let silent = point(1, 0.0, None);
-    assert_eq!(next_step(&SearchConfig::default(), &[silent]), None);
+    let after = |rung, times| {
+        let measured = Measured { rungs: vec![rung; times], ..Measured::default() };
+        next_step(&SearchConfig::default(), &measured)
+    };
+    assert_eq!(after(dead, 1), Some(Step::Measure(1)), "it may have been an accident");
+    assert_eq!(after(dead, 2), None);
+    assert_eq!(after(point(1, 0.0, None), 2), None);
 }
 
 #[test]
 fn out_of_time_keeps_what_was_measured() {
     let rungs = [point(1, 10.0, None), point(2, 20.0, None)];
-    let answer = answer_now(&SearchConfig::default(), &rungs).expect("two rungs");
+    let measured = Measured {
+        rungs: rungs.to_vec(),
+        no_more_rungs: true,
+        no_more_offers: true,
+        no_more_rechecks: true,
+        ..Measured::default()
+    };
+    let Some(Step::Done(answer)) = next_step(&SearchConfig::default(), &measured) else { panic!("two rungs") };
     assert_eq!((answer.verdict, answer.saturation, answer.peak), (Verdict::OutOfTime, 2, 2));
+    assert_eq!((answer.open_loop, answer.drift), (None, None));
 }
 
 #[test]
@@ -290,4 +304,54 @@ fn a_highest_concurrency_that_is_no_power_of_two_is_reached() {
     assert_eq!(measured, [1, 2, 4, 8, 16, 20]);
     let (answer, measured) = search(&capped(1), |n| point(n, f64::from(n), None));
     assert_eq!((answer.verdict, measured), (Verdict::StillScaling, vec![1]));
+}
+
+#[test]
+fn a_hiccup_on_the_ladder_is_no_cliff() {
+    let mut hiccup = true;
+    let (answer, measured) = search(&capped(256), |n| {
+        let rung = point(n, 10.0 * f64::from(n.min(40)), Some(1.0));
+        if n == 8 && std::mem::take(&mut hiccup) { failing(point(n, 50.0, Some(1.0)), 400, 0) } else { rung }
+    });
+    assert_eq!((answer.verdict, answer.breakpoint), (Verdict::Plateaued, None), "{answer:?}");
+    assert!((37..=40).contains(&answer.saturation), "{answer:?}");
+    assert_eq!(measured.iter().filter(|n| **n == 8).count(), 3, "one of two decides nothing: {measured:?}");
+}
+
+#[test]
+fn a_hiccup_within_the_bisection_is_no_cliff() {
+    let mut hiccup = true;
+    let (answer, measured) = search(&capped(256), |n| {
+        let fails = n > 60 || n == 48 && std::mem::take(&mut hiccup);
+        failing(point(n, 10.0 * f64::from(n.min(40)), Some(1.0)), if fails { 400 } else { 0 }, 0)
+    });
+    let found = answer.breakpoint.expect("failures");
+    assert!(found.last_pass <= 60 && found.first_fail > 60 && found.first_fail <= 64, "{found:?} {measured:?}");
+}
+
+#[test]
+fn a_server_that_changed_is_told() {
+    for (now, changed) in [(1.0, false), (0.98, false), (0.9, true), (1.1, true)] {
+        let at = |n: u32, factor: f64| {
+            let throughput = factor * 10.0 * f64::from(n.min(20));
+            point(n, throughput, Some(0.01 * throughput))
+        };
+        let mut measured = Measured::default();
+        let answer = loop {
+            match next_step(&capped(64), &measured).expect("a server that serves") {
+                Step::Measure(n) => measured.rungs.push(at(n, 1.0)),
+                Step::Recheck(n) => measured.rechecks.push(at(n, now)),
+                Step::Offer { .. } => panic!("the length of a reply is not known"),
+                Step::Done(answer) => break answer,
+            }
+        };
+        let drift = answer.drift.expect("looked at");
+        assert_eq!(drift.invalidates(), changed, "{now}: {drift:?}");
+        assert_eq!(measured.rechecks.len(), if changed { 4 } else { 2 }, "a change is looked at twice");
+        // What happened once happened to the machine.
+        let once = RungPoint { throughput: 7.0, ..at(1, 1.0) };
+        measured.rechecks = vec![once, at(1, 1.0), at(answer.saturation, 1.0)];
+        let Some(Step::Done(answer)) = next_step(&capped(64), &measured) else { panic!("nothing is left") };
+        assert!(answer.drift.is_some_and(|drift| !drift.invalidates()), "{answer:?}");
+    }
 }

@@ -1,0 +1,118 @@
+//! A server that has been looked at and is ready to be driven, and the driving of one rung.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::arrivals::Arrivals;
+use crate::client::{Client, Clock, HttpClients};
+use crate::config::{Endpoint, Generation, Workload};
+use crate::endpoint::{Asking, Base, RemoteTokenizer, find_model};
+use crate::error::Result;
+use crate::load::{Live, LoadPlan, Phase, drive};
+use crate::prompts::{PromptSet, select};
+use crate::report::{RungReport, WorkloadFacts};
+use crate::slo::Slo;
+use crate::source::RequestSource;
+use crate::stop::Stop;
+use crate::timeline::Timeline;
+
+/// More distinct prompts than this are not looked for: their lengths take one request each to find out.
+const MAX_PROMPTS: u64 = 4096;
+
+/// What is driven, and how its service is judged.
+pub(crate) struct Target {
+    pub(crate) model: String,
+    pub(crate) workload: WorkloadFacts,
+    client: Arc<Client>,
+    source: Arc<RequestSource>,
+    request_timeout: Duration,
+    slo: Slo,
+    stop: Stop,
+}
+
+/// What both kinds of measurement say about their target.
+pub(crate) struct TargetConfig<'a> {
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) generation: &'a Generation,
+    pub(crate) workload: &'a Workload,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    /// Requests that will be sent, if that is known.
+    pub(crate) requests: u64,
+    pub(crate) slo: Slo,
+    pub(crate) stop: Stop,
+}
+
+impl Target {
+    pub(crate) async fn prepare(config: TargetConfig<'_>) -> Result<Self> {
+        let base = Base::parse(&config.endpoint.url)?;
+        let http = HttpClients::new(base.root(), config.endpoint.api_key.as_deref(), config.connect_timeout)?;
+        let asking = Asking { http: &http.kept, base: &base, patience: config.connect_timeout };
+        let model = find_model(asking, config.endpoint).await?;
+        let tokenizer = RemoteTokenizer::probe(asking, &model).await;
+        let set = PromptSet::load(&config.workload.prompts)?;
+        let wanted = config.requests.min(MAX_PROMPTS) as usize;
+        let selection = select(config.workload, set, tokenizer.as_ref(), wanted).await?;
+        let workload = WorkloadFacts::new(&selection);
+        let kind = config.endpoint.kind;
+        let source = RequestSource::new(kind, &model, config.generation, config.workload, selection.prompts)?;
+        let client = Arc::new(Client::new(http, base.generate(kind), config.request_timeout));
+        Ok(Self {
+            model,
+            workload,
+            client,
+            source: Arc::new(source),
+            request_timeout: config.request_timeout,
+            slo: config.slo,
+            stop: config.stop,
+        })
+    }
+
+    /// Sends requests one after another and forgets them, but no longer than for `longest`.
+    pub(crate) async fn warm_up(&self, requests: u32, longest: Duration) {
+        let timeline = Timeline::new(Duration::ZERO);
+        let phase = watch::Sender::new(Phase::Running);
+        let all = async {
+            for _ in 0..requests {
+                let Some(job) = self.source.session().next_job() else { return };
+                self.client.stream(job, Duration::ZERO, Clock::start(), &timeline, &mut phase.subscribe()).await;
+            }
+        };
+        tokio::select! {
+            () = all => (),
+            () = tokio::time::sleep(longest) => (),
+            () = self.stop.requested() => (),
+        }
+    }
+
+    /// Measures one rung.
+    pub(crate) async fn measure(&self, rung: Rung, mut observe: impl FnMut(&Live<'_>) -> bool) -> RungReport {
+        let plan = LoadPlan {
+            concurrency: rung.concurrency,
+            arrivals: rung.arrivals,
+            seed: rung.seed,
+            max_requests: rung.max_requests,
+            max_duration: rung.max_duration,
+            ramp: rung.ramp,
+            request_timeout: self.request_timeout,
+            cut_after: rung.cut_after,
+            stop: self.stop.clone(),
+        };
+        self.source.begin_run();
+        let log = drive(self.client.clone(), self.source.clone(), plan, |live| observe(&live)).await;
+        RungReport::new(&log, &self.slo)
+    }
+}
+
+/// The load of one rung, as in [`LoadPlan`].
+pub(crate) struct Rung {
+    pub(crate) concurrency: u32,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) seed: u64,
+    pub(crate) max_requests: u64,
+    pub(crate) max_duration: Duration,
+    pub(crate) ramp: Duration,
+    pub(crate) cut_after: Option<Duration>,
+}

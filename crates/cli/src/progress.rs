@@ -1,0 +1,115 @@
+//! The terminal while a measurement runs, and Ctrl-C, which ends it without losing what was measured.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use plimsoll_bench::{Progress, RungReport, Running, Stage, Stop};
+
+/// A bar for so many requests; without a number, a spinner.
+pub(crate) fn bar(requests: Option<u64>) -> ProgressBar {
+    match requests {
+        Some(requests) => ProgressBar::new(requests).with_style(style("  {wide_bar} {pos}/{len} {elapsed} {msg}")),
+        None => {
+            let bar = ProgressBar::new_spinner().with_style(style("  {spinner} {msg}"));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Shows news of a measurement on `bar`, and what is worth keeping above it.
+pub(crate) fn show(news: &Progress, bar: &ProgressBar) {
+    match news {
+        Progress::Preflight(ceiling) => bar.println(format!("{ceiling}")),
+        Progress::Ready { model, workload } => bar.println(format!(
+            "model {model}; {} prompts of {:.1} tokens on average ({})",
+            workload.used, workload.mean_prompt_tokens, workload.source
+        )),
+        Progress::Running(running) => {
+            bar.set_position(running.done);
+            bar.set_message(line(running));
+        }
+        Progress::Rung(stage, rung) => bar.println(ended(*stage, rung)),
+    }
+}
+
+/// For instance `N = 64: 1320 chunks/s ±3.1%, 412 done, 0 failed, 12 s; 6m 20s left`.
+fn line(running: &Running) -> String {
+    let Running { chunks_per_s, done, failed, elapsed, .. } = running;
+    let sure = running.half_width.map_or(String::new(), |width| format!(" ±{:.1}%", 100.0 * width));
+    let left = running.left.map_or(String::new(), |left| format!("; {} left at most", clock(left)));
+    format!(
+        "{}: {chunks_per_s:.0} chunks/s{sure}, {done} done, {failed} failed, {}{left}",
+        load(running.stage, running.concurrency),
+        clock(*elapsed)
+    )
+}
+
+fn load(stage: Stage, concurrency: u32) -> String {
+    match stage {
+        Stage::ClosedLoop => format!("N = {concurrency}"),
+        Stage::OpenLoop { rate: Some(rate) } => format!("{rate:.2} arrivals/s"),
+        Stage::OpenLoop { rate: None } => "arrivals of the trace".to_owned(),
+        Stage::Recheck => format!("N = {concurrency} again"),
+    }
+}
+
+fn ended(stage: Stage, rung: &RungReport) -> String {
+    let summary = &rung.summary;
+    let flat = summary.open_loop.and_then(|facts| facts.growth).map(|growth| growth.is_flat);
+    let backlog = if flat == Some(false) { ", ever more in flight" } else { "" };
+    format!(
+        "{}: {:.2} req/s, {:.1} output tok/s, {:.1}% succeeded{backlog}",
+        load(stage, summary.concurrency),
+        summary.rates.requests_per_s,
+        summary.rates.output_tokens_per_s,
+        100.0 * summary.success_rate
+    )
+}
+
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds < 60 { format!("{seconds} s") } else { format!("{}m {:02}s", seconds / 60, seconds % 60) }
+}
+
+/// A handle that the first Ctrl-C sets; the second one ends the process.
+pub(crate) fn stop_on_ctrl_c() -> Stop {
+    let stop = Stop::default();
+    let handle = stop.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            eprintln!("  interrupted: the report is of what was measured; once more to end at once");
+            handle.now();
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+    stop
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_is_measured_how_surely_and_for_how_long() {
+        let running = Running {
+            stage: Stage::ClosedLoop,
+            concurrency: 64,
+            done: 412,
+            failed: 1,
+            chunks_per_s: 1320.4,
+            half_width: Some(0.031),
+            elapsed: Duration::from_secs(12),
+            left: Some(Duration::from_secs(380)),
+        };
+        assert_eq!(line(&running), "N = 64: 1320 chunks/s ±3.1%, 412 done, 1 failed, 12 s; 6m 20s left at most");
+        let open = Running { stage: Stage::OpenLoop { rate: Some(7.5) }, half_width: None, left: None, ..running };
+        assert_eq!(line(&open), "7.50 arrivals/s: 1320 chunks/s, 412 done, 1 failed, 12 s");
+    }
+}
