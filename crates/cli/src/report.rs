@@ -1,0 +1,70 @@
+//! `plimsoll report`: a saturation report read again, as text, as a page with charts, or as rows.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use plimsoll_bench::{PageOptions, SaturationReport};
+
+/// What `report` takes.
+#[derive(Args, Debug)]
+pub(crate) struct ReportOptions {
+    /// A saturation.json that `saturate --out` wrote
+    #[arg(value_name = "FILE")]
+    report: PathBuf,
+
+    #[command(flatten)]
+    forms: FormOptions,
+}
+
+/// What else a saturation report is written as.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct FormOptions {
+    /// Write a self-contained page with charts
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Write comma-separated values, one row each time a concurrency was measured
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+
+    /// GPUs behind the endpoint, so that the page tells the throughput of one
+    #[arg(long, value_name = "N")]
+    gpus: Option<u32>,
+}
+
+impl FormOptions {
+    /// Writes what was asked for.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn write(&self, report: &SaturationReport) -> Result<()> {
+        ensure!(self.gpus != Some(0), "--gpus is 0; give at least 1, or leave it out");
+        if let Some(path) = &self.html {
+            write(path, &report.page(PageOptions { gpus: self.gpus }).to_string())?;
+        }
+        if let Some(path) = &self.csv {
+            write(path, &report.csv())?;
+        }
+        Ok(())
+    }
+
+    fn is_none(&self) -> bool {
+        self.html.is_none() && self.csv.is_none()
+    }
+}
+
+/// Writes a file and says so.
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+pub(crate) fn run(options: &ReportOptions) -> Result<()> {
+    let report = SaturationReport::read(&options.report)?;
+    if options.forms.is_none() {
+        print!("{report}");
+    }
+    options.forms.write(&report)
+}
