@@ -97,13 +97,24 @@ impl fmt::Display for Page {
             writeln!(out, r#"<p class="warning" role="alert"><strong>Mind:</strong> {}</p>"#, text(warning))
         })?;
         facts(out, &self.facts)?;
+        // The first picture says more than the sentences that explain it.
+        let (first, others) = self.sections.split_at(self.sections.len().min(1));
+        sections(out, first, 0)?;
         paragraphs(out, "findings", &self.findings)?;
-        out.write_str("<div class=\"sections\">\n")?;
-        self.sections.iter().enumerate().try_for_each(|(id, section)| section.write(out, id))?;
-        out.write_str("</div>\n")?;
+        sections(out, others, first.len())?;
         paragraphs(out, "notes", &self.notes)?;
         writeln!(out, "</main><script>{SCRIPT}</script></body></html>")
     }
+}
+
+/// Sections whose ids begin with `from`.
+fn sections(out: &mut impl Write, sections: &[Section], from: usize) -> fmt::Result {
+    if sections.is_empty() {
+        return Ok(());
+    }
+    out.write_str("<div class=\"sections\">\n")?;
+    sections.iter().zip(from..).try_for_each(|(section, id)| section.write(out, id))?;
+    out.write_str("</div>\n")
 }
 
 fn facts(out: &mut impl Write, facts: &[Fact]) -> fmt::Result {

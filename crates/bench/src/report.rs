@@ -1,9 +1,18 @@
 //! What a measurement leaves behind: serializable reports with a schema's name, and their JSON files.
 
+mod charts;
+mod csv;
+mod html;
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::html::PageOptions;
 use crate::config::{BenchConfig, SaturateConfig};
 use crate::error::{BenchError, Result};
 use crate::findings::Finding;
@@ -38,7 +47,6 @@ pub struct WorkloadFacts {
 
 impl WorkloadFacts {
     pub(crate) fn new(selection: &Selection) -> Self {
-        let total: u64 = selection.prompts.iter().map(|prompt| u64::from(prompt.tokens)).sum();
         Self {
             source: selection.source.clone(),
             loaded: selection.loaded,
@@ -46,7 +54,7 @@ impl WorkloadFacts {
             examined: selection.examined,
             used: selection.prompts.len(),
             lengths: selection.lengths,
-            mean_prompt_tokens: total as f64 / selection.prompts.len().max(1) as f64,
+            mean_prompt_tokens: selection.mean_tokens(),
         }
     }
 }
@@ -147,6 +155,33 @@ fn write_json(report: &impl Serialize, folder: &Path, name: &str) -> Result<Path
     let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, text));
     written.map_err(|source| BenchError::Write { path: path.clone(), source })?;
     Ok(path)
+}
+
+/// No report comes near this; a file that does is none.
+const LARGEST_FILE: u64 = 256 << 20;
+
+impl SaturationReport {
+    /// Reads what [`SaturationReport::write`] wrote.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no such report.
+    pub fn read(path: &Path) -> Result<Self> {
+        let wrong = |why: String| BenchError::Report { path: path.to_owned(), why };
+        let bytes = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
+        if bytes > LARGEST_FILE {
+            return Err(wrong(format!("it has {bytes} bytes, more than any report; give a saturation.json")));
+        }
+        let whole = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        // The schema first: what it is says more than which field is missing.
+        let json: serde_json::Value =
+            serde_json::from_slice(&whole).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
+        match json.get("schema").and_then(serde_json::Value::as_str) {
+            Some(SATURATION_SCHEMA) => {}
+            Some(other) => return Err(wrong(format!("it is `{other}`, and this reads `{SATURATION_SCHEMA}`"))),
+            None => return Err(wrong("it names no schema; give a saturation.json that `saturate --out` wrote".into())),
+        }
+        serde_json::from_value(json).map_err(|error| wrong(error.to_string()))
+    }
 }
 
 /// Seconds since 1970.

@@ -29,11 +29,7 @@ impl SaturationReport {
         findings.push(self.client_ceiling.to_string());
         Page {
             title: format!("{}: {}", self.model, table::headline(&self.answer)),
-            answer: format!(
-                "{}{}",
-                capitalized(&table::headline(&self.answer)),
-                if self.is_invalid() { ", if it can be believed" } else { "" }
-            ),
+            answer: self.headline(),
             detail: at_saturation.map(table::point).unwrap_or_default(),
             subject: self.model.clone(),
             facts: facts(&self.answer, at_saturation),
@@ -42,6 +38,12 @@ impl SaturationReport {
             sections,
             notes: table::notes(&self.workload, &self.rungs),
         }
+    }
+
+    /// The page's first line, whose `N = 48` does not break.
+    fn headline(&self) -> String {
+        let doubt = if self.is_invalid() { ", if it can be believed" } else { "" };
+        format!("{}{doubt}", capitalized(&table::headline(&self.answer))).replace("N = ", "N\u{a0}=\u{a0}")
     }
 
     /// Whether a finding says that the answer must not be used.

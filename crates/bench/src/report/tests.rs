@@ -47,7 +47,7 @@ fn a_full_report_gives_every_chart_and_the_answer_first() {
     let body = document.descendants().find(|node| node.has_tag_name("body")).expect("a body");
     let first =
         body.descendants().filter(|node| node.is_text()).find_map(|node| node.text().filter(|t| !t.trim().is_empty()));
-    assert_eq!(first, Some("Saturates at N = 48 concurrent"));
+    assert_eq!(first, Some("Saturates at N\u{a0}=\u{a0}48 concurrent"));
 }
 
 #[test]
