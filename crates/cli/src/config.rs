@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use crate::bytes::ByteSize;
 use crate::device::Device;
 use crate::options::{
-    ActivationsKind, CacheDtype, LoadFormat, LoadLineUse, LogFormat, SchedulingPolicy, ServeOptions, SharedOptions,
+    ActivationsKind, CacheDtype, LoadFormat, LoadLineUse, LogFormat, QuantizeKind, SchedulingPolicy, ServeOptions,
+    SharedOptions,
 };
 
 /// The server's settings, each with a value that was checked.
@@ -79,6 +80,7 @@ pub(crate) struct Engine {
     pub(crate) prefix_caching: bool,
     pub(crate) scheduling_policy: SchedulingPolicy,
     pub(crate) activations: ActivationsKind,
+    pub(crate) quantize: Option<QuantizeKind>,
 }
 
 /// How much a step computes at most.
@@ -238,6 +240,7 @@ impl Engine {
             prefix_caching: options.prefix_caching.unwrap_or(true),
             scheduling_policy: options.scheduling_policy.unwrap_or(SchedulingPolicy::Fcfs),
             activations: options.activations.unwrap_or(ActivationsKind::Int8),
+            quantize: options.quantize,
         };
         engine.check()?;
         Ok(engine)
@@ -342,7 +345,7 @@ impl fmt::Display for Config {
         writeln!(
             f,
             "max-num-seqs {}, max-num-batched-tokens {}, block-size {}, kv-cache-dtype {:?}, \
-             gpu-memory-utilization {}, prefix-caching {}, scheduling-policy {:?}, activations {:?}",
+             gpu-memory-utilization {}, prefix-caching {}, scheduling-policy {:?}, activations {:?}{}",
             or_auto(engine.max_num_seqs),
             or_auto(engine.max_num_batched_tokens),
             engine.block_size,
@@ -350,7 +353,8 @@ impl fmt::Display for Config {
             engine.gpu_memory_utilization,
             engine.prefix_caching,
             engine.scheduling_policy,
-            engine.activations
+            engine.activations,
+            engine.quantize.map_or_else(String::new, |format| format!(", quantize {format:?}"))
         )?;
         write!(
             f,

@@ -105,8 +105,8 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_num_batched_tokens: Option<u32>,
 
-    /// Memory for the KV cache, for instance `2GiB` [default: a quarter of the free memory, 2GiB at most; on a GPU what
-    /// --gpu-memory-utilization leaves]
+    /// Memory for the KV cache, for instance `2GiB` [default: a quarter of what the weights leave free, 2GiB at most; on
+    /// a GPU what --gpu-memory-utilization leaves]
     #[arg(long, env = "PLIMSOLL_KV_CACHE_MEMORY", value_name = "SIZE", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kv_cache_memory: Option<ByteSize>,
@@ -141,6 +141,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "PLIMSOLL_ACTIVATIONS", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) activations: Option<ActivationsKind>,
+
+    /// Format that matrices are brought to while they are loaded or made, where they are not quantized already; CPU only
+    #[arg(long, env = "PLIMSOLL_QUANTIZE", value_name = "FORMAT", help_heading = "Engine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) quantize: Option<QuantizeKind>,
 
     /// Requests that may wait for a place before new ones are refused [default: 8192]
     #[arg(long, env = "PLIMSOLL_MAX_QUEUED_REQUESTS", value_name = "N", help_heading = "Admission")]
@@ -240,6 +245,20 @@ pub(crate) enum SchedulingPolicy {
     Priority,
     /// Shortest prompt first, with ageing.
     ShortestPromptFirst,
+}
+
+/// A format that matrices are brought to while they are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum QuantizeKind {
+    /// A scale a row.
+    Int8,
+    /// A scale and a zero for each 64 columns.
+    Int4,
+    /// E4M3, a scale a row.
+    Fp8,
+    /// E2M1, a power of two for each 32 columns.
+    Mxfp4,
 }
 
 /// How quantized weights are multiplied on a CPU.
