@@ -46,6 +46,7 @@ async fn answer(call: Call, request: Request) -> Result<Response, ApiError> {
         template_kwargs: request.chat_template_kwargs.take(),
         reasoning_effort: request.reasoning_effort.take(),
         tools: tools.rendered.clone(),
+        forced_call: tools.forced.clone(),
     };
     let chat = encode_chat(&call.state, &model, chat).await?;
     let speech = speech(&request, &params, &model, &tools, chat.opening);
@@ -83,9 +84,9 @@ fn speech(
     if dialect.reasoning == ReasoningSyntax::None && tools.is_empty() {
         return None;
     }
-    let functions = Arc::clone(&tools.names);
+    let (functions, forced) = (Arc::clone(&tools.names), tools.forced.clone());
     Some(SpeechPlan {
-        options: TranscriptOptions { dialect, opening, functions, skip_special: params.skip_special_tokens },
+        options: TranscriptOptions { dialect, opening, functions, forced, skip_special: params.skip_special_tokens },
         parallel_calls: request.parallel_tool_calls.unwrap_or(true),
         includes_reasoning: request.include_reasoning.unwrap_or(true),
     })

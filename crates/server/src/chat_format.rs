@@ -79,7 +79,7 @@ impl Format {
     }
 
     fn delta<'a>(&self, said: &'a Said) -> Delta<'a> {
-        let reasoning = (!said.reasoning.is_empty()).then(|| Cow::Borrowed(said.reasoning.as_str()));
+        let reasoning = (!said.reasoning.is_empty()).then_some(Cow::Borrowed(said.reasoning.as_str()));
         // A delta with log probabilities alone says so with an empty content, as clients know it.
         let has_content = !said.content.is_empty() || said.is_empty();
         Delta {

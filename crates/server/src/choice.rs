@@ -35,7 +35,7 @@ pub(crate) struct Choice {
 /// From ids to what they say.
 pub(crate) enum Output {
     /// Content alone, as it is.
-    Text(TextOut),
+    Text(Box<TextOut>),
     Speech(Box<SpeechOut>),
 }
 
@@ -50,7 +50,7 @@ impl Output {
     ) -> Self {
         match speech {
             Some(plan) => Self::Speech(Box::new(SpeechOut::new(tokenizer, params, plan))),
-            None => Self::Text(TextOut::new(tokenizer, params, continues_text)),
+            None => Self::Text(Box::new(TextOut::new(tokenizer, params, continues_text))),
         }
     }
 

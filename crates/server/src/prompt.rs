@@ -36,6 +36,8 @@ pub(crate) struct Chat {
     pub(crate) reasoning_effort: Option<String>,
     /// The tools that may be called, as templates know them.
     pub(crate) tools: Option<Value>,
+    /// The function that the reply must call.
+    pub(crate) forced_call: Option<String>,
 }
 
 /// A conversation's prompt, and where in its reply the model begins.
@@ -110,6 +112,10 @@ pub(crate) async fn encode_chat(
         let message = "cannot go with `add_generation_prompt`: the reply either goes on or begins";
         return Err(ApiError::invalid("continue_final_message", message));
     }
+    let begins = chat.add_generation_prompt.unwrap_or(!continues);
+    if chat.forced_call.is_some() && !begins {
+        return Err(ApiError::invalid("tool_choice", "can force a call only where a reply begins"));
+    }
     let messages = for_template(&chat.messages)?;
     let extra = template_variables(chat.template_kwargs, chat.reasoning_effort)?;
     let model = Arc::clone(model);
@@ -117,14 +123,17 @@ pub(crate) async fn encode_chat(
         let input = ChatInput {
             messages: &messages,
             tools: chat.tools.as_ref(),
-            add_generation_prompt: chat.add_generation_prompt.unwrap_or(!continues),
+            add_generation_prompt: begins,
             continue_final_message: continues,
             extra: &extra,
             unix_seconds: unix_seconds() as i64,
         };
-        let rendered = model.tokenizer.render_chat(&input).map_err(of_chat)?;
-        let ids = model.tokenizer.encode_chat(&rendered).map_err(of_chat)?;
+        let mut rendered = model.tokenizer.render_chat(&input).map_err(of_chat)?;
         let opening = if continues { Opening::Content } else { model.dialect.opening(&rendered) };
+        if let Some(name) = &chat.forced_call {
+            model.tokenizer.force_call(&mut rendered, model.dialect.tools, name);
+        }
+        let ids = model.tokenizer.encode_chat(&rendered).map_err(of_chat)?;
         Ok(EncodedChat { ids, opening })
     })
     .await

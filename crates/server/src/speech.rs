@@ -43,7 +43,7 @@ impl SpeechOut {
     /// Whether a stop string was found, or a call that may not be: then the choice has ended.
     pub(crate) fn push(&mut self, token: TokenId, said: &mut Said) -> bool {
         // A character that began before stop strings count is none of them.
-        let counts = self.unstoppable == 0 && !self.transcript.holds_bytes() || self.stops.is_none();
+        let counts = self.unstoppable == 0 && !self.transcript.holds_bytes();
         self.transcript.push(token, &mut self.fresh);
         let has_ended = self.pass_on(said, counts);
         self.unstoppable = self.unstoppable.saturating_sub(1);

@@ -52,6 +52,7 @@ async fn count(state: &ServerState, request: TokenizeRequest) -> Result<Tokenize
                 template_kwargs: request.chat_template_kwargs,
                 reasoning_effort: None,
                 tools: Tools::new(request.tools.as_deref(), None, model.dialect.tools)?.rendered,
+                forced_call: None,
             };
             encode_chat(state, &model, chat).await?.ids
         }

@@ -21,6 +21,8 @@ pub(crate) struct Tools {
     pub(crate) names: Arc<[String]>,
     /// For the template.
     pub(crate) rendered: Option<Value>,
+    /// The one that must be called.
+    pub(crate) forced: Option<String>,
 }
 
 impl Tools {
@@ -43,17 +45,15 @@ impl Tools {
                 return Err(ApiError::invalid(at, format!("is `{name}`, as another tool's")));
             }
         }
-        match choice {
+        let forced = match choice {
             Some(ToolChoice::Mode(ToolMode::None)) => return Ok(Self::default()),
-            Some(ToolChoice::Mode(ToolMode::Required)) => return Err(unforced("required", tools.is_empty())),
-            Some(ToolChoice::Named(named)) if names.contains(named.function.name.as_str()) => {
-                return Err(unforced("a named function", false));
-            }
-            Some(ToolChoice::Named(_)) => {
+            Some(ToolChoice::Mode(ToolMode::Required)) => Some(only_one(&names)?),
+            Some(ToolChoice::Named(named)) if !names.contains(named.function.name.as_str()) => {
                 return Err(ApiError::invalid("tool_choice", "names a function that is not among `tools`"));
             }
-            Some(ToolChoice::Mode(ToolMode::Auto)) | None => {}
-        }
+            Some(ToolChoice::Named(named)) => Some(named.function.name.clone()),
+            Some(ToolChoice::Mode(ToolMode::Auto)) | None => None,
+        };
         if tools.is_empty() {
             return Ok(Self::default());
         }
@@ -62,8 +62,11 @@ impl Tools {
                            server with --tool-call-parser NAME, or leave `tools` out";
             return Err(not_served("tools", message));
         }
+        if forced.is_some() && !matches!(syntax, ToolSyntax::Hermes | ToolSyntax::Harmony) {
+            return Err(unforced("a call that must be made, with this model,"));
+        }
         let names = tools.iter().filter_map(|tool| tool.function.as_ref()).map(|function| function.name.clone());
-        Ok(Self { names: names.collect(), rendered: Some(for_template(tools)) })
+        Ok(Self { names: names.collect(), rendered: Some(for_template(tools)), forced })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -71,14 +74,19 @@ impl Tools {
     }
 }
 
-/// A call cannot be promised without constrained decoding.
-fn unforced(what: &str, has_no_tools: bool) -> ApiError {
-    if has_no_tools {
-        return ApiError::invalid("tool_choice", "is `required`, but the request has no `tools`");
+/// The function that `required` leaves. Of several the model would have to choose, and could choose wrongly.
+fn only_one(names: &HashSet<&str>) -> Result<String, ApiError> {
+    let mut names = names.iter();
+    match (names.next(), names.next()) {
+        (None, _) => Err(ApiError::invalid("tool_choice", "is `required`, but the request has no `tools`")),
+        (Some(name), None) => Ok((*name).to_owned()),
+        (Some(_), Some(_)) => Err(unforced("`required` with several tools")),
     }
-    let message =
-        format!("`tool_choice`: {what} is not served yet, since no call can be promised: send `auto` or leave it out");
-    not_served("tool_choice", &message)
+}
+
+/// What cannot be promised without constrained decoding.
+fn unforced(what: &str) -> ApiError {
+    not_served("tool_choice", &format!("`tool_choice`: {what} is not served yet: send `auto` or leave it out"))
 }
 
 fn not_served(param: &str, message: &str) -> ApiError {
@@ -151,9 +159,21 @@ mod tests {
     }
 
     #[test]
+    fn a_call_is_forced_where_the_syntax_promises_it() {
+        let named = r#"{"type": "function", "function": {"name": "f"}}"#;
+        for choice in [named, "\"required\""] {
+            assert_eq!(checked(F, Some(choice)).unwrap().forced.as_deref(), Some("f"));
+            let (tools, choice) =
+                (serde_json::from_str::<Vec<Tool>>(F).unwrap(), serde_json::from_str(choice).unwrap());
+            assert!(Tools::new(Some(&tools), Some(&choice), ToolSyntax::LlamaJson).is_err());
+        }
+    }
+
+    #[test]
     fn what_cannot_be_served_is_refused_by_name() {
         let long = format!(r#"[{{"type": "function", "function": {{"name": "{}"}}}}]"#, "x".repeat(65));
         let twice = r#"[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"f"}}]"#;
+        let two = r#"[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"h"}}]"#;
         let named = |name: &str| format!(r#"{{"type": "function", "function": {{"name": "{name}"}}}}"#);
         let required = Some("\"required\"".to_owned());
         for (tools, choice, param) in [
@@ -169,9 +189,8 @@ mod tests {
                 None,
                 "tools[0].function.parameters",
             ),
-            (F, required.clone(), "tool_choice"),
+            (two, required.clone(), "tool_choice"),
             ("[]", required, "tool_choice"),
-            (F, Some(named("f")), "tool_choice"),
             (F, Some(named("g")), "tool_choice"),
         ] {
             let (refused, message) = checked(tools, choice.as_deref()).err().expect(tools);

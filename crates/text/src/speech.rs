@@ -19,6 +19,7 @@ mod think;
 mod transcript;
 
 pub use dialect::{Dialect, Opening, ReasoningSyntax, ToolSyntax};
+pub(crate) use dialect::{forced_call, opens_thoughts};
 pub use said::{CallPart, Said};
 pub use transcript::{Transcript, TranscriptOptions};
 

@@ -9,7 +9,7 @@ use crate::byte_pair::BytePair;
 use crate::chat_template::{ChatTemplate, Piece, RenderedChat};
 use crate::control_tokens::{ControlToken, ControlTokens, Segment};
 use crate::sentence_piece::SentencePiece;
-use crate::speech::Dialect;
+use crate::speech::{Dialect, ToolSyntax, forced_call, opens_thoughts};
 use crate::token_table::TokenTable;
 use crate::{ChatInput, GgufVocab, TextError, from_files, from_gguf, harmony_prompt};
 
@@ -226,6 +226,20 @@ impl Tokenizer {
                 template.render(&ChatInput { messages: &messages, extra: &extra, ..*input })
             }
         }
+    }
+
+    /// Begins, at the end of `chat`, a call of the function `name`, so that the reply is one, if the syntax allows that.
+    /// Its transcript is to be told ([`crate::TranscriptOptions::forced`]). Returns whether it was begun.
+    ///
+    /// `name` must be of letters, digits, `_`, `-` and `.`; `chat` must end with a generation prompt.
+    pub fn force_call(&self, chat: &mut RenderedChat, syntax: ToolSyntax, name: &str) -> bool {
+        let thinks = syntax == ToolSyntax::Hermes && opens_thoughts(chat);
+        let Some(beginning) = forced_call(syntax, name) else { return false };
+        if thinks {
+            chat.push("\n</think>\n\n", &self.0.control);
+        }
+        chat.push(&beginning, &self.0.control);
+        true
     }
 
     pub(crate) fn strips_first_space(&self) -> bool {

@@ -138,6 +138,21 @@ async fn one_call_is_the_last_where_calls_may_not_be_parallel() {
     server.until_empty().await;
 }
 
+/// The prompt ends in the call's beginning; so what the model says, here the prompt again, is arguments.
+#[tokio::test]
+async fn a_named_function_is_called_whatever_the_model_says() {
+    let server = server().await;
+    let named = json!({"tools": tools(), "tool_choice": {"type": "function", "function": {"name": "f"}}});
+    let reply = server.chat(&asking("<think>\"a\": 1}", named)).await;
+    let said = message(&reply);
+    assert_eq!(said["tool_calls"][0]["function"], json!({"name": "f", "arguments": "{<think>\"a\": 1}"}));
+    let required = json!({"tools": tools(), "tool_choice": "required", "stream": true});
+    let (_, _, calls, finish) = assembled(&server.chat(&asking("", required)).await);
+    assert_eq!((calls[0]["name"].as_str(), finish.as_deref()), (Some("f"), Some("tool_calls")));
+    let continues = json!({"tools": tools(), "tool_choice": "required", "continue_final_message": true});
+    assert_eq!(server.chat(&asking("x", continues)).await.status, 400);
+}
+
 #[tokio::test]
 async fn log_probabilities_are_of_every_token_that_says_something() {
     let server = server().await;
@@ -210,7 +225,7 @@ async fn hostile_tools_are_refused_and_the_server_goes_on() {
         (asking("x", json!({"tools": [tool("f"), tool("f")]})), "another tool"),
         (asking("x", json!({"tools": [{"type": "custom", "custom": {"name": "f"}}]})), "type `function`"),
         (asking("x", json!({"tools": "f"})), "`tools`"),
-        (asking("x", json!({"tools": tools(), "tool_choice": "required"})), "not served yet"),
+        (asking("x", json!({"tools": [tool("f"), tool("g")], "tool_choice": "required"})), "not served yet"),
         (asking("x", json!({"tools": tools(), "tool_choice": "always"})), "`required`"),
         (asking("x", json!({"reasoning_effort": "enormous"})), "reasoning_effort"),
         (asking("x", json!({"parallel_tool_calls": "no"})), "parallel_tool_calls"),

@@ -254,6 +254,11 @@ impl RenderedChat {
         clean(&self.text)
     }
 
+    /// Goes on with our own text, whose control tokens are some.
+    pub(crate) fn push(&mut self, text: &str, control: &ControlTokens) {
+        self.text.push_str(&prepare_variable(text, control, self.trust));
+    }
+
     /// The prompt up to the end of the last `content` in it.
     pub(super) fn cut_after(mut self, content: &str) -> Option<Self> {
         let content = content.trim();

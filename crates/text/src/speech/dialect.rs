@@ -84,12 +84,27 @@ impl Dialect {
 
     /// Where the model begins after `prompt`: templates of models that always think open the thoughts themselves.
     pub fn opening(self, prompt: &RenderedChat) -> Opening {
-        let opens_thoughts = || prompt.text().trim_end().ends_with("<think>");
-        if self.reasoning == ReasoningSyntax::Think && opens_thoughts() { Opening::Reasoning } else { Opening::Reply }
+        let is_thinking = self.reasoning == ReasoningSyntax::Think && opens_thoughts(prompt);
+        if is_thinking { Opening::Reasoning } else { Opening::Reply }
     }
 
     pub(crate) fn is_harmony(self) -> bool {
         self.reasoning == ReasoningSyntax::Harmony || self.tools == ToolSyntax::Harmony
+    }
+}
+
+/// Whether a prompt ends in the model's thoughts.
+pub(crate) fn opens_thoughts(prompt: &RenderedChat) -> bool {
+    prompt.text().trim_end().ends_with("<think>")
+}
+
+/// The beginning of a call of the function `name`, as far as nothing but its arguments can follow. `None` where what
+/// follows decides whether it is a call.
+pub(crate) fn forced_call(syntax: ToolSyntax, name: &str) -> Option<String> {
+    match syntax {
+        ToolSyntax::Hermes => Some(format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {{")),
+        ToolSyntax::Harmony => Some(format!("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>")),
+        _ => None,
     }
 }
 

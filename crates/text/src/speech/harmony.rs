@@ -111,6 +111,13 @@ impl Harmony {
         Self { state, has_tools, calls: 0, has_content: false, has_reasoning: false }
     }
 
+    /// The prompt began a call of the function `name`.
+    pub(super) fn begin_forced(&mut self, name: &str, said: &mut Said) {
+        self.has_tools = true;
+        let recipient = format!("to=functions.{name}");
+        self.begin_message(&Header { sender: recipient, ..Header::default() }, said);
+    }
+
     pub(super) fn is_reasoning(&self) -> bool {
         matches!(self.state, State::Body(Body::Reasoning))
     }

@@ -8,7 +8,7 @@ use super::harmony::{Harmony, Mark};
 use super::hermes::Hermes;
 use super::leading::{Leading, Shapes};
 use super::think::Think;
-use super::{Dialect, Opening, Reader, ReasoningSyntax, Said, ToolSyntax};
+use super::{Dialect, Opening, Reader, ReasoningSyntax, Said, ToolSyntax, forced_call};
 use crate::{Detokenizer, StopStrings, Tokenizer};
 
 /// How a sequence is read.
@@ -18,6 +18,8 @@ pub struct TranscriptOptions {
     pub opening: Opening,
     /// The functions that may be called. None: what looks like a call is content.
     pub functions: Arc<[String]>,
+    /// The function that the prompt began to call ([`Tokenizer::force_call`]).
+    pub forced: Option<String>,
     /// Control tokens that mean nothing to the dialect are left out of the text.
     pub skip_special: bool,
 }
@@ -29,6 +31,8 @@ pub struct Transcript {
     /// Control tokens that the dialect reads as text.
     shown: Vec<(TokenId, &'static str)>,
     reader: Speech,
+    /// The beginning of a call that the prompt holds.
+    begun: Said,
     text: String,
 }
 
@@ -46,16 +50,27 @@ impl Transcript {
     pub fn new(tokenizer: &Tokenizer, options: &TranscriptOptions) -> Self {
         let dialect = options.dialect;
         let has_tools = !options.functions.is_empty();
+        let mut begun = Said::default();
+        let forced = options.forced.as_deref();
         let reader = if dialect.is_harmony() {
-            Speech::Harmony(Harmony::new(options.opening, has_tools))
+            let mut harmony = Harmony::new(options.opening, has_tools);
+            if let Some(name) = forced {
+                harmony.begin_forced(name, &mut begun);
+            }
+            Speech::Harmony(harmony)
         } else {
-            let think = (dialect.reasoning == ReasoningSyntax::Think && options.opening != Opening::Content)
+            let may_think = forced.is_none() && options.opening != Opening::Content;
+            let think = (dialect.reasoning == ReasoningSyntax::Think && may_think)
                 .then(|| Think::new(options.opening == Opening::Reasoning));
-            let tools = if has_tools { tool_reader(dialect.tools, &options.functions) } else { None };
+            let mut tools = if has_tools { tool_reader(dialect.tools, &options.functions) } else { None };
+            let beginning = forced.and_then(|name| forced_call(dialect.tools, name));
+            if let (Some(beginning), Some(tools)) = (beginning, &mut tools) {
+                tools.push(&beginning, &mut begun);
+            }
             Speech::Tagged { think, answer: String::new(), tools }
         };
         let detokenizer = Detokenizer::new(tokenizer, options.skip_special, &StopStrings::default());
-        let continues = options.opening == Opening::Content;
+        let continues = options.opening == Opening::Content || forced.is_some();
         let marks = Mark::ALL.iter().filter_map(|&mark| Some((tokenizer.special_id(mark.text())?, mark)));
         let shown = TAGS.iter().filter_map(|&tag| Some((tokenizer.special_id(tag)?, tag)));
         let is_harmony = dialect.is_harmony();
@@ -64,12 +79,14 @@ impl Transcript {
             marks: if is_harmony { marks.collect() } else { Vec::new() },
             shown: if is_harmony { Vec::new() } else { shown.collect() },
             reader,
+            begun,
             text: String::new(),
         }
     }
 
     /// Takes the next token.
     pub fn push(&mut self, token: TokenId, said: &mut Said) {
+        said.append(std::mem::take(&mut self.begun));
         self.text.clear();
         if let Some(&(_, mark)) = self.marks.iter().find(|(id, _)| *id == token) {
             self.detokenizer.finish(&mut self.text);
@@ -93,6 +110,7 @@ impl Transcript {
 
     /// The sequence ended: gives what was held back.
     pub fn finish(&mut self, said: &mut Said) {
+        said.append(std::mem::take(&mut self.begun));
         self.text.clear();
         self.detokenizer.finish(&mut self.text);
         self.read(said);
