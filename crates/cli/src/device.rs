@@ -34,14 +34,14 @@ pub(crate) enum Compute {
     Null,
 }
 
-/// The device that is meant. Says in a line which GPU it is; or why it is none, where one could have been meant.
+/// The device that is meant, and a line for people: which GPU it is; or why it is none, where one could have been meant.
 ///
 /// # Errors
 /// A GPU that this build or this machine cannot use.
-pub(crate) fn choose(wanted: Device) -> Result<Compute> {
+pub(crate) fn choose(wanted: Device) -> Result<(Compute, Option<String>)> {
     match wanted {
-        Device::Cpu => Ok(Compute::Cpu),
-        Device::Null => Ok(Compute::Null),
+        Device::Cpu => Ok((Compute::Cpu, None)),
+        Device::Null => Ok((Compute::Null, None)),
         Device::Cuda(number) => match gpu::open(number) {
             Ok(device) => found(number, device),
             Err(reason) => bail!("--device {wanted}: {reason}; or give --device cpu"),
@@ -49,24 +49,33 @@ pub(crate) fn choose(wanted: Device) -> Result<Compute> {
         Device::Auto => match gpu::open(0) {
             Ok(device) => found(0, device),
             Err(reason) => {
-                if gpu::IS_BUILT {
-                    println!("computing on the CPU, since there is no GPU to use: {reason}");
-                }
-                Ok(Compute::Cpu)
+                let why = || format!("computing on the CPU, since there is no GPU to use: {reason}");
+                Ok((Compute::Cpu, gpu::IS_BUILT.then(why)))
             }
         },
     }
 }
 
-fn found(number: usize, device: TensorDevice) -> Result<Compute> {
+fn found(number: usize, device: TensorDevice) -> Result<(Compute, Option<String>)> {
     let info = gpu::info(&device)?;
-    println!(
+    let line = format!(
         "computing on cuda:{number}, {}: {} of {} free",
         info.name,
         ByteSize(info.free_memory),
         ByteSize(info.total_memory)
     );
-    Ok(Compute::Gpu(device))
+    Ok((Compute::Gpu(device), Some(line)))
+}
+
+impl Compute {
+    /// As people call it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU",
+            Self::Gpu(_) => "GPU",
+            Self::Null => "null",
+        }
+    }
 }
 
 /// The element type of a KV cache on `device`.

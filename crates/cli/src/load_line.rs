@@ -134,7 +134,7 @@ impl Subject {
             weights: found.weights_identity()?,
             device: found.device_name()?,
             threads: config.shared.threads,
-            settings: format!("{:?} {:?}", found.steps, config.engine),
+            settings: format!("{:?} {:?}", found.steps(), config.engine),
         })
     }
 

@@ -9,6 +9,7 @@ mod child;
 mod config;
 mod device;
 mod eval;
+mod inspect;
 mod load;
 mod load_line;
 mod logging;
@@ -57,6 +58,17 @@ enum Command {
     Serve(Box<ServeOptions>),
     /// Fetch a model of the catalogue, and print where it lies
     Pull(pull::PullOptions),
+    /// Say what a checkpoint is, what it takes, and what of it would not load
+    ///
+    /// Its architecture, the formats of its tensors, its parameters, its tokenizer; the memory that it takes at a length and
+    /// a number of requests, by the plan that `serve` makes; and every reason why it would not load. Headers are read, no
+    /// weights. Ends with an error where it would not load.
+    ///
+    ///   plimsoll inspect model.gguf
+    ///   plimsoll inspect ./llama-3.1-8b --max-model-len 8192 --max-num-seqs 32
+    ///   plimsoll inspect --config configs/architectures/gpt-oss-20b.json --json
+    #[command(verbatim_doc_comment)]
+    Inspect(Box<inspect::InspectOptions>),
     /// Drive a server at one load and print its rates and latencies
     ///
     /// By default a closed loop: N clients, each with one request in flight, until M requests were sent. --arrivals poisson
@@ -110,6 +122,7 @@ fn run(Cli { command, shared }: Cli) -> Result<()> {
         Command::Pull(options) => pull::run(&options),
         Command::Report(options) => report::run(&options),
         Command::Plan(options) => plan::run(&options),
+        Command::Inspect(options) => inspect::run(shared, &options),
         Command::NullServer => child::serve_null(),
         Command::Serve(options) => {
             let config = Config::resolve(shared.clone(), (*options).clone())?;

@@ -29,7 +29,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     println!("listening on http://{address}; loading {}", found.name);
 
     let load_line = load_line(&found, &config)?;
-    let state = ServerState::new(server_config(&config, found.steps, load_line));
+    let state = ServerState::new(server_config(&config, found.steps(), load_line));
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(plimsoll_server::serve(listener, state.clone(), async {
         stopped.await.ok();
@@ -74,11 +74,11 @@ struct Serving {
 }
 
 async fn load(found: Found, config: Config, state: ServerState) -> Result<Serving> {
-    let (name, steps) = (found.name.clone(), found.steps);
+    let (name, steps) = (found.name.clone(), found.steps());
     let (loaded, config) = tokio::task::spawn_blocking(move || found.load(&config).map(|loaded| (loaded, config)))
         .await
         .context("loading failed")??;
-    let Loaded { tokenizer, executor, cache, max_model_len, vocab_size, defaults } = loaded;
+    let Loaded { tokenizer, executor, cache, max_model_len, vocab_size, defaults, mut times } = loaded;
     let scheduler = Scheduler::new(SchedulerConfig {
         cache,
         max_num_seqs: steps.max_num_seqs,
@@ -112,6 +112,9 @@ async fn load(found: Found, config: Config, state: ServerState) -> Result<Servin
         },
         adds_reasoning_content: speech.reasoning_content,
     });
+    times.end_part("engine");
+    println!("{times}");
+    times.parts().iter().for_each(|(part, time)| state.note_startup(part, *time));
     Ok(Serving { model: name, engine })
 }
 

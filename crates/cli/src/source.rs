@@ -4,8 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use plimsoll_nn::{Checkpoint, Model, ModelInfo};
-use plimsoll_ops::linear::Placement;
+use plimsoll_nn::{Checkpoint, Loading, Model, ModelInfo, Quantize};
 use plimsoll_server::SamplingDefaults;
 use plimsoll_text::Tokenizer;
 use serde_json::Value;
@@ -39,6 +38,14 @@ impl Source {
         Ok(source)
     }
 
+    /// The config.json, or what stands for it.
+    pub(crate) fn config(&self) -> &Value {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.config(),
+            Self::Dummy(config) => config,
+        }
+    }
+
     /// # Errors
     /// An architecture or a config that is not implemented.
     pub(crate) fn info(&self) -> Result<ModelInfo> {
@@ -58,15 +65,19 @@ impl Source {
         }
     }
 
-    /// Bytes of the weights, as stored.
+    /// Bytes of the weights, as stored or as brought to a format.
     ///
     /// # Errors
-    /// As [`Source::load`], of dummy weights.
-    pub(crate) fn weight_bytes(&self) -> Result<u64> {
-        match self {
-            Self::Checkpoint(checkpoint) => Ok(checkpoint.weight_bytes()),
-            Self::Dummy(config) => Ok(plimsoll_models::dummy_bytes(config)?),
-        }
+    /// As [`Source::load`], of dummy weights or of a format.
+    pub(crate) fn weight_bytes(&self, quantize: Option<Quantize>) -> Result<u64> {
+        Ok(match self {
+            Self::Checkpoint(checkpoint) if quantize.is_none() => checkpoint.weight_bytes(),
+            // What is packed already stays as it is.
+            Self::Checkpoint(checkpoint) => {
+                plimsoll_models::quantized_bytes(checkpoint.config(), quantize)?.min(checkpoint.weight_bytes())
+            }
+            Self::Dummy(config) => plimsoll_models::quantized_bytes(config, quantize)?,
+        })
     }
 
     /// Bytes of the weights as bf16.
@@ -74,22 +85,32 @@ impl Source {
     /// # Errors
     /// A config that is not implemented.
     pub(crate) fn bf16_bytes(&self) -> Result<u64> {
-        let mut config = match self {
-            Self::Checkpoint(checkpoint) => checkpoint.config().clone(),
-            Self::Dummy(config) => config.clone(),
-        };
+        let mut config = self.config().clone();
         config["dtype"] = "bfloat16".into();
+        config["quantization_config"] = Value::Null;
         Ok(plimsoll_models::dummy_bytes(&config)?)
     }
 
-    /// Reads or makes the weights; `progress` is told the bytes so far.
+    /// Numbers that the model is made of.
+    ///
+    /// # Errors
+    /// A config that is not implemented.
+    pub(crate) fn parameters(&self) -> Result<u64> {
+        Ok(self.bf16_bytes()? / 2)
+    }
+
+    /// Reads or makes the weights; `progress` is told the bytes so far. Files are read at most `read_ahead` bytes
+    /// ahead of their use.
     ///
     /// # Errors
     /// A checkpoint that does not fit its config.
-    pub(crate) fn load(&self, placement: Placement, progress: impl Fn(u64)) -> Result<Box<dyn Model>> {
+    pub(crate) fn load(&self, loading: Loading, read_ahead: u64, progress: impl Fn(u64)) -> Result<Box<dyn Model>> {
         Ok(match self {
-            Self::Checkpoint(checkpoint) => plimsoll_models::load(checkpoint, placement, |loaded, _| progress(loaded)),
-            Self::Dummy(config) => plimsoll_models::load_dummy(config, DUMMY_SEED, placement, progress),
+            Self::Checkpoint(checkpoint) => {
+                let _reading = checkpoint.read_ahead(read_ahead);
+                plimsoll_models::load(checkpoint, loading, |loaded, _| progress(loaded))
+            }
+            Self::Dummy(config) => plimsoll_models::load_dummy(config, DUMMY_SEED, loading, progress),
         }?)
     }
 

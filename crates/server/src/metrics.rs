@@ -1,8 +1,10 @@
 //! Counters for Prometheus. Each is kept once, under `plimsoll:`; those that vLLM's dashboards know are written a
 //! second time, under vLLM's name, when they are asked for.
 
+use std::time::Duration;
+
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::ServerState;
 
@@ -20,6 +22,7 @@ pub(crate) struct Metrics {
     finished: IntCounterVec,
     responses: IntCounterVec,
     errors: IntCounterVec,
+    startup: GaugeVec,
 }
 
 /// Names under `plimsoll:` and what vLLM calls the same.
@@ -71,6 +74,9 @@ impl Metrics {
             registry.register(Box::new(counters.clone())).expect("a name of its own");
             counters
         };
+        let startup = Opts::new("startup_seconds", "Time that each part of the start took.");
+        let startup = GaugeVec::new(startup, &["part"]).expect("valid names");
+        registry.register(Box::new(startup.clone())).expect("a name of its own");
         let finished = counters("request_success_total", "Choices by how they ended.", &["finished_reason"]);
         for reason in ["stop", "length", "abort", "error"] {
             finished.with_label_values(&[reason]);
@@ -107,8 +113,14 @@ impl Metrics {
             responses: counters("http_responses_total", "Responses by path and status.", &["path", "status"]),
             errors: counters("request_errors_total", "Failed requests by the error's code.", &["code"]),
             finished,
+            startup,
             registry,
         }
+    }
+
+    /// A part of the start took so long.
+    pub(crate) fn note_startup(&self, part: &str, time: Duration) {
+        self.startup.with_label_values(&[part]).set(time.as_secs_f64());
     }
 
     /// A choice ended.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Semaphore;
 
@@ -60,6 +60,11 @@ impl ServerState {
     /// If the server has a model already.
     pub fn set_ready(&self, model: ServedModel) {
         assert!(self.model.set(Arc::new(model)).is_ok(), "a server gets its model once");
+    }
+
+    /// A part of the start took so long.
+    pub fn note_startup(&self, part: &str, time: Duration) {
+        self.metrics.note_startup(part, time);
     }
 
     /// Refuses new requests from now on, with 503; the ones inside go on. [`crate::serve`] calls it when it is told
