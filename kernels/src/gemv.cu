@@ -1,7 +1,8 @@
 // Products of a weight matrix with few tokens, for decode: bandwidth is all that counts.
 //
-//     y[t, n] = sum over k of x[t, k] * w[n, k]      x: bf16 [tokens, columns], w: bf16 [rows, columns],
-//                                                    y: bf16 or f32 [tokens, rows]; 1 to 8 tokens, columns % 8 == 0
+//     y[t, n] = sum over k of x[t, k] * w[n, k] + bias[n]      x: bf16 [tokens, columns], w: bf16 [rows, columns],
+//                                                              bias: f32 [rows] or nothing, y: bf16 or f32 [tokens, rows];
+//                                                              1 to 8 tokens, columns % 8 == 0
 //
 // A block of 8 warps takes 16 rows; a warp takes 128 of every 1024 columns, and the warps' sums are added at the end. The
 // products run on the tensor cores, where 8 tokens cost no more instructions than one: a lane's 16 bytes of a weight row
@@ -53,8 +54,8 @@ __device__ __forceinline__ void multiply(const Operands& operands, float (&first
 }
 
 template <typename Out>
-__device__ __forceinline__ void gemv(Out* y, const bf16* x, const bf16* w, uint32_t tokens, uint32_t rows,
-                                     uint32_t columns) {
+__device__ __forceinline__ void gemv(Out* y, const bf16* x, const bf16* w, const float* bias, uint32_t tokens,
+                                     uint32_t rows, uint32_t columns) {
     __shared__ float partial[WARPS][ROWS][TOKENS];
     const uint32_t g = lane_id() / 4;
     const uint32_t t = lane_id() % 4;
@@ -87,14 +88,15 @@ __device__ __forceinline__ void gemv(Out* y, const bf16* x, const bf16* w, uint3
         for (int warp = 0; warp < WARPS; warp++) {
             sum += partial[warp][row][of_token];
         }
-        y[static_cast<uint64_t>(of_token) * rows + first_row + row] = from_float<Out>(sum);
+        const float added = bias == nullptr ? 0.0f : __ldg(bias + first_row + row);
+        y[static_cast<uint64_t>(of_token) * rows + first_row + row] = from_float<Out>(sum + added);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_bf16(bf16* y, const bf16* x, const bf16* w, uint32_t tokens, uint32_t rows, uint32_t columns) {
-    gemv(y, x, w, tokens, rows, columns);
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_bf16(bf16* y, const bf16* x, const bf16* w, const float* bias, uint32_t tokens, uint32_t rows, uint32_t columns) {
+    gemv(y, x, w, bias, tokens, rows, columns);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_f32(float* y, const bf16* x, const bf16* w, uint32_t tokens, uint32_t rows, uint32_t columns) {
-    gemv(y, x, w, tokens, rows, columns);
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_f32(float* y, const bf16* x, const bf16* w, const float* bias, uint32_t tokens, uint32_t rows, uint32_t columns) {
+    gemv(y, x, w, bias, tokens, rows, columns);
 }

@@ -13,7 +13,7 @@ pub enum Output {
     F32,
 }
 
-/// `y = x w^T`.
+/// `y = x w^T + bias`.
 #[derive(Clone, Copy, Debug)]
 pub struct Gemv {
     /// bf16 or f32 `[tokens, rows]`.
@@ -23,6 +23,8 @@ pub struct Gemv {
     pub x: DevicePtr,
     /// bf16 `[rows, columns]`, aligned to 16 bytes.
     pub w: DevicePtr,
+    /// f32 `[rows]`, or [`DevicePtr::NULL`].
+    pub bias: DevicePtr,
     /// 1 to [`MOST_TOKENS`].
     pub tokens: u32,
     pub rows: u32,
@@ -55,6 +57,7 @@ impl Gemv {
                 self.y.into(),
                 self.x.into(),
                 self.w.into(),
+                self.bias.into(),
                 self.tokens.into(),
                 self.rows.into(),
                 self.columns.into(),

@@ -6,6 +6,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bias;
 pub mod block_copy;
 pub mod combine;
 #[cfg(feature = "cuda")]
@@ -22,5 +23,6 @@ pub mod rms_norm;
 pub mod rope_kv_write;
 pub mod route;
 pub mod sample;
+pub mod temperature;
 
 pub use launch::{Arg, DevicePtr, Launch, LaunchError, Queue};

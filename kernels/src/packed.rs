@@ -3,6 +3,7 @@
 
 mod layout;
 
+use crate::gemv::Output;
 use crate::operands::require;
 use crate::{DevicePtr, Launch, LaunchError, Queue};
 
@@ -77,7 +78,7 @@ impl Way {
 pub enum Activation {
     /// They are stored.
     None,
-    /// Rows `g` and `g + 8` of a tile of 16 are a gate and its up: `silu(gate) * up` is stored.
+    /// Row `n` is a gate, and row `rows / 2 + n` its up: `silu(gate) * up` is stored.
     SiluMul,
     /// Likewise `(up + 1) * gate * sigmoid(alpha * gate)`, after `gate` was capped at `limit` and `up` clamped to
     /// `-limit..=limit`.
@@ -108,8 +109,9 @@ pub enum Work {
 /// One product.
 #[derive(Clone, Copy, Debug)]
 pub struct Packed {
-    /// bf16 `[.., rows]`, or half as many columns where the activation takes two; aligned to 16 bytes.
+    /// `[.., rows]`, or half as many columns where the activation takes two; aligned to 16 bytes.
     pub y: DevicePtr,
+    pub output: Output,
     /// bf16 `[.., columns]`, aligned to 16 bytes.
     pub x: DevicePtr,
     /// Of all matrices, one after the other; aligned to 16 bytes.
@@ -134,10 +136,12 @@ impl Packed {
         let checked = self.layout.check();
         require(kernel, checked.is_ok(), || checked.err().unwrap_or_default())?;
         let gated = self.activation != Activation::None;
-        require(kernel, !gated || rows.is_multiple_of(16), || {
-            format!("{rows} rows of gates and ups, expected a multiple of 16")
+        require(kernel, !gated || rows.is_multiple_of(32), || {
+            format!("{rows} rows of gates and ups, expected a multiple of 32")
         })?;
-        let blocks = (rows as u32).div_ceil(self.way.block_rows());
+        // Few positions: a tile of gates and the one of their ups are one block's.
+        let tiles = if gated && self.way == Way::Skinny { 2 } else { 1 };
+        let blocks = (rows as u32).div_ceil(tiles * self.way.block_rows());
         let (grid, positions) = match self.work {
             Work::Dense { tokens } => ([tokens.div_ceil(self.way.item_rows()), blocks, 1], tokens),
             Work::Experts { items, .. } => ([blocks, items, 1], 0),
@@ -181,6 +185,7 @@ impl Packed {
                 activation.into(),
                 alpha.into(),
                 limit.into(),
+                u32::from(self.output == Output::F32).into(),
             ],
         })
     }

@@ -7,6 +7,7 @@
 //! batch: batched == single and chunked == whole hold to the bit.
 
 pub mod activation;
+pub mod add;
 pub mod attention;
 #[cfg(feature = "cuda")]
 mod cuda;

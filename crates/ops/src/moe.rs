@@ -1,9 +1,11 @@
-//! Mixtures of experts (arXiv:1701.06538): which experts a token goes to ([`route`]), and what they make of it
-//! ([`Experts`]). On a CPU alone.
+//! Mixtures of experts (arXiv:1701.06538): which experts a token goes to ([`route_by`]), and what they make of it
+//! ([`Experts`]). On a GPU (`gpu`) activations are bf16 where the text below says f32.
 //!
 //! A token's outputs are added up in the order of its experts' numbers, so they do not depend, to the bit, on who else
 //! is in the batch. This module must never know how experts are stored or what a router is made of.
 
+#[cfg(feature = "cuda")]
+mod gpu;
 mod swiglu;
 #[cfg(test)]
 mod tests;
@@ -28,13 +30,16 @@ pub enum Weighting {
 }
 
 /// The experts of each token of a batch, and their weights.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Routes {
     /// `[tokens][top]`; a token's are in the order of their numbers.
     choices: Vec<Choice>,
     top: usize,
     /// Weights multiply the experts' inputs, else their outputs.
     weighs_inputs: bool,
+    /// All of it, where the tokens are on a GPU: the host does not know.
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<gpu::GpuRoutes>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,12 +55,37 @@ struct Choice {
 /// Another rank or dtype, no expert to be chosen, or more than there are.
 pub fn route(scores: &Tensor, top: usize, weighting: Weighting) -> Result<Routes> {
     let (_, experts) = scores.dims2()?;
+    check_top(top, experts)?;
+    let scores = scores.flatten_all()?.to_vec1::<f32>()?;
+    let choices = scores.chunks_exact(experts).flat_map(|scores| choose(scores, top, weighting)).collect();
+    Ok(Routes {
+        choices,
+        top,
+        weighs_inputs: weighting == Weighting::SigmoidOfInput,
+        #[cfg(feature = "cuda")]
+        on_gpu: None,
+    })
+}
+
+/// As [`route`], by the scores that `router` gives the tokens `x`, f32 `[tokens, hidden]`.
+///
+/// # Errors
+/// As [`route`], or tokens that do not fit the router.
+pub fn route_by(router: &Linear, x: &Tensor, top: usize, weighting: Weighting) -> Result<Routes> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        check_top(top, router.out_features())?;
+        let on_gpu = Some(gpu::route(router, x, top, weighting)?);
+        return Ok(Routes { choices: Vec::new(), top, weighs_inputs: false, on_gpu });
+    }
+    route(&router.forward(x)?, top, weighting)
+}
+
+fn check_top(top: usize, experts: usize) -> Result<()> {
     if top == 0 || top > experts {
         bail!("route: {top} experts a token cannot be chosen of {experts}");
     }
-    let scores = scores.flatten_all()?.to_vec1::<f32>()?;
-    let choices = scores.chunks_exact(experts).flat_map(|scores| choose(scores, top, weighting)).collect();
-    Ok(Routes { choices, top, weighs_inputs: weighting == Weighting::SigmoidOfInput })
+    Ok(())
 }
 
 fn choose(scores: &[f32], top: usize, weighting: Weighting) -> Vec<Choice> {
@@ -78,7 +108,7 @@ fn choose(scores: &[f32], top: usize, weighting: Weighting) -> Vec<Choice> {
 }
 
 impl Routes {
-    /// How many tokens go to each of so many experts: `[experts]`.
+    /// How many tokens go to each of so many experts: `[experts]`. Of tokens on a CPU.
     pub fn loads(&self, experts: usize) -> Vec<usize> {
         self.by_expert(experts).iter().map(Vec::len).collect()
     }
@@ -124,13 +154,17 @@ pub struct Expert {
 /// A layer's experts, all of one shape.
 #[derive(Clone, Debug)]
 pub struct Experts {
+    /// None where they are on a GPU.
     experts: Vec<Expert>,
     activation: Activation,
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<gpu::GpuExperts>,
 }
 
 impl Experts {
     /// # Errors
-    /// There is no expert, or one's matrices do not fit each other or those of the others.
+    /// There is no expert, or one's matrices do not fit each other or those of the others; or on a GPU, sizes or formats
+    /// that no kernel takes.
     pub fn new(experts: Vec<Expert>, activation: Activation) -> Result<Self> {
         let Some(first) = experts.first() else { bail!("experts: there are none") };
         let (hidden, width) = (first.gate_up.in_features(), first.gate_up.out_features());
@@ -138,10 +172,20 @@ impl Experts {
             (gate_up.in_features(), gate_up.out_features()) == (hidden, width)
                 && (down.in_features() * 2, down.out_features()) == (width, hidden)
         };
-        match experts.iter().position(|expert| !fits(expert)) {
-            None => Ok(Self { experts, activation }),
-            Some(index) => bail!("experts: number {index} is not {hidden} to {width} / 2 to {hidden} features"),
+        if let Some(index) = experts.iter().position(|expert| !fits(expert)) {
+            bail!("experts: number {index} is not {hidden} to {width} / 2 to {hidden} features");
         }
+        #[cfg(feature = "cuda")]
+        if first.gate_up.on_gpu().is_some() {
+            let (gate_up, down) = experts.into_iter().map(|expert| (expert.gate_up, expert.down)).unzip();
+            return Ok(Self { experts: Vec::new(), activation, on_gpu: Some(gpu::GpuExperts::new(gate_up, down)?) });
+        }
+        Ok(Self {
+            experts,
+            activation,
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
+        })
     }
 
     /// The sum of what each token's experts make of it, each weighed as `routes` says. `x`: f32 `[tokens, hidden]`, contiguous;
@@ -150,6 +194,10 @@ impl Experts {
     /// # Errors
     /// Another shape or dtype, or routes of other tokens or to experts that there are not.
     pub fn forward(&self, x: &Tensor, routes: &Routes) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let (Some(experts), Some(routes)) = (&self.on_gpu, &routes.on_gpu) {
+            return experts.forward(x, routes, self.activation);
+        }
         let (tokens, hidden) = x.dims2()?;
         if routes.choices.len() != tokens * routes.top {
             bail!("experts: {tokens} tokens were given routes of {}", routes.choices.len() / routes.top);

@@ -1,5 +1,5 @@
 //! Attention temperature: queries far into a sequence are made longer, so that the softmax over more keys stays as sharp
-//! (arXiv:2501.19399). On a CPU alone.
+//! (arXiv:2501.19399). On a GPU queries are bf16, and are scaled where they lie.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -26,6 +26,10 @@ impl Temperature {
 /// Another rank or dtype, another number of positions than tokens, or a GPU.
 pub fn scale_queries(q: &Tensor, positions: Indices<'_>, temperature: &Temperature) -> Result<Tensor> {
     let (tokens, _, _) = q.dims3()?;
+    #[cfg(feature = "cuda")]
+    if let Some(positions) = positions.device {
+        return cuda::scale_queries(q, positions, temperature);
+    }
     if !matches!(q.device(), Device::Cpu) || q.dtype() != DType::F32 {
         bail!("scale_queries: q is {:?}; F32 on the CPU is served: choose the CPU", q.dtype());
     }
@@ -34,6 +38,32 @@ pub fn scale_queries(q: &Tensor, positions: Indices<'_>, temperature: &Temperatu
     }
     let factors: Vec<f32> = positions.host.iter().map(|&position| temperature.at(position)).collect();
     q.broadcast_mul(&Tensor::from_vec(factors, (tokens, 1, 1), &Device::Cpu)?)
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use candle_core::{DType, Result, Tensor, bail};
+    use plimsoll_kernels::temperature::ScaleQueries;
+
+    use super::Temperature;
+    use crate::cuda::{Cuda, address, launch_error};
+
+    pub(super) fn scale_queries(q: &Tensor, positions: &Tensor, temperature: &Temperature) -> Result<Tensor> {
+        let (tokens, heads, head_dim) = q.dims3()?;
+        if positions.dims() != [tokens] {
+            bail!("scale_queries: positions {:?} for {tokens} tokens", positions.shape());
+        }
+        let op = ScaleQueries {
+            q: address("scale_queries", "q", q, DType::BF16)?,
+            positions: address("scale_queries", "positions", positions, DType::U32)?,
+            tokens: tokens as u32,
+            width: (heads * head_dim) as u32,
+            floor_scale: temperature.floor_scale,
+            attn_scale: temperature.attn_scale,
+        };
+        op.run(Cuda::of(q.device())?.queue()).map_err(launch_error)?;
+        Ok(q.clone())
+    }
 }
 
 #[cfg(test)]

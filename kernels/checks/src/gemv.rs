@@ -1,14 +1,17 @@
 //! Products with few tokens against f64.
 
+use plimsoll_kernels::DevicePtr;
+use plimsoll_kernels::bias::AddBias;
 use plimsoll_kernels::gemv::{Gemv, MOST_TOKENS, Output};
 
-use crate::arrays::{Output as Written, bf16_bytes, expect_same, normals_on, rounded, to_bf16, to_f32};
+use crate::arrays::{Output as Written, bf16_bytes, expect_same, f32_bytes, normals_on, rounded, to_bf16, to_f32};
 use crate::{Case, Random, TestDevice, Timing};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case { name: "gemv/shapes".into(), run: Box::new(shapes) },
         Case { name: "gemv/alone as among others".into(), run: Box::new(alone) },
+        Case { name: "add_bias/rows".into(), run: Box::new(add_bias) },
         Case { name: "gemv/sizes refused".into(), run: Box::new(refused) },
     ]
 }
@@ -19,13 +22,15 @@ struct Problem {
     columns: usize,
     x: Vec<f32>,
     w: Vec<f32>,
+    bias: Option<Vec<f32>>,
 }
 
 impl Problem {
     fn new(random: &mut Random, tokens: usize, rows: usize, columns: usize) -> Self {
         let x = rounded(random.normals(tokens * columns, 1.0));
         let w = rounded(random.normals(rows * columns, 1.0));
-        Self { tokens, rows, columns, x, w }
+        let bias = (random.below(2) == 0).then(|| random.normals(rows, 3.0));
+        Self { tokens, rows, columns, x, w, bias }
     }
 
     fn run(&self, device: &dyn TestDevice, output: Output) -> Result<Vec<f32>, String> {
@@ -36,6 +41,7 @@ impl Problem {
             output,
             x: device.upload(&bf16_bytes(&self.x)),
             w: device.upload(&bf16_bytes(&self.w)),
+            bias: self.bias.as_ref().map_or(DevicePtr::NULL, |bias| device.upload(&f32_bytes(bias))),
             tokens: self.tokens as u32,
             rows: self.rows as u32,
             columns: self.columns as u32,
@@ -50,7 +56,8 @@ impl Problem {
         let x = &self.x[token * self.columns..][..self.columns];
         let w = &self.w[row * self.columns..][..self.columns];
         let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
-        terms.fold((0.0, 0.0), |(sum, sizes), term| (sum + term, sizes + term.abs()))
+        let bias = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[row]));
+        terms.fold((bias, bias.abs()), |(sum, sizes), term| (sum + term, sizes + term.abs()))
     }
 }
 
@@ -78,8 +85,29 @@ fn alone(device: &dyn TestDevice, random: &mut Random) -> Result<(), String> {
     let all = together.run(device, Output::F32)?;
     for token in 0..8 {
         let x = together.x[token * 512..][..512].to_vec();
-        let single = Problem { tokens: 1, x, w: together.w.clone(), ..together }.run(device, Output::F32)?;
+        let single = Problem { tokens: 1, x, w: together.w.clone(), bias: together.bias.clone(), ..together }
+            .run(device, Output::F32)?;
         expect_same(&format!("token {token}"), &single, &all[token * 24..][..24])?;
+    }
+    Ok(())
+}
+
+fn add_bias(device: &dyn TestDevice, random: &mut Random) -> Result<(), String> {
+    for (tokens, rows) in [(1, 1), (3, 2880), (random.between(1, 9), random.between(1, 3000))] {
+        let (y, bias) = (rounded(random.normals(tokens * rows, 1.0)), random.normals(rows, 1.0));
+        let want: Vec<f32> = y.iter().enumerate().map(|(i, y)| y + bias[i % rows]).collect();
+        for output in [Output::F32, Output::Bf16] {
+            let bytes = if output == Output::F32 { f32_bytes(&y) } else { bf16_bytes(&y) };
+            let out = Written::holding(device, &bytes);
+            let bias = device.upload(&f32_bytes(&bias));
+            let op = AddBias { y: out.at, output, bias, tokens: tokens as u32, rows: rows as u32 };
+            op.run(device.queue()).map_err(|e| e.to_string())?;
+            let got = out.read(device)?;
+            match output {
+                Output::F32 => expect_same("f32", &to_f32(&got), &want)?,
+                Output::Bf16 => expect_same("bf16", &to_bf16(&got), &rounded(want.clone()))?,
+            }
+        }
     }
     Ok(())
 }
@@ -87,7 +115,7 @@ fn alone(device: &dyn TestDevice, random: &mut Random) -> Result<(), String> {
 fn refused(device: &dyn TestDevice, _: &mut Random) -> Result<(), String> {
     for (tokens, columns) in [(0, 8), (MOST_TOKENS + 1, 8), (1, 12), (1, 0)] {
         let x = device.upload(&[0; 256]);
-        let op = Gemv { y: x, output: Output::F32, x, w: x, tokens, rows: 1, columns };
+        let op = Gemv { y: x, output: Output::F32, x, w: x, bias: DevicePtr::NULL, tokens, rows: 1, columns };
         if op.run(device.queue()).is_ok() {
             return Err(format!("{tokens} tokens of {columns} columns were not refused"));
         }
@@ -118,6 +146,7 @@ fn timing(model: &str, tokens: u32, rows: u32, columns: u32) -> Timing {
                 output: Output::F32,
                 x: normals_on(device, u64::from(tokens) * u64::from(columns)),
                 w: normals_on(device, copies * bytes / 2),
+                bias: DevicePtr::NULL,
                 tokens,
                 rows,
                 columns,

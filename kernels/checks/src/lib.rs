@@ -19,6 +19,7 @@ mod route;
 mod sample;
 mod sample_model;
 mod sample_run;
+mod temperature;
 
 pub use device::{TestDevice, poisoned};
 pub use random::Random;
@@ -71,6 +72,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(rms_norm::cases());
     cases.extend(sample::cases());
     cases.extend(rope_kv_write::cases());
+    cases.extend(temperature::cases());
     cases
 }
 

@@ -3,6 +3,7 @@
 mod timings;
 mod weights;
 
+use plimsoll_kernels::gemv::Output as Element;
 use plimsoll_kernels::packed::{Activation, Format, Layout, Packed, Way, Work};
 use plimsoll_kernels::route::{Route, RoutePlanSize, Weighting};
 use plimsoll_kernels::{DevicePtr, LaunchError};
@@ -67,10 +68,21 @@ impl Problem {
     }
 
     fn run(&self, device: &dyn TestDevice, y: DevicePtr, x: DevicePtr, way: Way, work: Work) -> Result<(), String> {
+        self.run_to(device, (y, Element::Bf16), x, way, work)
+    }
+
+    fn run_to(
+        &self,
+        device: &dyn TestDevice,
+        (y, output): (DevicePtr, Element),
+        x: DevicePtr,
+        way: Way,
+        work: Work,
+    ) -> Result<(), String> {
         let (codes, scales) = self.weights.upload(device);
         let bias = self.bias.as_ref().map_or(DevicePtr::NULL, |bias| device.upload(&f32_bytes(bias)));
         let layout = self.weights.layout;
-        let op = Packed { y, x, codes, scales, bias, layout, activation: self.activation, way, work };
+        let op = Packed { y, output, x, codes, scales, bias, layout, activation: self.activation, way, work };
         op.run(device.queue()).map_err(|e: LaunchError| e.to_string())
     }
 
@@ -87,10 +99,7 @@ impl Problem {
         let sum = |row| self.sum(matrix, row, x, weight, way);
         let column = |column: usize| match self.activation {
             Activation::None => sum(column),
-            _ => {
-                let gate_row = column / 8 * 16 + column % 8;
-                self.gated(sum(gate_row), sum(gate_row + 8))
-            }
+            _ => self.gated(sum(column), sum(self.width() + column)),
         };
         let bf16_rounding = |(value, tolerance): (f64, f64)| (value, tolerance + 1.01 / 256.0 * value.abs() + 1e-30);
         (0..self.width()).map(column).map(bf16_rounding).collect()
@@ -127,18 +136,21 @@ fn compare(what: &str, got: &[f32], want: impl Iterator<Item = (f64, f64)>) -> R
 /// Tokens, rows, columns: less than a block of each; an odd tail of each; more columns than warps or stages; any.
 fn dense(device: &dyn TestDevice, random: &mut Random, format: Format, way: Way) -> Result<(), String> {
     let most = way.item_rows() as usize;
-    let any = (random.between(1, most + 9), 8 * random.between(1, 12), 32 * random.between(1, 9));
-    for (tokens, rows, columns) in [(1, 8, 32), (most + 3, 40, 96), (most / 2 + 1, 24, 1120), any] {
+    let any = (random.between(1, most + 9), 8 * random.between(1, 40), 32 * random.between(1, 9));
+    for (tokens, rows, columns) in [(1, 8, 32), (most + 3, 40, 96), (most / 2 + 1, 24, 1120), (2, 544, 64), any] {
         let layout = layout(random, format, rows, columns);
-        let (bias, gated) = (random.below(2) == 0, rows % 16 == 0 && random.below(2) == 0);
+        let (bias, gated) = (random.below(2) == 0, rows % 32 == 0 && random.below(4) != 0);
         let activation = if gated { CLAMPED } else { Activation::None };
         let problem = Problem::new(random, layout, 1, bias, activation);
         let x = rounded(random.normals(tokens * columns, 1.0));
-        let y = Output::new(device, 2 * tokens * problem.width());
+        let (output, bytes) = [(Element::Bf16, 2), (Element::F32, 4)][random.below(2)];
+        let y = Output::new(device, bytes * tokens * problem.width());
         let work = Work::Dense { tokens: tokens as u32 };
-        problem.run(device, y.at, device.upload(&bf16_bytes(&x)), way, work)?;
+        problem.run_to(device, (y.at, output), device.upload(&bf16_bytes(&x)), way, work)?;
         let want = x.chunks(columns).flat_map(|x| problem.row(0, x, 1.0, way));
-        compare(&format!("{tokens} x {layout:?}, {activation:?}"), &to_bf16(&y.read(device)?), want)?;
+        let got = y.read(device)?;
+        let got = if output == Element::F32 { to_f32(&got) } else { to_bf16(&got) };
+        compare(&format!("{tokens} x {layout:?}, {activation:?}, {output:?}"), &got, want)?;
     }
     Ok(())
 }
@@ -238,12 +250,13 @@ fn refused(device: &dyn TestDevice, _: &mut Random) -> Result<(), String> {
         (12, 64, 32, Activation::None),
         (16, 48, 32, Activation::None),
         (16, 64, 64, Activation::None),
-        (24, 64, 32, Activation::SiluMul),
+        (48, 64, 32, Activation::SiluMul),
     ] {
         let at = device.upload(&[0; 256]);
         let layout = Layout { format: Format::Mxfp4, rows, columns, group };
         let (way, work) = (Way::Skinny, Work::Dense { tokens: 1 });
-        let op = Packed { y: at, x: at, codes: at, scales: at, bias: DevicePtr::NULL, layout, activation, way, work };
+        let (output, bias) = (Element::Bf16, DevicePtr::NULL);
+        let op = Packed { y: at, output, x: at, codes: at, scales: at, bias, layout, activation, way, work };
         if op.run(device.queue()).is_ok() {
             return Err(format!("{layout:?} with {activation:?} was not refused"));
         }

@@ -1,7 +1,8 @@
 // Formats of packed weights: how codes and scales lie, and how a lane makes tensor core operands of them.
 //
 // A matrix [rows, columns] is cut into tiles of 16 rows and chunks of 64 columns; what is beyond it is zero. A chunk of a
-// tile is what a warp loads at once: VECTORS x 32 lanes x 16 bytes, [vector][lane]. With g = lane / 4 and t = lane % 4, a
+// tile is what a warp loads at once: VECTORS x 32 lanes x 16 bytes, [vector][lane], side by side in memory (of Bf16, whose
+// matrices lie row by row, only in shared memory). With g = lane / 4 and t = lane % 4, a
 // lane has the codes of rows g ("low") and g + 8 ("high") in columns 8 t .. 8 t + 8 of either half ("piece") of the
 // chunk: words [piece][low, high][WORDS_A_ROW]. In an mma.m16n8k16 both operands may count their columns in any order as
 // long as it is the same; so of a piece's columns the first product takes the lanes' first four, the second the others,
@@ -21,6 +22,61 @@ constexpr uint32_t PIECE = 32;
 constexpr uint32_t TILE_ROWS = 16;
 
 template <typename Format> constexpr uint32_t CHUNK_BYTES = Format::VECTORS * 512;
+
+// One matrix's size, and how far in bytes its tiles and chunks are from each other.
+struct Extent {
+    uint32_t rows;
+    uint32_t columns;
+
+    __device__ __forceinline__ uint32_t tiles() const { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
+    __device__ __forceinline__ uint32_t chunks() const { return (columns + CHUNK - 1) / CHUNK; }
+};
+
+// Where a lane finds its 16 bytes of one vector of a tile's chunks, in formats whose chunks lie side by side.
+template <typename Format> struct TileCodes {
+    static constexpr uint32_t CHUNK_STEP = CHUNK_BYTES<Format>;
+
+    __device__ __forceinline__ static uint64_t matrix_bytes(const Extent& extent) {
+        return static_cast<uint64_t>(extent.tiles()) * tile_bytes(extent);
+    }
+    __device__ __forceinline__ static uint64_t tile_bytes(const Extent& extent) {
+        return static_cast<uint64_t>(extent.chunks()) * CHUNK_STEP;
+    }
+    // In the first chunk of the matrix's first tile.
+    __device__ __forceinline__ static uint32_t offset(const Extent&, uint32_t vector, uint32_t lane) {
+        return vector * 512 + lane * 16;
+    }
+    __device__ __forceinline__ static bool has_row(const Extent& extent, uint32_t tile, uint32_t, uint32_t) {
+        return tile < extent.tiles();
+    }
+    __device__ __forceinline__ static bool has_column(const Extent&, uint32_t, uint32_t, uint32_t) { return true; }
+};
+
+// The same of a matrix that lies row by row: vector 2 * piece + half has the lane's row and columns of each.
+struct RowCodes {
+    static constexpr uint32_t CHUNK_STEP = CHUNK * sizeof(bf16);
+
+    __device__ __forceinline__ static uint64_t matrix_bytes(const Extent& extent) {
+        return static_cast<uint64_t>(extent.rows) * extent.columns * sizeof(bf16);
+    }
+    __device__ __forceinline__ static uint64_t tile_bytes(const Extent& extent) {
+        return static_cast<uint64_t>(TILE_ROWS) * extent.columns * sizeof(bf16);
+    }
+    __device__ __forceinline__ static uint32_t row(uint32_t vector, uint32_t lane) { return vector % 2 * 8 + lane / 4; }
+    __device__ __forceinline__ static uint32_t column(uint32_t vector, uint32_t lane) {
+        return vector / 2 * PIECE + lane % 4 * 8;
+    }
+    __device__ __forceinline__ static uint32_t offset(const Extent& extent, uint32_t vector, uint32_t lane) {
+        return (row(vector, lane) * extent.columns + column(vector, lane)) * sizeof(bf16);
+    }
+    __device__ __forceinline__ static bool has_row(const Extent& extent, uint32_t tile, uint32_t vector, uint32_t lane) {
+        return tile * TILE_ROWS + row(vector, lane) < extent.rows;
+    }
+    __device__ __forceinline__ static bool has_column(const Extent& extent, uint32_t chunk, uint32_t vector,
+                                                      uint32_t lane) {
+        return chunk * CHUNK + column(vector, lane) < extent.columns;
+    }
+};
 
 // Scales of a chunk's 16 rows as a byte for each of two pieces: [g][piece][low, high].
 struct ByteScales {
@@ -124,6 +180,7 @@ struct NoScales {
 };
 
 struct Bf16 {
+    using Codes = RowCodes;
     using Scales = NoScales;
     static constexpr int VECTORS = 4;
     static constexpr int AHEAD = 2;
@@ -142,6 +199,7 @@ struct Bf16 {
 // E2M1 (a sign, two bits of exponent, one of mantissa; OCP Microscaling Formats, v1.0) is a bf16 2^-126 as large, once its
 // bits stand where a bf16's do, subnormal ones too.
 struct Mxfp4 {
+    using Codes = TileCodes<Mxfp4>;
     using Scales = ByteScales;
     static constexpr int VECTORS = 1;
     static constexpr int AHEAD = 4;
@@ -158,6 +216,7 @@ struct Mxfp4 {
 
 // Unsigned codes of four bits, ordered as in Mxfp4. 0x4300 with a small number in its last bits is 128 and that number.
 struct Int4 {
+    using Codes = TileCodes<Int4>;
     using Scales = WordScales;
     static constexpr int VECTORS = 1;
     static constexpr int AHEAD = 3;
@@ -177,6 +236,7 @@ struct Int4 {
 // Unsigned codes of eight bits; 0x4b000000 with such a code in its last bits is 2^23 and that code. Less zero, a code has
 // eight significant bits at most, so that the upper half of the float is all of it.
 struct Int8 {
+    using Codes = TileCodes<Int8>;
     using Scales = WordScales;
     static constexpr int VECTORS = 2;
     static constexpr int AHEAD = 2;
@@ -200,6 +260,7 @@ struct Int8 {
 
 // e4m3, ordered as in Int8.
 struct Fp8 {
+    using Codes = TileCodes<Fp8>;
     using Scales = WordScales;
     static constexpr int VECTORS = 2;
     static constexpr int AHEAD = 2;

@@ -5,7 +5,7 @@
 
 namespace packed {
 
-// What a gated pair of rows becomes; NONE: rows are stored as they are.
+// What a gate and its up become, rows n and rows / 2 + n; NONE: rows are stored as they are.
 enum Activation : uint32_t { NONE = 0, SILU_MUL = 1, CLAMPED_SWIGLU = 2 };
 
 // Rows of x and y are numbered by `slots`, a slot being one of `top` places of a token's: position p of the work reads
@@ -23,20 +23,20 @@ struct Operands {
     // What a slot's x is multiplied by, or nothing.
     const float* input_weights;
     uint32_t positions;
-    // Of an expert's matrix; if gated, tiles hold eight rows of the gate and then the eight of up that go with them.
-    uint32_t rows;
-    uint32_t columns;
+    // Of one expert; if gated, rows % 32 == 0.
+    Extent matrix;
     uint32_t group_shift;
     uint32_t top;
     uint32_t scatters;
     uint32_t activation;
     float alpha;
     float limit;
+    // y is float, and not bf16.
+    uint32_t wide;
 
-    __device__ __forceinline__ uint32_t tiles() const { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
-    __device__ __forceinline__ uint32_t chunks() const { return (columns + CHUNK - 1) / CHUNK; }
+    __device__ __forceinline__ bool is_gated() const { return activation != NONE; }
     // Elements of a row of y.
-    __device__ __forceinline__ uint32_t width() const { return activation == NONE ? rows : rows / 2; }
+    __device__ __forceinline__ uint32_t width() const { return is_gated() ? matrix.rows / 2 : matrix.rows; }
 
     // Which rows of the matrix and which item are this block's. Blocks beside each other share weights where there is one
     // matrix, else positions.
@@ -56,7 +56,16 @@ struct Operands {
     }
 
     __device__ __forceinline__ float bias_of(uint32_t expert, uint32_t row) const {
-        return bias == nullptr ? 0.0f : __ldg(bias + static_cast<uint64_t>(expert) * rows + row);
+        return bias == nullptr ? 0.0f : __ldg(bias + static_cast<uint64_t>(expert) * matrix.rows + row);
+    }
+
+    // Stores an element of y on its own.
+    __device__ __forceinline__ void store(uint64_t at, float value) const {
+        if (wide != 0) {
+            reinterpret_cast<float*>(y)[at] = value;
+        } else {
+            y[at] = from_float<bf16>(value);
+        }
     }
 
     // Comparisons, not fminf and fmaxf, which would pass over what is not a number.
@@ -97,12 +106,12 @@ __device__ __forceinline__ Item load_item(const Operands& to, uint32_t index, ui
     bf16 *y, const bf16 *x, const unsigned char *codes, const unsigned char *scales, const float *bias,                \
         const uint32_t *plan, const uint32_t *slots, const float *input_weights, uint32_t positions, uint32_t rows,    \
         uint32_t columns, uint32_t group_shift, uint32_t top, uint32_t scatters, uint32_t activation, float alpha,     \
-        float limit
+        float limit, uint32_t wide
 
 #define PACKED_OPERANDS                                                                                                \
     packed::Operands {                                                                                                 \
-        y, x, codes, scales, bias, plan, slots, input_weights, positions, rows, columns, group_shift, top, scatters,   \
-            activation, alpha, limit                                                                                   \
+        y, x, codes, scales, bias, plan, slots, input_weights, positions, packed::Extent{rows, columns}, group_shift,  \
+            top, scatters, activation, alpha, limit, wide                                                                                   \
     }
 
 }  // namespace packed

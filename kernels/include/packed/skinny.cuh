@@ -1,7 +1,7 @@
 // Products with few positions an expert, for decode: bandwidth is all that counts.
 //
-// A block takes a tile of 16 rows and up to 8 positions of one item. Its 8 warps take chunks of 64 columns in turn, and
-// their sums are added at the end. Weights come straight from memory to registers, 48 to 128 bytes a lane under way before
+// A block takes a tile of 16 rows, or one of gates and the one of their ups, and up to 8 positions of one item. Its 8
+// warps (of two tiles, 4 each) take chunks of 64 columns in turn, and their sums are added at the end. Weights come straight from memory to registers, 48 to 128 bytes a lane under way before
 // the first use (at 16 to 24 warps 36 to 64 KiB a multiprocessor), and are used once. The products of a piece of 32 columns
 // are added up with exact codes, and then scaled in f32. A position's bits do not depend on the others.
 #pragma once
@@ -48,26 +48,31 @@ template <typename Format> struct Skinny {
 
 template <typename Format> __device__ __forceinline__ void skinny(const Operands& to) {
     using S = Skinny<Format>;
+    using Codes = typename Format::Codes;
     __shared__ float partial[S::WARPS][TILE_ROWS][S::POSITIONS];
     const Item item = load_item(to, to.item(), S::POSITIONS);
     if (item.count == 0) {
         return;
     }
-    const uint32_t g = lane_id() / 4, t = lane_id() % 4, chunks = to.chunks();
-    const uint64_t tile = static_cast<uint64_t>(item.expert) * to.tiles() + to.block_of_rows();
-    const unsigned char* codes = to.codes + tile * chunks * CHUNK_BYTES<Format> + lane_id() * 16;
-    const unsigned char* scales = to.scales + tile * Format::Scales::tile_bytes(chunks, to.group_shift);
+    const uint32_t lane = lane_id(), g = lane / 4, t = lane % 4, chunks = to.matrix.chunks();
+    // Half of the warps take up's tile, if there is one.
+    const uint32_t warps = to.is_gated() ? S::WARPS / 2 : S::WARPS;
+    const uint32_t tile = to.block_of_rows() + warp_id() / warps * (to.matrix.tiles() / 2);
+    const unsigned char* codes = to.codes + item.expert * Codes::matrix_bytes(to.matrix) +
+                                 tile * Codes::tile_bytes(to.matrix);
+    const uint64_t scale_tile = static_cast<uint64_t>(item.expert) * to.matrix.tiles() + tile;
+    const unsigned char* scales = to.scales + scale_tile * Format::Scales::tile_bytes(chunks, to.group_shift);
     const bf16* x = nullptr;
     if (g < item.count) {
-        x = to.x + static_cast<uint64_t>(to.x_row(item.first + g)) * to.columns;
+        x = to.x + static_cast<uint64_t>(to.x_row(item.first + g)) * to.matrix.columns;
     }
     S sums = {{0.0f, 0.0f, 0.0f, 0.0f}};
-    for (uint32_t start = warp_id(); start < chunks; start += S::WARPS * S::AHEAD) {
+    for (uint32_t start = warp_id() % warps; start < chunks; start += warps * S::AHEAD) {
         typename S::Loaded loaded[S::AHEAD];
         const auto for_each_chunk = [&](const auto& f) {
 #pragma unroll
             for (int i = 0; i < S::AHEAD; i++) {
-                const uint32_t chunk = start + i * S::WARPS;
+                const uint32_t chunk = start + i * warps;
                 if (chunk < chunks) {
                     f(loaded[i], chunk);
                 }
@@ -76,7 +81,11 @@ template <typename Format> __device__ __forceinline__ void skinny(const Operands
         for_each_chunk([&](typename S::Loaded& to_load, uint32_t chunk) {
 #pragma unroll
             for (int v = 0; v < Format::VECTORS; v++) {
-                to_load.codes[v] = load16_once(codes + static_cast<uint64_t>(chunk) * CHUNK_BYTES<Format> + v * 512);
+                const unsigned char* from = codes + static_cast<uint64_t>(chunk) * Codes::CHUNK_STEP;
+                const bool exists =
+                    Codes::has_row(to.matrix, tile, v, lane) && Codes::has_column(to.matrix, chunk, v, lane);
+                to_load.codes[v] =
+                    exists ? load16_once(from + Codes::offset(to.matrix, v, lane)) : Vec16{{0, 0, 0, 0}};
             }
             Format::Scales::load(to_load.scales, scales, chunk, to.group_shift);
         });
@@ -84,7 +93,7 @@ template <typename Format> __device__ __forceinline__ void skinny(const Operands
 #pragma unroll
             for (int piece = 0; piece < 2; piece++) {
                 const uint32_t column = chunk * CHUNK + piece * PIECE + 8 * t;
-                const bool exists = x != nullptr && column < to.columns;
+                const bool exists = x != nullptr && column < to.matrix.columns;
                 to_load.x[piece] = exists ? load16_readonly(x + column) : Vec16{{0, 0, 0, 0}};
             }
         });
@@ -96,27 +105,26 @@ template <typename Format> __device__ __forceinline__ void skinny(const Operands
         partial[warp_id()][g + 8 * (i / 2)][2 * t + i % 2] = sums.sums[i];
     }
     __syncthreads();
-    const auto sum_of = [&](uint32_t row, uint32_t position, float weight) {
-        float sum = 0.0f;
-#pragma unroll
-        for (int warp = 0; warp < S::WARPS; warp++) {
-            sum += partial[warp][row][position];
-        }
-        const uint32_t at = to.block_of_rows() * TILE_ROWS + row;
-        return at < to.rows ? sum * weight + to.bias_of(item.expert, at) : 0.0f;
-    };
-    const bool gated = to.activation != NONE;
-    const uint32_t rows = gated ? TILE_ROWS / 2 : TILE_ROWS;
-    const uint32_t row = threadIdx.x % rows, of_item = threadIdx.x / rows, column = to.block_of_rows() * rows + row;
-    if (of_item < item.count && column < to.width()) {
-        const uint32_t position = item.first + of_item;
-        const float weight = to.input_weight(position);
-        float value = sum_of(row, of_item, weight);
-        if (gated) {
-            value = to.gated(value, sum_of(row + 8, of_item, weight));
-        }
-        to.y[static_cast<uint64_t>(to.y_row(position)) * to.width() + column] = from_float<bf16>(value);
+    const uint32_t row = threadIdx.x % TILE_ROWS, of_item = threadIdx.x / TILE_ROWS;
+    const uint32_t column = to.block_of_rows() * TILE_ROWS + row;
+    if (of_item >= item.count || column >= to.width()) {
+        return;
     }
+    const uint32_t position = item.first + of_item;
+    const float weight = to.input_weight(position);
+    // Of the warps that have the tile, in one order.
+    const auto sum_of = [&](uint32_t first_warp, uint32_t row_of_matrix) {
+        float sum = 0.0f;
+        for (uint32_t warp = first_warp; warp < first_warp + warps; warp++) {
+            sum += partial[warp][row][of_item];
+        }
+        return sum * weight + to.bias_of(item.expert, row_of_matrix);
+    };
+    float value = sum_of(0, column);
+    if (to.is_gated()) {
+        value = to.gated(value, sum_of(warps, to.width() + column));
+    }
+    to.store(static_cast<uint64_t>(to.y_row(position)) * to.width() + column, value);
 }
 
 }  // namespace packed

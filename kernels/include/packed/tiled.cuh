@@ -1,7 +1,8 @@
 // Products with many positions an expert, on the tensor cores.
 //
 // A block of 8 warps takes up to POSITIONS positions of one item and ROWS rows, a warp 32 rows x 64 positions: 256 x 64
-// a block where WARPS_ACROSS is 1, 128 x 128 where it is 2. Chunks of 64 columns come through a ring in shared memory
+// a block where WARPS_ACROSS is 1, 128 x 128 where it is 2. A warp's rows are two tiles of 16; of a gated pair of
+// matrices, one of gates and the one of their ups, so that a lane has both. Chunks of 64 columns come through a ring in shared memory
 // by cp.async: codes and scales as they lie, and the positions' rows of x, whose 16-byte pieces are permuted so that
 // eight lanes read all banks. A warp decodes and scales a piece's 32 x 32 weights in registers, rounds them to bf16, and
 // uses them on all its positions; one 16-byte load of a position is the operand of four products. Eights of positions
@@ -32,66 +33,107 @@ template <typename Format, int WARPS_ACROSS> struct Tiled {
     }
 };
 
+// Which tiles a block has: TILES neighbours, or as many gates as ups, in turn.
+template <typename T> struct BlockTiles {
+    uint32_t first;
+    // From a gate to its up; 0 without.
+    uint32_t to_up;
+    // Of the matrix, gates alone if there are any.
+    uint32_t end;
+
+    __device__ __forceinline__ BlockTiles(const Operands& to) {
+        const uint32_t tiles = to.matrix.tiles();
+        to_up = to.is_gated() ? tiles / 2 : 0;
+        first = to.block_of_rows() * (to.is_gated() ? T::TILES / 2 : T::TILES);
+        end = to.is_gated() ? tiles / 2 : tiles;
+    }
+
+    // The block's tile number `index`, before it is known to exist.
+    __device__ __forceinline__ uint32_t tile(uint32_t index) const {
+        return to_up == 0 ? first + index : first + index / 2 + index % 2 * to_up;
+    }
+
+    __device__ __forceinline__ bool exists(uint32_t index) const {
+        return first + (to_up == 0 ? index : index / 2) < end;
+    }
+};
+
 // What this thread copies of each chunk.
 template <typename Format, int WARPS_ACROSS> struct Copies {
     using T = Tiled<Format, WARPS_ACROSS>;
+    using Codes = typename Format::Codes;
     static constexpr int X_PARTS = T::X_BYTES / 16 / T::THREADS;
     static constexpr int CODE_PARTS = T::CODE_BYTES / 16 / T::THREADS;
     static constexpr uint32_t PARTS_A_TILE = CHUNK_BYTES<Format> / 16;
+    // Tiles from a part of this thread to the next.
+    static constexpr uint32_t TILES_A_ROUND = T::THREADS / PARTS_A_TILE;
 
+    BlockTiles<T> tiles;
     // Rows of x; of positions that the item does not have, nothing.
     const bf16* x[X_PARTS];
-    // Of the block's first tile.
+    // This thread's first part of the first chunk, and how far its next is.
     const unsigned char* codes;
+    uint64_t code_step;
     const unsigned char* scales;
-    uint64_t scale_tile_bytes;
-    uint32_t chunks;
-    // Tiles of the block that there are.
-    uint32_t tiles;
+    // A bit for each part of the codes, and the last for that of the scales: whether its rows exist.
+    uint32_t existing;
 
-    __device__ __forceinline__ Copies(const Operands& to, const Item& item) {
-        chunks = to.chunks();
-        const uint32_t first = to.block_of_rows() * T::TILES;
-        tiles = min(T::TILES, to.tiles() - first);
-        const uint64_t tile = static_cast<uint64_t>(item.expert) * to.tiles() + first;
-        scale_tile_bytes = Format::Scales::tile_bytes(chunks, to.group_shift);
-        codes = to.codes + tile * chunks * CHUNK_BYTES<Format>;
-        scales = to.scales + tile * scale_tile_bytes;
+    __device__ __forceinline__ Copies(const Operands& to, const Item& item) : tiles(to) {
+        const uint32_t tile = tiles.tile(threadIdx.x / PARTS_A_TILE), lane = threadIdx.x % WARP_SIZE;
+        const uint64_t tile_bytes = Codes::tile_bytes(to.matrix);
+        codes = to.codes + item.expert * Codes::matrix_bytes(to.matrix) + tile * tile_bytes +
+                Codes::offset(to.matrix, vector(), lane);
+        code_step = tile_bytes * (to.is_gated() ? TILES_A_ROUND / 2 : TILES_A_ROUND);
+        const uint64_t scale_tile_bytes = Format::Scales::tile_bytes(to.matrix.chunks(), to.group_shift);
+        scales = to.scales + static_cast<uint64_t>(item.expert) * to.matrix.tiles() * scale_tile_bytes;
+        existing = 0;
+#pragma unroll
+        for (int i = 0; i < CODE_PARTS; i++) {
+            const uint32_t index = threadIdx.x / PARTS_A_TILE + i * TILES_A_ROUND;
+            const bool exists =
+                tiles.exists(index) && Codes::has_row(to.matrix, tiles.tile(index), vector(), lane);
+            existing |= (exists ? 1u : 0u) << i;
+        }
+        if constexpr (T::SCALE_BYTES != 0) {
+            const uint32_t index = threadIdx.x / Format::Scales::PARTS;
+            scales += tiles.tile(index) * scale_tile_bytes;
+            existing |= index < T::TILES && tiles.exists(index) ? 1u << 31 : 0u;
+        }
 #pragma unroll
         for (int i = 0; i < X_PARTS; i++) {
             const uint32_t position = threadIdx.x / 8 + i * (T::THREADS / 8);
             x[i] = nullptr;
             if (position < item.count) {
-                x[i] = to.x + static_cast<uint64_t>(to.x_row(item.first + position)) * to.columns;
+                x[i] = to.x + static_cast<uint64_t>(to.x_row(item.first + position)) * to.matrix.columns;
             }
         }
     }
 
-    // Begins to copy a chunk.
+    __device__ __forceinline__ static uint32_t vector() { return threadIdx.x % PARTS_A_TILE / WARP_SIZE; }
+
+    // Begins to copy a chunk. What does not exist becomes zeros.
     __device__ __forceinline__ void begin(unsigned char* stage, uint32_t chunk, const Operands& to) const {
         const uint32_t piece = threadIdx.x % 8, column = chunk * CHUNK + 8 * piece;
 #pragma unroll
         for (int i = 0; i < X_PARTS; i++) {
             const uint32_t position = threadIdx.x / 8 + i * (T::THREADS / 8);
-            const bool exists = x[i] != nullptr && column < to.columns;
+            const bool exists = x[i] != nullptr && column < to.matrix.columns;
             cp_async_16(stage + T::x_offset(position, piece), exists ? x[i] + column : to.x, exists);
         }
+        const unsigned char* from = codes + static_cast<uint64_t>(chunk) * Codes::CHUNK_STEP;
+        const bool has_column = Codes::has_column(to.matrix, chunk, vector(), threadIdx.x % WARP_SIZE);
 #pragma unroll
         for (int i = 0; i < CODE_PARTS; i++) {
-            const uint32_t part = threadIdx.x + i * T::THREADS, tile = part / PARTS_A_TILE;
-            const uint64_t at = (static_cast<uint64_t>(tile) * chunks + chunk) * CHUNK_BYTES<Format>;
-            const bool exists = tile < tiles;
-            cp_async_16(stage + T::X_BYTES + part * 16, exists ? codes + at + part % PARTS_A_TILE * 16 : codes, exists);
+            const bool exists = has_column && (existing >> i & 1) != 0;
+            cp_async_16(stage + T::X_BYTES + (threadIdx.x + i * T::THREADS) * 16,
+                        exists ? from + i * code_step : to.codes, exists);
         }
         if constexpr (T::SCALE_BYTES != 0) {
             constexpr uint32_t PARTS = Format::Scales::PARTS;
-            const uint32_t tile = threadIdx.x / PARTS;
             if (threadIdx.x < T::TILES * PARTS) {
-                const bool exists = tile < tiles;
-                const unsigned char* of_tile = exists ? scales + tile * scale_tile_bytes : scales;
-                const unsigned char* from =
-                    Format::Scales::part(of_tile, chunk, threadIdx.x % PARTS, to.group_shift);
-                cp_async_16(stage + T::X_BYTES + T::CODE_BYTES + threadIdx.x * 16, from, exists);
+                const bool exists = existing >> 31 != 0;
+                const unsigned char* part = Format::Scales::part(scales, chunk, threadIdx.x % PARTS, to.group_shift);
+                cp_async_16(stage + T::X_BYTES + T::CODE_BYTES + threadIdx.x * 16, exists ? part : to.scales, exists);
             }
         }
     }
@@ -168,24 +210,28 @@ __device__ __forceinline__ void multiply_chunk(float (&sums)[2][Tiled<Format, WA
     }
 }
 
-// Biases, activation, and the way to y. The block's ring is free.
+// Biases, activation, and the way to y: bf16 through shared memory (the block's ring is free), to be stored in 16-byte
+// vectors; float at once, eight rows of which are a sector of memory.
 template <typename Format, int WARPS_ACROSS>
 __device__ __forceinline__ void store_sums(const Operands& to, const Item& item,
+                                           const BlockTiles<Tiled<Format, WARPS_ACROSS>>& tiles,
                                            const float (&sums)[2][Tiled<Format, WARPS_ACROSS>::EIGHTS][4],
                                            unsigned char* shared, uint32_t down, uint32_t across) {
     using T = Tiled<Format, WARPS_ACROSS>;
-    const bool gated = to.activation != NONE;
+    const bool gated = to.is_gated(), wide = to.wide != 0;
     const uint32_t columns = gated ? T::ROWS / 2 : T::ROWS, stride = columns + 8;
+    const uint32_t first_column = tiles.first * TILE_ROWS;
     static_assert(T::POSITIONS * (T::ROWS + 8) * sizeof(bf16) <= T::STAGES * T::STAGE_BYTES);
-    bf16* tile = reinterpret_cast<bf16*>(shared);
+    bf16* staged = reinterpret_cast<bf16*>(shared);
     const uint32_t g = lane_id() / 4, t = lane_id() % 4;
     float bias[2][2];
 #pragma unroll
     for (int m = 0; m < 2; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const uint32_t row = to.block_of_rows() * T::ROWS + down * 32 + m * 16 + half * 8 + g;
-            bias[m][half] = row < to.rows ? to.bias_of(item.expert, row) : 0.0f;
+            const uint32_t row = tiles.tile(2 * down + m) * TILE_ROWS + half * 8 + g;
+            const bool exists = tiles.exists(2 * down + m) && row < to.matrix.rows;
+            bias[m][half] = exists ? to.bias_of(item.expert, row) : 0.0f;
         }
     }
 #pragma unroll
@@ -195,28 +241,38 @@ __device__ __forceinline__ void store_sums(const Operands& to, const Item& item,
             const uint32_t position = across * 64 + n * 8 + 2 * t + e;
             if (position < item.count) {
                 const float weight = to.input_weight(item.first + position);
-                bf16* row = tile + position * stride;
+                const uint64_t y_row = wide ? static_cast<uint64_t>(to.y_row(item.first + position)) * to.width() : 0;
+                const auto put = [&](uint32_t column, float value) {
+                    if (!wide) {
+                        staged[position * stride + column] = from_float<bf16>(value);
+                    } else if (first_column + column < to.width()) {
+                        to.store(y_row + first_column + column, value);
+                    }
+                };
 #pragma unroll
-                for (int m = 0; m < 2; m++) {
-                    const float low = sums[m][n][e] * weight + bias[m][0];
-                    const float high = sums[m][n][2 + e] * weight + bias[m][1];
+                for (int half = 0; half < 2; half++) {
+                    const float low = sums[0][n][2 * half + e] * weight + bias[0][half];
+                    const float high = sums[1][n][2 * half + e] * weight + bias[1][half];
                     if (gated) {
-                        row[down * 16 + m * 8 + g] = from_float<bf16>(to.gated(low, high));
+                        put(down * 16 + half * 8 + g, to.gated(low, high));
                     } else {
-                        row[down * 32 + m * 16 + g] = from_float<bf16>(low);
-                        row[down * 32 + m * 16 + 8 + g] = from_float<bf16>(high);
+                        put(down * 32 + half * 8 + g, low);
+                        put(down * 32 + 16 + half * 8 + g, high);
                     }
                 }
             }
         }
     }
+    if (wide) {
+        return;
+    }
     __syncthreads();
-    const uint32_t vectors = columns / 8, first = to.block_of_rows() * columns;
+    const uint32_t vectors = columns / 8;
     for (uint32_t i = threadIdx.x; i < item.count * vectors; i += T::THREADS) {
         const uint32_t position = i / vectors, column = i % vectors * 8;
-        if (first + column < to.width()) {
+        if (first_column + column < to.width()) {
             const uint64_t row = to.y_row(item.first + position);
-            store16(to.y + row * to.width() + first + column, load16(tile + position * stride + column));
+            store16(to.y + row * to.width() + first_column + column, load16(staged + position * stride + column));
         }
     }
 }
@@ -229,8 +285,9 @@ template <typename Format, int WARPS_ACROSS> __device__ __forceinline__ void til
         return;
     }
     const Copies<Format, WARPS_ACROSS> copies(to, item);
+    const uint32_t chunks = to.matrix.chunks();
     const auto begin = [&](uint32_t chunk) {
-        if (chunk < copies.chunks) {
+        if (chunk < chunks) {
             copies.begin(shared + chunk % T::STAGES * T::STAGE_BYTES, chunk, to);
         }
         cp_async_commit();
@@ -246,7 +303,7 @@ template <typename Format, int WARPS_ACROSS> __device__ __forceinline__ void til
     for (int i = 0; i < 2 * T::EIGHTS * 4; i++) {
         sums[i / (T::EIGHTS * 4)][i / 4 % T::EIGHTS][i % 4] = 0.0f;
     }
-    for (uint32_t chunk = 0; chunk < copies.chunks; chunk++) {
+    for (uint32_t chunk = 0; chunk < chunks; chunk++) {
         cp_async_wait<T::STAGES - 2>();
         __syncthreads();
         begin(chunk + T::STAGES - 1);
@@ -254,7 +311,7 @@ template <typename Format, int WARPS_ACROSS> __device__ __forceinline__ void til
     }
     cp_async_wait<0>();
     __syncthreads();
-    store_sums<Format, WARPS_ACROSS>(to, item, sums, shared, down, across);
+    store_sums<Format, WARPS_ACROSS>(to, item, copies.tiles, sums, shared, down, across);
 }
 
 }  // namespace packed

@@ -9,7 +9,8 @@ const PIECE: usize = 32;
 /// Codes of a row that a lane holds of a piece.
 const LANE_CODES: usize = 8;
 
-/// A matrix `[rows, columns]` in one format. Laid out tile by tile of 16 rows, so that tiles can be made side by side.
+/// A matrix `[rows, columns]` in one format. [`Format::Bf16`] lies row by row; the others tile by tile of 16 rows, so that
+/// tiles can be made side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     pub format: Format,
@@ -63,7 +64,7 @@ impl Layout {
         if self.format == Format::Bf16 { 0 } else { self.columns.div_ceil(self.group) }
     }
 
-    /// Bytes of a tile's codes.
+    /// Bytes of a tile's codes; not of [`Format::Bf16`], which has no tiles.
     pub fn tile_code_bytes(&self) -> usize {
         self.chunks() * TILE_ROWS * CHUNK * self.format.bits() / 8
     }
@@ -79,7 +80,10 @@ impl Layout {
 
     /// Bytes of all codes.
     pub fn code_bytes(&self) -> usize {
-        self.tiles() * self.tile_code_bytes()
+        match self.format {
+            Format::Bf16 => 2 * self.rows * self.columns,
+            _ => self.tiles() * self.tile_code_bytes(),
+        }
     }
 
     /// Bytes of all scales.
@@ -91,8 +95,9 @@ impl Layout {
     /// rows. `out`: [`Layout::tile_code_bytes`] zeros.
     ///
     /// # Panics
-    /// The slices have other lengths.
-    pub fn lay_codes(&self, codes: &[u16], out: &mut [u8]) {
+    /// The slices have other lengths, or the format is [`Format::Bf16`].
+    pub fn lay_codes(&self, codes: &[u8], out: &mut [u8]) {
+        assert_ne!(self.format, Format::Bf16, "lies row by row");
         assert!(codes.len().is_multiple_of(self.columns) && codes.len() <= TILE_ROWS * self.columns, "codes of a tile");
         assert_eq!(out.len(), self.tile_code_bytes(), "room for a tile's codes");
         let word_bytes = LANE_CODES * self.format.bits() / 8;
@@ -145,12 +150,11 @@ impl Format {
     }
 
     /// Eight neighbours of a row, as a lane decodes them.
-    fn lay_eight(self, codes: &[u16], out: &mut [u8]) {
+    fn lay_eight(self, codes: &[u8], out: &mut [u8]) {
         match self.bits() {
-            16 => out.iter_mut().zip(codes.iter().flat_map(|c| c.to_le_bytes())).for_each(|(out, byte)| *out = byte),
             8 => {
                 const ORDER: [usize; LANE_CODES] = [0, 2, 1, 3, 4, 6, 5, 7];
-                out.iter_mut().zip(ORDER).for_each(|(out, from)| *out = codes[from] as u8);
+                out.iter_mut().zip(ORDER).for_each(|(out, from)| *out = codes[from]);
             }
             _ => {
                 let nibble = |i: usize| u32::from(codes[i] & 15);
@@ -175,8 +179,7 @@ pub fn scale_word(factor: f32, zero: u8) -> u32 {
 mod tests {
     use super::*;
 
-    const LAYOUTS: [Layout; 5] = [
-        Layout { format: Format::Bf16, rows: 24, columns: 96, group: 0 },
+    const LAYOUTS: [Layout; 4] = [
         Layout { format: Format::Mxfp4, rows: 24, columns: 96, group: 32 },
         Layout { format: Format::Int4, rows: 24, columns: 96, group: 32 },
         Layout { format: Format::Int8, rows: 24, columns: 96, group: 96 },
@@ -187,7 +190,7 @@ mod tests {
     fn every_code_has_a_place_of_its_own() {
         for layout in LAYOUTS {
             layout.check().unwrap();
-            let most = if layout.format.bits() == 16 { u16::MAX } else { (1 << layout.format.bits()) - 1 };
+            let most = u8::MAX >> (8 - layout.format.bits());
             let mut taken = vec![0u8; layout.tile_code_bytes()];
             for at in 0..16 * layout.columns {
                 let mut codes = vec![0; 16 * layout.columns];
@@ -206,7 +209,7 @@ mod tests {
 
     #[test]
     fn every_scale_has_a_place_of_its_own() {
-        for layout in LAYOUTS.into_iter().filter(|layout| layout.format != Format::Bf16) {
+        for layout in LAYOUTS {
             let scales: Vec<u32> = (1..=16 * layout.row_groups() as u32).collect();
             let mut out = vec![0u8; layout.tile_scale_bytes()];
             layout.lay_scales(&scales, &mut out);

@@ -9,6 +9,7 @@ use candle_core::cuda_backend::cudarc::cublaslt::result::{create_handle, destroy
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
 use candle_core::{DType, Result};
+use plimsoll_kernels::bias::AddBias;
 use plimsoll_kernels::cuda::CudaQueue;
 use plimsoll_kernels::gemv::{Gemv, MOST_TOKENS, Output};
 use plimsoll_kernels::{DevicePtr, LaunchError};
@@ -57,6 +58,8 @@ pub(super) struct Operands {
     pub(super) x: DevicePtr,
     /// bf16 `[n, k]`.
     pub(super) weight: DevicePtr,
+    /// f32 `[n]`, or [`DevicePtr::NULL`].
+    pub(super) bias: DevicePtr,
     /// `[m, n]`.
     pub(super) y: DevicePtr,
 }
@@ -135,7 +138,10 @@ impl Matmul {
     ) -> Result<()> {
         match way {
             Way::Gemv => gemv(queue, operands, product).map_err(launch_error),
-            Way::Lt(algorithm) => self.launch_lt(operands, problem, &algorithm),
+            Way::Lt(algorithm) => {
+                self.launch_lt(operands, problem, &algorithm)?;
+                add_bias(queue, operands, product).map_err(launch_error)
+            }
         }
     }
 
@@ -178,12 +184,25 @@ impl Drop for Matmul {
 fn gemv(queue: &CudaQueue, operands: Operands, product: Product) -> std::result::Result<(), LaunchError> {
     let op = Gemv {
         y: operands.y,
-        output: if product.out == DType::F32 { Output::F32 } else { Output::Bf16 },
+        output: output(product),
         x: operands.x,
         w: operands.weight,
+        bias: operands.bias,
         tokens: product.m as u32,
         rows: product.n as u32,
         columns: product.k as u32,
     };
     op.run(queue)
+}
+
+fn add_bias(queue: &CudaQueue, operands: Operands, product: Product) -> std::result::Result<(), LaunchError> {
+    let Operands { bias, y, .. } = operands;
+    if bias.is_null() {
+        return Ok(());
+    }
+    AddBias { y, output: output(product), bias, tokens: product.m as u32, rows: product.n as u32 }.run(queue)
+}
+
+fn output(product: Product) -> Output {
+    if product.out == DType::F32 { Output::F32 } else { Output::Bf16 }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Cuda {
     /// For copies from the host, beside the work of the one stream.
     copies: Arc<CudaStream>,
     matmul: Mutex<Matmul>,
+    /// u32, 0 between launches: by which a kernel's last block knows that it is.
+    ticket: Tensor,
     arena: Mutex<Option<Arena>>,
 }
 
@@ -138,7 +140,8 @@ impl Cuda {
         let queue = CudaQueue::new(stream.clone()).map_err(driver_error)?;
         let copies = stream.context().new_stream().map_err(driver_error)?;
         let matmul = Mutex::new(Matmul::new(stream)?);
-        Ok(Self { device, queue, copies, matmul, arena: Mutex::new(None) })
+        let ticket = Tensor::zeros(1, DType::U32, &Device::Cuda(device.clone()))?;
+        Ok(Self { device, queue, copies, matmul, ticket, arena: Mutex::new(None) })
     }
 
     /// The opened GPU that a tensor's device is.
@@ -163,14 +166,38 @@ impl Cuda {
         self.queue.stream()
     }
 
-    /// `y = x W^T`: `x` bf16 `[m, k]`, `weight` bf16 `[n, k]`, `y` `[m, n]`, bf16 or f32; all contiguous.
+    /// Memory of one u32 that is 0 between launches.
+    pub(crate) fn ticket(&self) -> Result<DevicePtr> {
+        address("ticket", "it", &self.ticket, DType::U32)
+    }
+
+    /// `y = x W^T + bias`: `x` bf16 `[m, k]`, `weight` bf16 `[n, k]`, `bias` f32 `[n]`, `y` `[m, n]`, bf16 or f32; all
+    /// contiguous.
     ///
     /// # Errors
     /// Other shapes or layouts, or a device failure.
-    pub(crate) fn matmul(&self, x: &Tensor, weight: &Tensor, y: &Tensor) -> Result<()> {
-        let ((m, k), (n, columns)) = (x.dims2()?, weight.dims2()?);
-        if k != columns || y.dims() != [m, n] {
+    pub(crate) fn matmul(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<()> {
+        if y.dims() != [x.dim(0)?, weight.dim(0)?] {
             bail!("linear: x is {:?}, weight {:?}, y {:?}", x.shape(), weight.shape(), y.shape());
+        }
+        self.matmul_to(x, weight, bias, address("linear", "y", y, y.dtype())?, y.dtype())
+    }
+
+    /// As [`Cuda::matmul`], to memory with room for `[m, n]` of `out`.
+    ///
+    /// # Errors
+    /// As said there.
+    pub(crate) fn matmul_to(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        y: DevicePtr,
+        out: DType,
+    ) -> Result<()> {
+        let ((m, k), (n, columns)) = (x.dims2()?, weight.dims2()?);
+        if k != columns || bias.is_some_and(|bias| bias.dims() != [n]) {
+            bail!("linear: x is {:?}, weight {:?}, bias {:?}", x.shape(), weight.shape(), bias.map(Tensor::shape));
         }
         if m == 0 {
             return Ok(());
@@ -178,10 +205,11 @@ impl Cuda {
         let operands = matmul::Operands {
             x: address("linear", "x", x, DType::BF16)?,
             weight: address("linear", "weight", weight, DType::BF16)?,
-            y: address("linear", "y", y, y.dtype())?,
+            bias: bias.map_or(Ok(DevicePtr::NULL), |bias| address("linear", "bias", bias, DType::F32))?,
+            y,
         };
         let mut matmul = self.matmul.lock().unwrap_or_else(PoisonError::into_inner);
-        matmul.run(&self.queue, operands, matmul::Product { m, n, k, out: y.dtype() })
+        matmul.run(&self.queue, operands, matmul::Product { m, n, k, out })
     }
 
     /// A new tensor whose elements are whatever the memory held: every one must be written.

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use half::bf16;
+use plimsoll_kernels::DevicePtr;
 use plimsoll_kernels::embedding::Embedding;
 use plimsoll_kernels::fill::FillNormal;
 
@@ -11,18 +12,16 @@ use crate::indices::TokenIds;
 use crate::par::parallel_for;
 use crate::quant::{GgmlType, RowFormat, dequantize_row};
 
-/// bf16 `[out_features, in_features]` in a GPU's memory.
+/// bf16 `[out_features, in_features]` in a GPU's memory, and f32 `[out_features]` where there is a bias.
 #[derive(Debug, Clone)]
 pub(super) struct Dense {
     weight: Tensor,
+    bias: Option<Tensor>,
 }
 
 impl Dense {
     /// Rounds the rows of all sources to bf16 and uploads them.
     pub(super) fn upload(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, device: &Device) -> Result<Self> {
-        if bias.is_some() {
-            bail!("linear layers with a bias are not served on a GPU yet");
-        }
         let (rows, cols) = check_sources(sources)?;
         let mut host = vec![bf16::ZERO; rows * cols];
         let mut first = 0;
@@ -30,7 +29,7 @@ impl Dense {
             widen(source, &mut host[first * cols..][..source.rows * cols])?;
             first += source.rows;
         }
-        Ok(Self { weight: Tensor::from_vec(host, (rows, cols), device)? })
+        Ok(Self { weight: Tensor::from_vec(host, (rows, cols), device)?, bias: upload_bias(bias, rows, device)? })
     }
 
     /// See [`super::Linear::dummy`].
@@ -43,7 +42,22 @@ impl Dense {
             fill.run(cuda.queue()).map_err(launch_error)?;
             out = out.byte_add(rows * cols * size_of::<bf16>());
         }
-        Ok(Self { weight })
+        Ok(Self { weight, bias: None })
+    }
+
+    /// With a bias, which it had not.
+    pub(super) fn with_bias(self, bias: Vec<f32>) -> Result<Self> {
+        let bias = upload_bias(Some(bias), self.out_features(), self.weight.device())?;
+        Ok(Self { bias, ..self })
+    }
+
+    /// bf16 `[out_features, in_features]`.
+    pub(super) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub(super) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
     }
 
     pub(super) fn in_features(&self) -> usize {
@@ -58,7 +72,7 @@ impl Dense {
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let cuda = Cuda::of(x.device())?;
         let y = cuda.empty((x.dim(0)?, self.out_features()), DType::BF16)?;
-        cuda.matmul(x, &self.weight, &y)?;
+        cuda.matmul(x, &self.weight, self.bias(), &y)?;
         Ok(y)
     }
 
@@ -69,8 +83,13 @@ impl Dense {
             Some(y) => y.clone(),
             None => cuda.empty((x.dim(0)?, self.out_features()), DType::F32)?,
         };
-        cuda.matmul(x, &self.weight, &y)?;
+        cuda.matmul(x, &self.weight, self.bias(), &y)?;
         Ok(y)
+    }
+
+    /// See [`super::Linear::scores`].
+    pub(super) fn scores(&self, x: &Tensor, into: DevicePtr) -> Result<()> {
+        Cuda::of(x.device())?.matmul_to(x, &self.weight, self.bias(), into, DType::F32)
     }
 
     /// See [`super::Linear::embed`].
@@ -93,6 +112,14 @@ impl Dense {
         op.run(cuda.queue()).map_err(launch_error)?;
         Ok(out)
     }
+}
+
+/// f32 `[rows]` on the device.
+pub(super) fn upload_bias(bias: Option<Vec<f32>>, rows: usize, device: &Device) -> Result<Option<Tensor>> {
+    if bias.as_ref().is_some_and(|bias| bias.len() != rows) {
+        bail!("a bias of {} numbers does not fit {rows} output features", bias.map_or(0, |b| b.len()));
+    }
+    bias.map(|bias| Tensor::from_vec(bias, rows, device)).transpose()
 }
 
 /// A source's elements as bf16, row by row, on all threads.

@@ -1,6 +1,7 @@
 //! Linear layers: `y = x W^T (+ b)` for weights in any format of [`crate::quant`].
 //!
-//! On a GPU the weights are bf16, whatever they were stored as, and so are activations (`dense`). On the CPU:
+//! On a GPU activations are bf16. Weights stay packed where a kernel reads their format (`quantized`, `relay`), and are
+//! bf16 where none does (`dense`). On the CPU:
 //!
 //! Weights are repacked once, at load, into panels of 32 output rows (`panel`), so that one vector instruction does 16
 //! outputs. A product runs a kernel per (panel, tile of rows of `x`), chosen by what the CPU has (`isa`): quantized
@@ -36,12 +37,22 @@ mod panel;
 mod portable;
 mod product;
 mod quantize;
+#[cfg(feature = "cuda")]
+mod quantized;
+#[cfg(any(feature = "cuda", test))]
+mod relay;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
+use candle_core::DType;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use plimsoll_kernels::DevicePtr;
+#[cfg(feature = "cuda")]
+use plimsoll_kernels::packed::{Format, Layout as Packing};
 
 use crate::indices::TokenIds;
 use crate::quant::RowFormat;
@@ -155,6 +166,20 @@ enum Form {
     Packed(Arc<Weights>),
     #[cfg(feature = "cuda")]
     Dense(dense::Dense),
+    #[cfg(feature = "cuda")]
+    Quantized(quantized::Quantized),
+}
+
+/// A matrix in a GPU's memory.
+#[cfg(feature = "cuda")]
+pub(crate) struct OnGpu<'a> {
+    pub(crate) layout: Packing,
+    /// bf16 `[rows, columns]`, or u8 as the layout says.
+    pub(crate) codes: &'a Tensor,
+    /// u8
+    pub(crate) scales: Option<&'a Tensor>,
+    /// f32 `[rows]`
+    pub(crate) bias: Option<&'a Tensor>,
 }
 
 #[derive(Debug)]
@@ -173,14 +198,31 @@ impl Linear {
     /// Takes the rows of all sources, one after the other, as one matrix.
     ///
     /// # Errors
-    /// As [`Linear::pack`]; a bias on a GPU; or the GPU is out of memory.
+    /// As [`Linear::pack`], or the GPU is out of memory.
     pub fn load(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, placement: &Placement) -> Result<Linear> {
         match placement {
             Placement::Cpu(activations) => Self::pack(sources, bias, *activations),
             #[cfg(feature = "cuda")]
-            Placement::Gpu(device) => Ok(Self { weights: Form::Dense(dense::Dense::upload(sources, bias, device)?) }),
+            Placement::Gpu(device) => Ok(Self {
+                weights: match relay::lay(sources)? {
+                    Some(laid) => Form::Quantized(quantized::Quantized::upload(laid, bias, device)?),
+                    None => Form::Dense(dense::Dense::upload(sources, bias, device)?),
+                },
+            }),
             #[cfg(not(feature = "cuda"))]
             Placement::Gpu(_) => bail!("this program was built without CUDA"),
+        }
+    }
+
+    /// As [`Linear::load`], of a matrix whose rows are gathered too: [`Linear::embed`].
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub fn load_table(sources: &[RowSource<'_>], placement: &Placement) -> Result<Linear> {
+        match placement {
+            #[cfg(feature = "cuda")]
+            Placement::Gpu(device) => Ok(Self { weights: Form::Dense(dense::Dense::upload(sources, None, device)?) }),
+            _ => Self::load(sources, None, placement),
         }
     }
 
@@ -192,6 +234,71 @@ impl Linear {
     #[cfg(feature = "cuda")]
     pub fn dummy(parts: &[(usize, u64)], in_features: usize, deviation: f32, device: &Device) -> Result<Linear> {
         Ok(Self { weights: Form::Dense(dense::Dense::dummy(parts, in_features, deviation, device)?) })
+    }
+
+    /// Random weights on a GPU in a format of which kernels read the codes, made there: uniform codes under one scale,
+    /// numbers of mean 0 and about this deviation. `None` where no kernel reads the format.
+    ///
+    /// # Errors
+    /// As [`Linear::dummy`].
+    #[cfg(feature = "cuda")]
+    pub fn dummy_quantized(
+        format: RowFormat,
+        [rows, in_features]: [usize; 2],
+        seed: u64,
+        deviation: f32,
+        device: &Device,
+    ) -> Result<Option<Linear>> {
+        let made = quantized::Quantized::dummy(format, (rows, in_features), (seed, deviation), device)?;
+        Ok(made.map(|quantized| Self { weights: Form::Quantized(quantized) }))
+    }
+
+    /// As in a build with CUDA; in this one there is no GPU.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "cuda"))]
+    pub fn dummy_quantized(_: RowFormat, _: [usize; 2], _: u64, _: f32, _: &Device) -> Result<Option<Linear>> {
+        bail!("this program was built without CUDA")
+    }
+
+    /// Gives dummy weights on a GPU a bias, `[out_features]`.
+    ///
+    /// # Errors
+    /// Weights of another kind, a bias of another length, or the GPU is out of memory.
+    pub fn with_bias(self, bias: Vec<f32>) -> Result<Linear> {
+        match self.weights {
+            Form::Packed(_) => bail!("a layer of {} numbers is packed with its bias or without one", bias.len()),
+            #[cfg(feature = "cuda")]
+            Form::Dense(dense) => Ok(Self { weights: Form::Dense(dense.with_bias(bias)?) }),
+            #[cfg(feature = "cuda")]
+            Form::Quantized(quantized) => Ok(Self { weights: Form::Quantized(quantized.with_bias(bias)?) }),
+        }
+    }
+
+    /// As [`Linear::logits`], to a GPU's memory with room for them.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn scores(&self, x: &Tensor, into: DevicePtr) -> Result<()> {
+        match &self.weights {
+            Form::Dense(dense) => dense.scores(x, into),
+            _ => bail!("a router on a GPU must not be quantized"),
+        }
+    }
+
+    /// What a GPU's kernels for experts read; `None` on a CPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_gpu(&self) -> Option<OnGpu<'_>> {
+        match &self.weights {
+            Form::Packed(_) => None,
+            Form::Dense(dense) => {
+                let (rows, columns) = (dense.out_features(), dense.in_features());
+                let layout = Packing { format: Format::Bf16, rows, columns, group: columns };
+                Some(OnGpu { layout, codes: dense.weight(), scales: None, bias: dense.bias() })
+            }
+            Form::Quantized(q) => {
+                Some(OnGpu { layout: q.layout(), codes: q.codes(), scales: Some(q.scales()), bias: q.bias() })
+            }
+        }
     }
 
     /// As in a build with CUDA; in this one there is no GPU.
@@ -225,6 +332,8 @@ impl Linear {
             Form::Packed(weights) => weights.in_features,
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => dense.in_features(),
+            #[cfg(feature = "cuda")]
+            Form::Quantized(quantized) => quantized.layout().columns,
         }
     }
 
@@ -233,6 +342,8 @@ impl Linear {
             Form::Packed(weights) => weights.out_features,
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => dense.out_features(),
+            #[cfg(feature = "cuda")]
+            Form::Quantized(quantized) => quantized.layout().rows,
         }
     }
 
@@ -242,6 +353,8 @@ impl Linear {
             Form::Packed(weights) => weights.sections.iter().map(Section::packed_bytes).sum(),
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => 2 * dense.in_features() * dense.out_features(),
+            #[cfg(feature = "cuda")]
+            Form::Quantized(quantized) => quantized.layout().code_bytes() + quantized.layout().scale_bytes(),
         }
     }
 
@@ -255,6 +368,8 @@ impl Linear {
             Form::Packed(weights) => x.apply_op1_no_bwd(&Product { weights }),
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => dense.forward(x),
+            #[cfg(feature = "cuda")]
+            Form::Quantized(quantized) => quantized.forward(x, DType::BF16, None),
         }
     }
 
@@ -269,6 +384,8 @@ impl Linear {
             Form::Packed(_) => self.forward(x),
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => dense.logits(x, into),
+            #[cfg(feature = "cuda")]
+            Form::Quantized(quantized) => quantized.forward(x, DType::F32, into),
         }
     }
 
@@ -282,6 +399,8 @@ impl Linear {
             Form::Packed(weights) => weights.embed(ids.host, scale),
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => dense.embed(ids, scale),
+            #[cfg(feature = "cuda")]
+            Form::Quantized(_) => bail!("an embedding on a GPU must be loaded as a table"),
         }
     }
 }

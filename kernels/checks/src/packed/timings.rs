@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use plimsoll_kernels::DevicePtr;
 use plimsoll_kernels::fill::{FillBits, FillWord};
+use plimsoll_kernels::gemv::Output;
 use plimsoll_kernels::packed::{Activation, Format, Layout, Packed, Way, Work, scale_word};
 use plimsoll_kernels::route::{Route, RoutePlanSize, Weighting};
 
@@ -136,6 +137,7 @@ fn mixture(name: String, layout: Layout, (tokens, experts, top): (usize, usize, 
             let way = Way::experts(slots, experts);
             let (plan, sorted, items) = routed(device, (tokens, experts, top), way);
             let op = Packed {
+                output: Output::Bf16,
                 y: device.upload(&vec![0; 2 * slots * width]),
                 x: normals_on(device, (slots * layout.columns) as u64),
                 codes,
@@ -192,6 +194,7 @@ fn dense(layout: Layout, tokens: usize) -> Timing {
             let copies = ROTATED_BYTES.div_ceil(matrix_bytes);
             let (codes, scales) = weights(device, layout, copies);
             let op = Packed {
+                output: Output::Bf16,
                 y: device.upload(&vec![0; 2 * tokens * layout.rows]),
                 x: normals_on(device, (tokens * layout.columns) as u64),
                 codes,

@@ -29,14 +29,17 @@ impl Weights {
 
     fn add_tile(&mut self, random: &mut Random, rows: usize) {
         let Layout { format, columns, group, .. } = self.layout;
-        let codes: Vec<u16> = (0..rows * columns).map(|_| code(format, random)).collect();
+        if format == Format::Bf16 {
+            let values: Vec<bf16> = (0..rows * columns).map(|_| bf16::from_f32(random.normal())).collect();
+            self.codes.extend(values.iter().flat_map(|v| v.to_ne_bytes()));
+            self.values.extend(values.iter().map(|v| v.to_f32()));
+            return;
+        }
+        let codes: Vec<u8> = (0..rows * columns).map(|_| code(format, random)).collect();
         let scales: Vec<u32> = (0..rows * self.layout.row_groups()).map(|_| scale(format, random)).collect();
         for (row, codes) in codes.chunks(columns).enumerate() {
             for (column, &code) in codes.iter().enumerate() {
-                let scale = match format {
-                    Format::Bf16 => 0,
-                    _ => scales[row * self.layout.row_groups() + column / group],
-                };
+                let scale = scales[row * self.layout.row_groups() + column / group];
                 self.values.push(value(format, code, scale));
             }
         }
@@ -60,37 +63,35 @@ impl Weights {
     }
 }
 
-fn code(format: Format, random: &mut Random) -> u16 {
+fn code(format: Format, random: &mut Random) -> u8 {
     match format {
-        Format::Bf16 => bf16::from_f32(random.normal()).to_bits(),
-        Format::Mxfp4 | Format::Int4 => random.below(16) as u16,
-        Format::Int8 => random.below(256) as u16,
+        Format::Mxfp4 | Format::Int4 => random.below(16) as u8,
         // Not what is not a number.
-        Format::Fp8 => random.below(127) as u16 | (random.below(2) as u16) << 7,
+        Format::Fp8 => random.below(127) as u8 | (random.below(2) as u8) << 7,
+        Format::Int8 | Format::Bf16 => random.bits() as u8,
     }
 }
 
 fn scale(format: Format, random: &mut Random) -> u32 {
     let factor = (0.5 + random.uniform() as f32) * if random.below(4) == 0 { -0.03 } else { 0.03 };
     match format {
-        Format::Bf16 => 0,
         Format::Mxfp4 => random.between(118, 130) as u32,
         Format::Int4 => scale_word(factor, random.below(16) as u8),
         Format::Int8 => scale_word(factor, random.below(256) as u8),
-        Format::Fp8 => scale_word(factor, 0),
+        Format::Fp8 | Format::Bf16 => scale_word(factor, 0),
     }
 }
 
-fn value(format: Format, code: u16, scale: u32) -> f32 {
+/// Of the formats that have scales.
+fn value(format: Format, code: u8, scale: u32) -> f32 {
     const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
     let (factor, zero) = (f32::from_bits(scale & !0xFF), (scale & 0xFF) as i32);
     match format {
-        Format::Bf16 => bf16::from_bits(code).to_f32(),
         Format::Mxfp4 => {
             let size = E2M1[usize::from(code & 7)] * 2f32.powi(scale as i32 - 127);
             if code & 8 == 0 { size } else { -size }
         }
         Format::Int4 | Format::Int8 => (i32::from(code) - zero) as f32 * factor,
-        Format::Fp8 => e4m3::decode(code as u8) * factor,
+        Format::Fp8 | Format::Bf16 => e4m3::decode(code) * factor,
     }
 }
