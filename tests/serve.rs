@@ -4,6 +4,7 @@
 mod support;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
 
@@ -28,24 +29,52 @@ fn the_default_model_answers() {
     assert_eq!(back["prompt"], "Grüße, 世界! 🚢");
 }
 
-#[test]
-fn the_official_client_is_content() {
+/// Runs a script of this folder with the official OpenAI client, against `server`.
+fn run_client(script: &str, server: &Server) {
+    static INSTALLED: Mutex<()> = Mutex::new(());
     let client = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("openai-client");
+    let installing = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
     if !client.join("openai").exists() {
         let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"];
         let status = std::process::Command::new("python3").args(install).arg(&client).arg("openai").status();
         assert!(status.expect("python3 starts").success(), "the openai client could not be installed with pip");
     }
-    let server = Server::start(&[MODEL]);
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/openai_client.py");
+    drop(installing);
     let output = std::process::Command::new("python3")
-        .arg(script)
+        .arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(script))
         .args([&format!("{}/v1", server.url), MODEL])
         .env("PYTHONPATH", &client)
         .output()
         .expect("python3 starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said.trim(), "ok", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_official_client_is_content() {
+    run_client("openai_client.py", &Server::start(&[MODEL]));
+}
+
+/// Of Qwen3's shape, which tells the server how thoughts and calls are written.
+const TOOLS_TEMPLATE: &str = r#"{% if tools %}<|im_start|>system
+Call a tool with <tool_call>{"name": ..., "arguments": ...}</tool_call>. Tools:
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ 'user' if m.role == 'tool' else m.role }}
+{{ m.content }}{% for call in m.tool_calls %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking %}<think>
+{% endif %}{# </think> #}{% endif %}"#;
+
+#[test]
+fn the_official_client_gets_thoughts_and_calls() {
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tools.jinja");
+    std::fs::write(&file, TOOLS_TEMPLATE).expect("writable");
+    let options = [MODEL, "--chat-template", &file.to_string_lossy(), "--reasoning-content", "true"];
+    run_client("openai_tools.py", &Server::start(&options));
 }
 
 #[test]
