@@ -9,11 +9,11 @@ use rand::{Rng, SeedableRng};
 use crate::arrivals::{Arrivals, Schedule};
 use crate::load::RunLog;
 use crate::preflight::ClientCeiling;
-use crate::prompts::LengthSource;
 use crate::record::fixture::{failure, success};
 use crate::record::{Outcome, RequestRecord};
 use crate::report::{OfferedReport, RungReport, SATURATION_SCHEMA, SaturationReport, WorkloadFacts};
 use crate::search::{Answer, Breakpoint, Constraint, Drift, Fall, OpenLoopAnswer, OpenLoopFault, Recheck, Verdict};
+use crate::selection::LengthSource;
 use crate::series::{GpuSample, ServerSample, ServerSide, TtftSplit};
 use crate::slo::Slo;
 
