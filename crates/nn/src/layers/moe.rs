@@ -1,8 +1,9 @@
 //! The feed-forward layer that is a mixture of experts.
 
 use candle_core::{Result, Tensor};
+use plimsoll_ops::add::add;
 use plimsoll_ops::linear::Linear;
-use plimsoll_ops::moe::{Experts, Routes, Weighting, route};
+use plimsoll_ops::moe::{Experts, Routes, Weighting, route_by};
 
 use super::Mlp;
 
@@ -37,7 +38,7 @@ impl Moe {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let routed = self.experts.forward(x, &self.routes(x)?)?;
         match &self.shared {
-            Some(shared) => shared.forward(x)? + routed,
+            Some(shared) => add(&shared.forward(x)?, &routed),
             None => Ok(routed),
         }
     }
@@ -47,6 +48,6 @@ impl Moe {
     /// # Errors
     /// A device failure.
     pub fn routes(&self, x: &Tensor) -> Result<Routes> {
-        route(&self.router.forward(x)?, self.top, self.weighting)
+        route_by(&self.router, x, self.top, self.weighting)
     }
 }
