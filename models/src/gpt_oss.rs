@@ -1,6 +1,9 @@
 //! gpt-oss (arXiv:2508.10925): mixtures of experts in every layer, each token through four of them; attention with
 //! sinks and biases, over the last 128 tokens in every other layer; YaRN.
 
+#[cfg(test)]
+mod tests;
+
 use candle_core::Tensor;
 use plimsoll_nn::{
     Attention, AttentionShape, CheckpointError, Embedding, ExpertsShape, Fields, ForwardBatch, Head, KvCache,

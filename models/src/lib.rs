@@ -10,6 +10,8 @@ mod llama4;
 mod qwen3;
 mod qwen3_moe;
 mod registry;
+#[cfg(test)]
+mod testing;
 mod text_part;
 
-pub use registry::{Architecture, Load, dummy_bytes, find, load, load_dummy, quantized_bytes, registry};
+pub use registry::{Architecture, Load, dummy_bytes, find, load, load_dummy, quantized_bytes, registry, survey};

@@ -2,6 +2,9 @@
 //! attend within chunks of the sequence; the fourth has neither, and queries that grow with their position
 //! (arXiv:2501.19399). The feed-forward layer, or every other one, is a mixture of experts beside one that all tokens pass.
 
+#[cfg(test)]
+mod tests;
+
 use candle_core::Tensor;
 use plimsoll_nn::{
     Attention, AttentionShape, CheckpointError, Embedding, ExpertsShape, Fields, ForwardBatch, Head, KvCache,

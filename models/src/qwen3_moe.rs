@@ -1,6 +1,9 @@
 //! Qwen3, mixtures of experts (arXiv:2505.09388): Qwen3's attention, and in place of most layers' feed-forward layer 128
 //! small ones, of which each token passes eight.
 
+#[cfg(test)]
+mod tests;
+
 use candle_core::Tensor;
 use plimsoll_nn::{
     Attention, AttentionShape, CheckpointError, Embedding, ExpertsShape, Fields, ForwardBatch, Head, KvCache,

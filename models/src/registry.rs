@@ -64,6 +64,20 @@ pub fn load(
     Ok(model)
 }
 
+/// Everything that [`load`] would refuse, as far as it shows without reading the matrices.
+pub fn survey(checkpoint: &Checkpoint) -> Vec<CheckpointError> {
+    let config = checkpoint.config();
+    let begun = find(config).and_then(|architecture| Ok((architecture, Weights::survey(checkpoint)?)));
+    let (architecture, weights) = match begun {
+        Ok(begun) => begun,
+        Err(problem) => return vec![problem],
+    };
+    match (architecture.load)(config, &weights) {
+        Ok(_) => weights.problems(),
+        Err(problem) => vec![problem],
+    }
+}
+
 /// Builds a model of made-up weights ([`Weights::dummy`]) at the shapes that `config` asks for, without a checkpoint;
 /// `progress` is called with the bytes made so far.
 ///

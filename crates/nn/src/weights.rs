@@ -6,6 +6,7 @@ mod experts;
 mod loading;
 mod packed;
 mod source;
+mod survey;
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -14,14 +15,15 @@ use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor};
 use plimsoll_ops::linear::{Activations, Linear, Placement, RowSource};
-use plimsoll_ops::quant::{GgmlType, RowFormat, dequantize_row, encode_row};
+use plimsoll_ops::quant::{GgmlType, RowFormat, dequantize_row};
 use serde_json::Value;
 
 use self::dummy::Dummy;
 pub use self::experts::ExpertsShape;
 pub use self::loading::{Loading, Quantize};
-use self::packed::{Matrix, make_rows};
+use self::packed::Matrix;
 use self::source::{Role, Source, Stored};
+use self::survey::Survey;
 use crate::CheckpointError;
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::quantization::{Quantization, is_kept};
@@ -45,6 +47,8 @@ struct Loader<'a> {
     /// Called with the bytes loaded so far.
     progress: Box<dyn Fn(u64) + 'a>,
     loaded: Cell<u64>,
+    /// Tensors are only looked at.
+    survey: Option<Survey>,
 }
 
 impl<'a> Weights<'a> {
@@ -89,7 +93,7 @@ impl<'a> Weights<'a> {
 
     fn of(source: Source<'a>, loading: Loading, progress: Box<dyn Fn(u64) + 'a>) -> Self {
         let Loading { placement, quantize } = loading;
-        let loader = Loader { source, placement, quantize, progress, loaded: Cell::default() };
+        let loader = Loader { source, placement, quantize, progress, loaded: Cell::default(), survey: None };
         Self { loader: Rc::new(loader), prefix: String::new(), paired_heads: None }
     }
 
@@ -159,6 +163,9 @@ impl<'a> Weights<'a> {
         if let (Source::Dummy(dummy), Placement::Gpu(device)) = (&self.loader.source, &self.loader.placement) {
             return self.dummy_on_gpu(dummy, parts, in_features, device);
         }
+        if let (Source::Checkpoint(stored), true) = (&self.loader.source, self.is_survey()) {
+            return self.survey_linear(stored, parts, in_features);
+        }
         let matrices =
             parts.iter().map(|&(name, rows)| self.matrix(name, rows, in_features)).collect::<Result<Vec<_>, _>>()?;
         let sources = matrices.iter().zip(parts).map(|(matrix, &(_, rows))| matrix.rows(rows, in_features));
@@ -178,7 +185,8 @@ impl<'a> Weights<'a> {
         let mut matrix = match &self.loader.source {
             Source::Checkpoint(stored) => {
                 let matrix = stored.matrix(&module, rows, cols)?;
-                self.quantized(&module, rows, cols, matrix)?
+                let brought = matrix.brought_to(self.wanted_format(&module, cols), rows, cols);
+                brought.map_err(|e| CheckpointError::tensor(&self.full_name(name), e))?
             }
             Source::Dummy(dummy) | Source::Sizes(dummy) => {
                 let format = self.made_format(name, cols).unwrap_or(dummy.ty().into());
@@ -201,27 +209,6 @@ impl<'a> Weights<'a> {
     /// What a matrix that is there in full is to become.
     fn wanted_format(&self, module: &str, cols: usize) -> Option<RowFormat> {
         self.loader.quantize.filter(|_| !is_kept(module))?.format(cols)
-    }
-
-    /// A matrix in the form that is asked for, if it is stored in full.
-    fn quantized<'m>(
-        &self,
-        module: &str,
-        rows: usize,
-        cols: usize,
-        matrix: Matrix<'m>,
-    ) -> Result<Matrix<'m>, CheckpointError> {
-        let in_full = [GgmlType::F32, GgmlType::F16, GgmlType::BF16].map(RowFormat::from).contains(&matrix.format);
-        let Some(format) = self.wanted_format(module, cols).filter(|_| in_full) else { return Ok(matrix) };
-        let row_bytes = |format: RowFormat| format.row_bytes(cols).expect("a format of these columns");
-        let stored = row_bytes(matrix.format);
-        let bytes = make_rows(rows, row_bytes(format), |row, out| {
-            let mut values = vec![0.0; cols];
-            dequantize_row(matrix.format, &matrix.bytes[row * stored..][..stored], &mut values)?;
-            encode_row(format, &values, out)
-        });
-        let bytes = bytes.map_err(|e| CheckpointError::tensor(&format!("{module}.weight"), e))?.into();
-        Ok(Matrix { format, bytes, ..matrix })
     }
 
     /// See [`Weights::with_paired_heads`].
@@ -320,9 +307,17 @@ impl<'a> Weights<'a> {
 
     /// The numbers of a small tensor, row by row.
     fn numbers(&self, full_name: &str, shape: &[usize], role: Role) -> Result<Vec<f32>, CheckpointError> {
+        self.or_note(self.read_numbers(full_name, shape, role), || Ok(vec![0.0; shape.iter().product()]))
+    }
+
+    fn read_numbers(&self, full_name: &str, shape: &[usize], role: Role) -> Result<Vec<f32>, CheckpointError> {
         let stored = self.loader.source.tensor(full_name, shape, role)?;
         let mut values = vec![0.0; shape.iter().product()];
         dequantize_row(stored.ty, &stored.bytes, &mut values).map_err(|e| CheckpointError::tensor(full_name, e))?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let problem = format!("element {at} is {}: the file is corrupt", values[at]);
+            return Err(CheckpointError::tensor(full_name, problem));
+        }
         self.report(stored.bytes.len() as u64);
         Ok(values)
     }
@@ -336,8 +331,13 @@ impl<'a> Weights<'a> {
         device: &Device,
     ) -> Result<Linear, CheckpointError> {
         let seeds: Vec<_> = parts.iter().map(|(name, rows)| (*rows, dummy.seed_of(&self.full_name(name)))).collect();
-        let linear = Linear::dummy(&seeds, in_features, source::matrix_deviation(in_features), device)
-            .map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
+        let linear = Linear::dummy(
+            &seeds,
+            in_features,
+            source::matrix_deviation(parts[0].0, in_features, dummy.has_experts()),
+            device,
+        )
+        .map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
         self.report(linear.packed_bytes() as u64);
         Ok(linear)
     }

@@ -11,7 +11,18 @@ use serde_json::{Value, json};
 
 use crate::driver::{Driver, golden_dir};
 
-const CASES: &[&str] = &["llama", "llama3", "mistral", "gemma3", "qwen3", "qwen3-yarn", "cpu/gpt-oss"];
+const CASES: &[&str] = &[
+    "llama",
+    "llama3",
+    "mistral",
+    "gemma3",
+    "qwen3",
+    "qwen3-yarn",
+    "cpu/gpt-oss",
+    "cpu/qwen3_moe",
+    "cpu/qwen3_moe-mixed",
+    "cpu/llama4",
+];
 
 fn config(case: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden_dir().join(case).join("config.json")).unwrap()).unwrap()
@@ -60,25 +71,38 @@ fn configs_that_no_model_is_made_of() {
     assert!(refused(llama).contains("int4"));
 }
 
-/// The published numbers of parameters, in billions.
+/// Bytes of the published weights, in units of 10^9, of the models' text parts: two for each parameter that the makers
+/// count, but for the last, whose files were counted.
 const PUBLISHED: &[(&str, f64)] = &[
-    ("llama-3.1-8b", 8.03),
-    ("llama-3.2-1b", 1.24),
-    ("gemma-3-27b-it", 27.0),
-    ("qwen3-8b", 8.19),
-    ("gpt-oss-20b", 20.9),
+    ("llama-3.1-8b", 2.0 * 8.03),
+    ("llama-3.2-1b", 2.0 * 1.24),
+    ("llama-3.3-70b-instruct", 2.0 * 70.55),
+    ("mistral-7b-instruct-v0.3", 2.0 * 7.25),
+    ("gemma-3-270m-it", 2.0 * 0.268),
+    ("gemma-3-1b-it", 2.0 * 1.0),
+    ("gemma-3-4b-it", 2.0 * (4.3 - 0.42)),
+    ("gemma-3-12b-it", 2.0 * (12.19 - 0.42)),
+    ("gemma-3-27b-it", 2.0 * 27.0),
+    ("qwen3-8b", 2.0 * 8.19),
+    ("qwen3-30b-a3b", 2.0 * 30.53),
+    ("llama-4-scout-17b-16e-instruct", 2.0 * (108.64 - 0.87)),
+    // 400.7 billion parameters without the vision tower; but for attention, routers, embeddings and the head, a byte each.
+    ("llama-4-maverick-17b-128e-instruct-fp8", 400.7 + 5.2),
+    ("gpt-oss-20b", 13.76),
+    ("gpt-oss-120b", 65.25),
 ];
 
 #[test]
 fn the_bundled_configs_are_as_large_as_published() {
     let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/architectures");
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), PUBLISHED.len(), "every config has its size here");
-    for (name, billions) in PUBLISHED {
+    for (name, gigabytes) in PUBLISHED {
         let text = std::fs::read(folder.join(format!("{name}.json"))).unwrap();
         let config: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(config["torch_dtype"], "bfloat16", "{name}");
-        let parameters = dummy_bytes(&config).unwrap() as f64 / 2.0 / 1e9;
-        assert!((parameters / billions - 1.0).abs() < 0.01, "{name}: {parameters:.3} billion parameters");
+        let found = dummy_bytes(&config).unwrap() as f64 / 1e9;
+        println!("{name}: {found:.3} GB");
+        assert!((found / gigabytes - 1.0).abs() < 0.01, "{name}: {found:.3} GB");
         let info = (find(&config).unwrap().info)(&config).unwrap();
         assert!(info.max_position_embeddings >= 32768, "{name}");
     }

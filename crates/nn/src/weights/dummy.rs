@@ -44,6 +44,9 @@ pub(super) struct Dummy {
     ty: GgmlType,
     seed: u64,
     quantization: Quantization,
+    /// The model is a mixture of experts, and its head a matrix of its own. (Were it the embedding, each token would
+    /// foretell itself.)
+    has_experts: bool,
 }
 
 impl Dummy {
@@ -60,7 +63,14 @@ impl Dummy {
                 return Err(fields.wrong(name, problem));
             }
         };
-        Ok(Self { ty, seed, quantization: Quantization::parse(config)? })
+        let text = fields.nested("text_config")?.unwrap_or(fields);
+        let has_experts = text.get("num_experts").or(text.get("num_local_experts")).is_some();
+        let has_experts = has_experts && !text.flag("tie_word_embeddings", false)?;
+        Ok(Self { ty, seed, quantization: Quantization::parse(config)?, has_experts })
+    }
+
+    pub(super) fn has_experts(&self) -> bool {
+        self.has_experts
     }
 
     pub(super) fn ty(&self) -> GgmlType {
@@ -74,7 +84,7 @@ impl Dummy {
     /// The rows of the matrix `name` in a format: of the numbers that are its elements in f32, each row's to the nearest
     /// that the format has.
     pub(super) fn matrix(&self, name: &str, [rows, cols]: [usize; 2], format: RowFormat) -> Result<Vec<u8>> {
-        let fill = source::fill(Role::Matrix, &[rows, cols]);
+        let fill = source::fill(name, Role::Matrix, &[rows, cols], self.has_experts);
         let Fill::Normal(deviation) = fill else { unreachable!("matrices are random") };
         if format == self.ty.into() {
             return Ok(self.make(name, &[rows, cols], fill));

@@ -7,14 +7,16 @@
 
 mod fused;
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use plimsoll_ops::linear::{Linear, Placement, RowSource};
 use plimsoll_ops::moe::{Activation, Expert, Experts};
 use plimsoll_ops::par::parallel_for;
-use plimsoll_ops::quant::GgmlType;
+use plimsoll_ops::quant::{GgmlType, RowFormat};
 
 use super::Weights;
+use super::packed::Matrix;
 use super::source::{Role, Source};
 use crate::CheckpointError;
 use crate::checkpoint::StoredTensor;
@@ -42,16 +44,19 @@ impl Weights<'_> {
         if let Placement::Gpu(_) = self.loader.placement {
             return Err(error("mixtures of experts are not served on a GPU yet: choose the CPU".into()));
         }
-        let experts = match &self.loader.source {
-            Source::Checkpoint(stored) if stored.holds(&self.full_name("gate_proj")) => self.stacked(&shape)?,
-            Source::Checkpoint(_) if self.has("gate_up_proj") => self.fused(&shape)?,
-            Source::Checkpoint(_) | Source::Dummy(_) => self.modules(&shape)?,
-            Source::Sizes(_) => {
-                self.modules(&shape)?;
-                vec![self.stand_in_expert()?]
-            }
-        };
+        let experts = self.or_note(self.stored_experts(&shape), || Ok(Vec::new()))?;
+        // A dry run has none, or such as cannot compute.
+        let is_dry = self.is_survey() || matches!(self.loader.source, Source::Sizes(_));
+        let experts = if is_dry { vec![self.stand_in_expert()?] } else { experts };
         Experts::new(experts, activation).map_err(|e| error(e.to_string()))
+    }
+
+    fn stored_experts(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {
+        match &self.loader.source {
+            Source::Checkpoint(stored) if stored.holds(&self.full_name("gate_proj")) => self.stacked(shape),
+            Source::Checkpoint(_) if self.has("gate_up_proj") => self.fused(shape),
+            Source::Checkpoint(_) | Source::Dummy(_) | Source::Sizes(_) => self.modules(shape),
+        }
     }
 
     /// What scores `experts` experts for a token of `hidden` features: a linear layer, never quantized on loading.
@@ -91,10 +96,12 @@ impl Weights<'_> {
         let down = self.stack("down_proj", hidden, intermediate, shape)?;
         let gate_up = self.pack("gate_proj", experts, |index, placement| {
             let bias = gate.bias(index).map(|bias| [bias, up.bias(index).unwrap_or_default()].concat());
-            Linear::load(&[gate.matrix(index), up.matrix(index)], bias, placement)
+            let (gate, up) = (gate.matrix(index)?, up.matrix(index)?);
+            Linear::load(&[gate.rows(intermediate, hidden), up.rows(intermediate, hidden)], bias, placement)
         })?;
         let down = self.pack("down_proj", experts, |index, placement| {
-            Linear::load(&[down.matrix(index)], down.bias(index).map(<[f32]>::to_vec), placement)
+            let bias = down.bias(index).map(<[f32]>::to_vec);
+            Linear::load(&[down.matrix(index)?.rows(hidden, intermediate)], bias, placement)
         })?;
         Ok(paired(gate_up, down))
     }
@@ -102,7 +109,9 @@ impl Weights<'_> {
     fn stack(&self, name: &str, rows: usize, cols: usize, shape: &ExpertsShape) -> Result<Stack<'_>, CheckpointError> {
         let stored = self.fetch(name, &[shape.experts, rows, cols], Role::Matrix)?;
         self.report(stored.bytes.len() as u64);
-        Ok(Stack { stored, biases: self.biases(&format!("{}{name}.bias", self.prefix), rows, shape)?, rows, cols })
+        let module = format!("{}{name}", self.prefix);
+        let biases = self.biases(&format!("{module}.bias"), rows, shape)?;
+        Ok(Stack { stored, biases, rows, cols, format: self.wanted_format(&module, cols) })
     }
 
     /// `[experts, rows]`, where there are any.
@@ -118,6 +127,9 @@ impl Weights<'_> {
         experts: usize,
         load: impl Fn(usize, &Placement) -> candle_core::Result<Linear> + Sync,
     ) -> Result<Vec<Linear>, CheckpointError> {
+        if self.is_survey() {
+            return Ok(Vec::new());
+        }
         let placement = &self.loader.placement;
         let packed: Vec<OnceLock<_>> = (0..experts).map(|_| OnceLock::new()).collect();
         parallel_for(experts, |index| {
@@ -150,12 +162,16 @@ struct Stack<'a> {
     biases: Option<Vec<f32>>,
     rows: usize,
     cols: usize,
+    /// What they are to become.
+    format: Option<RowFormat>,
 }
 
 impl Stack<'_> {
-    fn matrix(&self, expert: usize) -> RowSource<'_> {
+    fn matrix(&self, expert: usize) -> candle_core::Result<Matrix<'_>> {
         let size = self.stored.bytes.len() / self.stored.shape[0];
-        RowSource::new(self.stored.ty, self.rows, self.cols, &self.stored.bytes[expert * size..][..size])
+        let bytes = Cow::from(&self.stored.bytes[expert * size..][..size]);
+        let matrix = Matrix { format: self.stored.ty.into(), bytes, order: None, stored_bytes: size as u64 };
+        matrix.brought_to(self.format, self.rows, self.cols)
     }
 
     fn bias(&self, expert: usize) -> Option<&[f32]> {

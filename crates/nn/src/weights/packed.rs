@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 
 use plimsoll_ops::linear::RowSource;
-use plimsoll_ops::quant::RowFormat;
+use plimsoll_ops::quant::{GgmlType, RowFormat, dequantize_row, encode_row};
 use safetensors::Dtype;
 
 pub(super) use self::rows::make_rows;
@@ -33,6 +33,23 @@ pub(super) struct Matrix<'a> {
 }
 
 impl Matrix<'_> {
+    /// The same numbers brought to `format`, if one is wanted and they are stored in full.
+    ///
+    /// # Errors
+    /// A number that the format does not have.
+    pub(super) fn brought_to(self, format: Option<RowFormat>, rows: usize, cols: usize) -> candle_core::Result<Self> {
+        let in_full = [GgmlType::F32, GgmlType::F16, GgmlType::BF16].map(RowFormat::from).contains(&self.format);
+        let Some(format) = format.filter(|_| in_full) else { return Ok(self) };
+        let row_bytes = |format: RowFormat| format.row_bytes(cols).expect("a format of these columns");
+        let stored = row_bytes(self.format);
+        let bytes = make_rows(rows, row_bytes(format), |row, out| {
+            let mut values = vec![0.0; cols];
+            dequantize_row(self.format, &self.bytes[row * stored..][..stored], &mut values)?;
+            encode_row(format, &values, out)
+        })?;
+        Ok(Matrix { format, bytes: bytes.into(), ..self })
+    }
+
     /// As a source of `rows` rows of `cols` columns.
     pub(super) fn rows(&self, rows: usize, cols: usize) -> RowSource<'_> {
         RowSource::new(self.format, rows, cols, &self.bytes).in_order(self.order.as_deref())

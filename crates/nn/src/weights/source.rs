@@ -45,7 +45,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Checkpoint(stored) => stored.tensor(name, expected),
             Source::Dummy(dummy) | Source::Sizes(dummy) => {
-                let bytes = Cow::Owned(dummy.make(name, expected, fill(role, expected)));
+                let bytes = Cow::Owned(dummy.make(name, expected, fill(name, role, expected, dummy.has_experts())));
                 Ok(StoredTensor { ty: dummy.ty(), shape: Cow::Owned(expected.to_vec()), bytes })
             }
         }
@@ -65,10 +65,16 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Matrices keep what passes through them at its size or below it, and norms do nothing but normalize.
-pub(super) fn fill(role: Role, shape: &[usize]) -> Fill {
+/// What the tensor `name` is made of, of a model that may have experts. Matrices keep what passes through them at its size
+/// or below it, and norms do nothing but normalize.
+pub(super) fn fill(name: &str, role: Role, shape: &[usize], has_experts: bool) -> Fill {
     match role {
-        Role::Matrix => Fill::Normal(matrix_deviation(*shape.last().expect("a matrix has two dimensions"))),
+        Role::Matrix => {
+            let module = name.strip_suffix(".weight").unwrap_or(name);
+            let in_features = *shape.last().expect("a matrix has two dimensions");
+            Fill::Normal(matrix_deviation(module, in_features, has_experts))
+        }
+        Role::Bias if has_experts => Fill::Normal(DEVIATION * FAINT),
         Role::Bias => Fill::Normal(DEVIATION),
         Role::Norm => Fill::Constant(1.0),
         Role::ZeroCentredNorm => Fill::Constant(0.0),
@@ -78,9 +84,21 @@ pub(super) fn fill(role: Role, shape: &[usize]) -> Fill {
 /// As parameters are commonly initialized.
 const DEVIATION: f32 = 0.02;
 
-/// Of a matrix's elements: as matrices are commonly initialized, or less.
-pub(super) fn matrix_deviation(in_features: usize) -> f32 {
-    DEVIATION.min((in_features as f32).powf(-0.5))
+/// By how much smaller is what would make tokens alike, where there are experts.
+const FAINT: f32 = 1.0 / 32.0;
+
+/// Of the elements of a module's matrix: as matrices are commonly initialized, or less.
+///
+/// Random layers give all tokens of a sequence much in common (an average of its values, biases), and then most go to the
+/// same experts, to which trained routers would not send them. So where there are experts, each token's embedding
+/// prevails over what layers add to it: differing tokens then choose experts as if by chance.
+pub(super) fn matrix_deviation(module: &str, in_features: usize, has_experts: bool) -> f32 {
+    let common = DEVIATION.min((in_features as f32).powf(-0.5));
+    match module.rsplit('.').next() {
+        Some("embed_tokens") if has_experts => 1.0,
+        Some("o_proj" | "down_proj") if has_experts => common * FAINT,
+        _ => common,
+    }
 }
 
 /// A checkpoint, and the account of what was used of it.
@@ -117,6 +135,14 @@ impl<'a> Stored<'a> {
         };
         self.take(name, &tensor.shape, expected)?;
         Ok(tensor)
+    }
+
+    /// As [`Stored::tensor`], but that nothing is read.
+    pub(super) fn check(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
+        let Some(shape) = self.checkpoint.shape(name)? else {
+            return Err(CheckpointError::MissingTensor { name: self.checkpoint.stored_name(name) });
+        };
+        self.take(name, &shape, expected)
     }
 
     /// As [`Stored::tensor`], of a tensor of bytes that may be absent.

@@ -3,13 +3,12 @@
 //! `[experts, out_features, in_features / 32, 16]` with neighbours in a byte, and `_scales`, U8
 //! `[experts, out_features, in_features / 32]`. Biases are `_bias`, `[experts, out_features]`.
 
-use std::borrow::Cow;
-
-use plimsoll_ops::linear::{Linear, RowSource};
+use plimsoll_ops::linear::Linear;
 use plimsoll_ops::moe::Expert;
 use plimsoll_ops::quant::GgmlType;
 
 use super::super::Weights;
+use super::super::packed::Matrix;
 use super::super::source::Role;
 use super::{ExpertsShape, paired};
 use crate::CheckpointError;
@@ -24,7 +23,7 @@ const NOT_A_NUMBER: u8 = 255;
 const STRIP: usize = 32;
 
 /// One matrix of every expert.
-struct Matrix {
+struct Fused {
     /// Output features.
     rows: usize,
     /// Input features.
@@ -43,7 +42,7 @@ enum Numbers<'a> {
     },
 }
 
-impl Matrix {
+impl Fused {
     /// The row that stored row `row` is.
     fn row(&self, stored: usize) -> usize {
         match (self.alternating, stored % 2) {
@@ -65,32 +64,33 @@ impl Matrix {
 impl Weights<'_> {
     pub(super) fn fused(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {
         let &ExpertsShape { hidden, intermediate, alternating, .. } = shape;
-        let gate_up = Matrix { rows: 2 * intermediate, cols: hidden, alternating };
-        let down = Matrix { rows: hidden, cols: intermediate, alternating: false };
+        let gate_up = Fused { rows: 2 * intermediate, cols: hidden, alternating };
+        let down = Fused { rows: hidden, cols: intermediate, alternating: false };
         Ok(paired(self.fused_matrix("gate_up_proj", &gate_up, shape)?, self.fused_matrix("down_proj", &down, shape)?))
     }
 
     /// One matrix, packed, of every expert.
-    fn fused_matrix(&self, name: &str, matrix: &Matrix, shape: &ExpertsShape) -> Result<Vec<Linear>, CheckpointError> {
+    fn fused_matrix(&self, name: &str, matrix: &Fused, shape: &ExpertsShape) -> Result<Vec<Linear>, CheckpointError> {
         let full_name = format!("{}{name}", self.prefix);
-        let &Matrix { rows, cols, .. } = matrix;
+        let &Fused { rows, cols, .. } = matrix;
         let biases = self.biases(&format!("{full_name}_bias"), rows, shape)?;
         let bias = |expert: usize| {
             let stored = &biases.as_ref()?[expert * rows..][..rows];
             Some((0..rows).map(|row| stored[matrix.stored_row(row)]).collect::<Vec<f32>>())
         };
+        let format = self.wanted_format(&full_name, cols);
         let numbers = self.fused_numbers(&full_name, matrix, shape.experts)?;
         self.report(numbers.bytes());
         self.pack(name, shape.experts, |expert, placement| {
-            let (ty, bytes) = numbers.rows(expert, shape.experts, matrix);
-            Linear::load(&[RowSource::new(ty, rows, cols, &bytes)], bias(expert), placement)
+            let stored = numbers.matrix(expert, shape.experts, matrix).brought_to(format, rows, cols)?;
+            Linear::load(&[stored.rows(rows, cols)], bias(expert), placement)
         })
     }
 
     fn fused_numbers(
         &self,
         full_name: &str,
-        &Matrix { rows, cols, .. }: &Matrix,
+        &Fused { rows, cols, .. }: &Fused,
         experts: usize,
     ) -> Result<Numbers<'_>, CheckpointError> {
         let groups = cols / BLOCK;
@@ -134,23 +134,23 @@ impl Numbers<'_> {
     }
 
     /// The rows of one of so many experts, in the order in which they are computed.
-    fn rows(&self, expert: usize, experts: usize, matrix: &Matrix) -> (GgmlType, Cow<'_, [u8]>) {
+    fn matrix(&self, expert: usize, experts: usize, matrix: &Fused) -> Matrix<'_> {
         let part = |bytes: &'_ [u8]| expert * (bytes.len() / experts)..(expert + 1) * (bytes.len() / experts);
-        match self {
+        let (ty, bytes) = match self {
             Numbers::Dense(stored) => {
                 let bytes = &stored.bytes[part(&stored.bytes)];
-                (stored.ty, turned_rows(bytes, stored.ty.block_bytes(), matrix).into())
+                (stored.ty, turned_rows(bytes, stored.ty.block_bytes(), matrix))
             }
             Numbers::Mxfp4 { blocks, scales } => {
-                let rows = mxfp4_rows(&blocks[part(blocks)], &scales[part(scales)], matrix);
-                (GgmlType::MXFP4, rows.into())
+                (GgmlType::MXFP4, mxfp4_rows(&blocks[part(blocks)], &scales[part(scales)], matrix))
             }
-        }
+        };
+        Matrix { format: ty.into(), bytes: bytes.into(), order: None, stored_bytes: 0 }
     }
 }
 
 /// The rows of a matrix as GGML has them: a block's scale, then its elements, the second half in the high nibbles.
-fn mxfp4_rows(blocks: &[u8], scales: &[u8], matrix: &Matrix) -> Vec<u8> {
+fn mxfp4_rows(blocks: &[u8], scales: &[u8], matrix: &Fused) -> Vec<u8> {
     let groups = matrix.cols / BLOCK;
     let mut bytes = Vec::with_capacity(matrix.rows * groups * (1 + BLOCK_BYTES));
     for row in 0..matrix.rows {
@@ -166,8 +166,8 @@ fn mxfp4_rows(blocks: &[u8], scales: &[u8], matrix: &Matrix) -> Vec<u8> {
 }
 
 /// The rows of a matrix of elements of `size` bytes that is stored by columns.
-fn turned_rows(stored: &[u8], size: usize, matrix: &Matrix) -> Vec<u8> {
-    let &Matrix { rows, cols, .. } = matrix;
+fn turned_rows(stored: &[u8], size: usize, matrix: &Fused) -> Vec<u8> {
+    let &Fused { rows, cols, .. } = matrix;
     let mut bytes = vec![0; stored.len()];
     for strip in (0..rows).step_by(STRIP) {
         for col in 0..cols {
@@ -191,7 +191,7 @@ mod tests {
         // Two stored rows (the gate's, up's) of two blocks; byte j of a block holds elements 2 j and 2 j + 1.
         let blocks: Vec<u8> = (0..64).map(|at: u8| at.wrapping_mul(37) ^ at >> 3).collect();
         let scales = [127, 128, 129, 126];
-        let bytes = mxfp4_rows(&blocks, &scales, &Matrix { rows: 4, cols: 32, alternating: true });
+        let bytes = mxfp4_rows(&blocks, &scales, &Fused { rows: 4, cols: 32, alternating: true });
         const VALUES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
         for (row, stored) in [0, 2, 1, 3].into_iter().enumerate() {
             let mut values = [0f32; 32];
@@ -210,7 +210,7 @@ mod tests {
         let row_of = |stored: usize, cols: usize, rows: usize| (0..cols).map(move |col| (col * rows + stored) as u8);
         for (rows, cols, alternating) in [(4, 3, true), (4, 3, false), (70, 3, true)] {
             let matrix: Vec<u8> = (0..rows * cols).flat_map(|at| [at as u8, !at as u8]).collect();
-            let turned = turned_rows(&matrix, 2, &Matrix { rows, cols, alternating });
+            let turned = turned_rows(&matrix, 2, &Fused { rows, cols, alternating });
             let half = rows / 2;
             let stored = |row: usize| match alternating {
                 true if row < half => 2 * row,
