@@ -8,7 +8,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use plimsoll_ops::linear::{Activations, Linear, RowSource};
 use plimsoll_ops::par::{num_threads, parallel_for};
-use plimsoll_ops::quant::GgmlType;
+use plimsoll_ops::quant::{Codes, GgmlType, Grouped, RowFormat, encode_row};
 
 const BATCHES: [usize; 4] = [1, 8, 32, 128];
 const HIDDEN: usize = 576;
@@ -18,18 +18,29 @@ fn main() {
     divan::main();
 }
 
-fn random_linear(ty: GgmlType, rows: usize, cols: usize) -> Linear {
+fn random_linear(format: impl Into<RowFormat>, rows: usize, cols: usize) -> Linear {
+    let format = format.into();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let length = rows * ty.row_bytes(cols).expect("whole blocks");
-    let next = || {
+    let length = rows * format.row_bytes(cols).expect("whole blocks");
+    let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         // Without the bits that could make a half infinite.
         (state >> 32) as u8 & 0x3b
     };
-    let bytes: Vec<u8> = std::iter::repeat_with(next).take(length).collect();
-    Linear::pack(&[RowSource::new(ty, rows, cols, &bytes)], None, Activations::Int8).expect("packs")
+    let bytes: Vec<u8> = match format {
+        RowFormat::Ggml(_) => std::iter::repeat_with(next).take(length).collect(),
+        RowFormat::Grouped(_) => {
+            let mut bytes = Vec::with_capacity(length);
+            for _ in 0..rows {
+                let values: Vec<f32> = std::iter::repeat_with(|| f32::from(next()) - 30.0).take(cols).collect();
+                encode_row(format, &values, &mut bytes).expect("numbers");
+            }
+            bytes
+        }
+    };
+    Linear::pack(&[RowSource::new(format, rows, cols, &bytes)], None, Activations::Int8).expect("packs")
 }
 
 fn input(m: usize, cols: usize) -> Tensor {
@@ -87,15 +98,21 @@ fn head(bencher: Bencher<'_, '_>, m: usize) {
     bench(bencher, m, &[random_linear(GgmlType::Q8_0, 49152, HIDDEN)]);
 }
 
-/// Every format, on one matrix of 1.5 M weights.
-#[divan::bench(args = GgmlType::ALL, sample_count = 30)]
-fn formats_one_row(bencher: Bencher<'_, '_>, ty: GgmlType) {
-    bench(bencher, 1, &[random_linear(ty, 1024, INTERMEDIATE)]);
+fn formats() -> Vec<RowFormat> {
+    let grouped = [(Codes::Int4, 128), (Codes::Int8, INTERMEDIATE), (Codes::E4M3, 128), (Codes::E4M3, INTERMEDIATE)]
+        .map(|(codes, group)| Grouped { codes, group }.into());
+    GgmlType::ALL.into_iter().map(RowFormat::from).chain(grouped).collect()
 }
 
-#[divan::bench(args = GgmlType::ALL, sample_count = 30)]
-fn formats_32_rows(bencher: Bencher<'_, '_>, ty: GgmlType) {
-    bench(bencher, 32, &[random_linear(ty, 1024, INTERMEDIATE)]);
+/// Every format, on one matrix of 1.5 M weights.
+#[divan::bench(args = formats(), sample_count = 30)]
+fn formats_one_row(bencher: Bencher<'_, '_>, format: RowFormat) {
+    bench(bencher, 1, &[random_linear(format, 1024, INTERMEDIATE)]);
+}
+
+#[divan::bench(args = formats(), sample_count = 30)]
+fn formats_32_rows(bencher: Bencher<'_, '_>, format: RowFormat) {
+    bench(bencher, 32, &[random_linear(format, 1024, INTERMEDIATE)]);
 }
 
 /// The ceiling of one row: what all threads can read.
