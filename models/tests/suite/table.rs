@@ -2,11 +2,10 @@
 //!
 //! A test fails when the document says otherwise; `PLIMSOLL_UPDATE_DOCS=1 cargo test -p plimsoll-models table` writes it.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
-use plimsoll_models::{load_dummy, registry};
+use plimsoll_models::{Load, load_dummy, registry};
 use plimsoll_nn::Checkpoint;
 use plimsoll_ops::linear::Activations;
 use serde_json::Value;
@@ -96,11 +95,18 @@ fn on_cpu(tested: &[Tested], family: &str, format: &str) -> &'static str {
     if load_dummy(&config, 0, Activations::F32, |_| {}).is_ok() { LOADED } else { NOT_SERVED }
 }
 
-/// The columns: the registry's architectures by their first names, in its order.
+/// The columns, in the registry's order: its architectures by their first names, those of one model file together.
 fn families() -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    let names = registry().iter().map(|architecture| first_name(architecture.name));
-    names.filter(|name| seen.insert(name.clone())).collect()
+    let mut columns: Vec<(Load, Vec<String>)> = Vec::new();
+    for architecture in registry() {
+        let name = first_name(architecture.name);
+        match columns.iter_mut().find(|(load, _)| std::ptr::fn_addr_eq(*load, architecture.load)) {
+            Some((_, names)) if names.contains(&name) => {}
+            Some((_, names)) => names.push(name),
+            None => columns.push((architecture.load, vec![name])),
+        }
+    }
+    columns.into_iter().map(|(_, names)| names.join(", ")).collect()
 }
 
 fn first_name(architecture: &str) -> String {
@@ -111,7 +117,8 @@ impl Tested {
     fn of(case: &Case) -> Self {
         let checkpoint = Checkpoint::open(&case.path).unwrap_or_else(|e| panic!("{}: {e}", case.name));
         let config = checkpoint.config().clone();
-        let family = first_name(config["architectures"][0].as_str().unwrap());
+        let name = first_name(config["architectures"][0].as_str().unwrap());
+        let family = families().into_iter().find(|column| column.split(", ").any(|of| of == name)).unwrap();
         let format = if checkpoint.gguf().is_some() { "GGUF" } else { format_of(&config) };
         assert!(FORMATS.contains(&format), "{}: a format without a row: {format}", case.name);
         Self { config, family, format, on_gpu: !case.name.starts_with("cpu/") }
