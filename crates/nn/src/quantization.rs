@@ -205,3 +205,6 @@ fn parse_awq(fields: Fields<'_>) -> Result<Method, CheckpointError> {
     }
     Ok(Method::Awq { group: group_size(fields, group)? })
 }
+
+#[cfg(test)]
+mod tests;

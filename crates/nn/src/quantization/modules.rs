@@ -1,4 +1,5 @@
-//! Lists of modules as quantization configs give them: names, parts of names, and patterns.
+//! Lists of modules as quantization configs give them: names, parts of names, and patterns (`re:` and a regular
+//! expression, or a name with `*` in it).
 
 use regex_lite::Regex;
 use serde_json::Value;
@@ -16,7 +17,7 @@ pub(super) struct Modules {
 
 #[derive(Clone, Debug)]
 enum Entry {
-    /// The module of this name, or of one that ends or begins with it, part by part.
+    /// Modules in whose names this is one part, or several that follow each other.
     Name(String),
     /// Of modules whose names begin with a match.
     Pattern(Regex),
@@ -50,13 +51,13 @@ impl Modules {
 impl Entry {
     fn parse(entry: &Value) -> Result<Self, String> {
         let Some(text) = entry.as_str() else { return Err(format!("{entry} is not a string")) };
-        match text.strip_prefix("re:") {
-            None => Ok(Self::Name(text.to_owned())),
-            Some(pattern) => {
-                let regex = Regex::new(&format!("^(?:{pattern})"));
-                Ok(Self::Pattern(regex.map_err(|e| format!("the pattern {pattern:?} is not implemented: {e}"))?))
-            }
-        }
+        let pattern = match text.strip_prefix("re:") {
+            Some(pattern) => pattern.to_owned(),
+            None if text.contains('*') => text.replace('.', "\\.").replace('*', ".*"),
+            None => return Ok(Self::Name(text.to_owned())),
+        };
+        let regex = Regex::new(&format!("^(?:{pattern})"));
+        Ok(Self::Pattern(regex.map_err(|e| format!("the pattern {text:?} is not implemented: {e}"))?))
     }
 
     fn matches(&self, module: &str) -> bool {
