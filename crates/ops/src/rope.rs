@@ -63,7 +63,9 @@ impl RopeTable {
         if let Some(uploaded) = self.0.uploaded.get() {
             return Ok(uploaded.clone());
         }
-        let uploaded = Tensor::new(&self.0.inv_freq[..], device)?;
+        // A driver has no allocations of nothing.
+        let frequencies = if self.0.inv_freq.is_empty() { &[0.0] } else { &self.0.inv_freq[..] };
+        let uploaded = Tensor::new(frequencies, device)?;
         Ok(self.0.uploaded.get_or_init(|| uploaded).clone())
     }
 

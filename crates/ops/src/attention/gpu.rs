@@ -126,6 +126,8 @@ pub(super) fn paged_attention(
         k_scale: 1.0,
         v_scale: 1.0,
     };
+    // A layer of chunks is planned for as one of a window as long: what it does not see it passes over.
+    let group = KvGroup { chunk: params.chunk, ..group };
     attention.run(cuda.queue(), &group, &on_device.size).map_err(launch_error)?;
     Ok(out)
 }
