@@ -1,6 +1,7 @@
 //! What a chat's choice says, token by token: thoughts, content and calls, with the stop strings of the request.
 //!
-//! Stop strings are looked for in the content alone: a model may think of them, and write them into arguments.
+//! Stop strings are looked for in the content alone: a model may think of them, and write them into arguments. Log
+//! probabilities are of every token all the same, of thoughts and calls too: each goes out with what it says.
 
 use plimsoll_core::TokenId;
 use plimsoll_text::{Said, StopMatcher, Tokenizer, Transcript, TranscriptOptions};
@@ -22,6 +23,8 @@ pub(crate) struct SpeechOut {
     stops: Option<StopMatcher>,
     /// Tokens to come before stop strings count.
     unstoppable: u32,
+    /// Stop strings count.
+    is_stoppable: bool,
     parallel_calls: bool,
     includes_reasoning: bool,
     /// What one token says, before stop strings.
@@ -34,6 +37,7 @@ impl SpeechOut {
             transcript: Transcript::new(tokenizer, &plan.options),
             stops: params.stops.matcher(),
             unstoppable: params.min_tokens,
+            is_stoppable: false,
             parallel_calls: plan.parallel_calls,
             includes_reasoning: plan.includes_reasoning,
             fresh: Said::default(),
@@ -43,16 +47,16 @@ impl SpeechOut {
     /// Whether a stop string was found, or a call that may not be: then the choice has ended.
     pub(crate) fn push(&mut self, token: TokenId, said: &mut Said) -> bool {
         // A character that began before stop strings count is none of them.
-        let counts = self.unstoppable == 0 && !self.transcript.holds_bytes();
+        self.is_stoppable |= self.unstoppable == 0 && !self.transcript.holds_bytes();
         self.transcript.push(token, &mut self.fresh);
-        let has_ended = self.pass_on(said, counts);
+        let has_ended = self.pass_on(said);
         self.unstoppable = self.unstoppable.saturating_sub(1);
         has_ended
     }
 
     pub(crate) fn finish(&mut self, said: &mut Said) -> bool {
         self.transcript.finish(&mut self.fresh);
-        let has_ended = self.pass_on(said, self.unstoppable == 0);
+        let has_ended = self.pass_on(said);
         if let Some(stops) = self.stops.as_mut().filter(|_| !has_ended) {
             stops.finish(&mut said.content);
         }
@@ -64,14 +68,14 @@ impl SpeechOut {
         self.transcript.is_reasoning()
     }
 
-    fn pass_on(&mut self, said: &mut Said, counts_stops: bool) -> bool {
+    fn pass_on(&mut self, said: &mut Said) -> bool {
         let mut fresh = std::mem::take(&mut self.fresh);
         if !self.includes_reasoning {
             fresh.reasoning.clear();
         }
         let content = std::mem::take(&mut fresh.content);
         let mut has_ended = match &mut self.stops {
-            Some(stops) if counts_stops => stops.push(&content, &mut said.content).is_some(),
+            Some(stops) if self.is_stoppable => stops.push(&content, &mut said.content).is_some(),
             _ => {
                 said.content.push_str(&content);
                 false

@@ -6,6 +6,9 @@
 
 mod typescript;
 
+/// Bytes of functions' types at most.
+const MAX_FUNCTIONS: usize = 16 * 1024 * 1024;
+
 use serde_json::{Map, Value};
 
 use crate::chat_template::{ChatWriter, RenderedChat, date};
@@ -41,7 +44,7 @@ pub(crate) fn render(input: &ChatInput<'_>, control: &ControlTokens) -> Result<R
     let mut writer = Writer { out: ChatWriter::new(control), is_open: false };
     writer.system(input, !tools.is_empty());
     let instructions = messages.iter().take_while(|message| is_instruction(message)).count();
-    writer.developer(&messages[..instructions], tools);
+    writer.developer(&messages[..instructions], tools)?;
     let last_final = messages.iter().rposition(is_final).unwrap_or(0);
     for (index, message) in messages.iter().enumerate().skip(instructions) {
         let is_last = index + 1 == messages.len();
@@ -117,10 +120,10 @@ impl Writer<'_> {
     }
 
     /// The developer's message; none where there is nothing to say.
-    fn developer(&mut self, instructions: &[Value], tools: &[Value]) {
+    fn developer(&mut self, instructions: &[Value], tools: &[Value]) -> Result<(), TextError> {
         let texts: Vec<String> = instructions.iter().map(content).filter(|text| !text.is_empty()).collect();
         if texts.is_empty() && tools.is_empty() {
-            return;
+            return Ok(());
         }
         self.out.frame("<|start|>developer<|message|>");
         if !texts.is_empty() {
@@ -130,17 +133,24 @@ impl Writer<'_> {
         if !tools.is_empty() {
             self.out.frame(if texts.is_empty() { "# Tools\n\n" } else { "\n\n# Tools\n\n" });
             self.out.frame("## functions\n\nnamespace functions {\n\n");
+            let mut written = 0;
             for tool in tools {
-                self.out.text(&typescript::function(&tool["function"]));
+                let function = typescript::function(&tool["function"]);
+                written += function.len();
+                if written > MAX_FUNCTIONS {
+                    return Err(invalid("the tools are too long, written as types: send fewer, or simpler ones"));
+                }
+                self.out.text(&function);
             }
             self.out.frame("} // namespace functions");
         }
         self.out.frame("<|end|>");
+        Ok(())
     }
 
     fn message(&mut self, message: &Value, shows_thoughts: bool, stays_open: bool) -> Result<(), TextError> {
         match role(message) {
-            "system" | "developer" => self.developer(std::slice::from_ref(message), &[]),
+            "system" | "developer" => self.developer(std::slice::from_ref(message), &[])?,
             "user" => {
                 self.out.frame("<|start|>user<|message|>");
                 self.out.text(&content(message));

@@ -122,6 +122,9 @@ async fn stop_strings_apply_to_content_alone() {
     let late = json!({"stop": "END", "min_tokens": 5});
     let said = message(&server.chat(&asking("END, END", late)).await);
     assert_eq!(said["content"], "END, ");
+    // Text that may begin a stop string waits, and what follows waits behind it.
+    let held = message(&server.chat(&asking("<think>x</think>ENé", json!({"stop": "ENé!"}))).await);
+    assert_eq!(held["content"], "ENé");
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-/// Objects within each other at most; what is deeper is `any`.
-const MAX_DEPTH: usize = 64;
+/// Types within each other at most; what is deeper is `any`. Each level indents, so depth multiplies length.
+const MAX_DEPTH: usize = 16;
 const INDENT: &str = "    ";
 
 /// `// description`, `type name = (_: {...}) => any;` and an empty line.
@@ -106,7 +106,6 @@ fn property(out: &mut String, name: &str, schema: &Value, indent: &str, depth: u
         examples.iter().filter_map(Value::as_str).for_each(|example| comment(&format!(" - \"{example}\"")));
     }
     let default = schema.get("default").map(|default| default_text(schema, default));
-    let inner = type_of(schema, &format!("{indent}{INDENT}"), depth + 1);
     if schema["oneOf"].is_array() {
         if let Some(default) = &default {
             comment(&format!(" default: {default}"));
@@ -115,6 +114,7 @@ fn property(out: &mut String, name: &str, schema: &Value, indent: &str, depth: u
         out.push_str(&format!("{indent}{name}:{variants}\n{indent},\n"));
         return;
     }
+    let inner = type_of(schema, &format!("{indent}{INDENT}"), depth + 1);
     let default = default.map(|default| format!(" // default: {default}")).unwrap_or_default();
     out.push_str(&format!("{indent}{name}: {inner},{default}\n"));
 }

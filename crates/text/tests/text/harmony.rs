@@ -193,7 +193,15 @@ fn an_answer_can_be_gone_on_with_and_faults_are_the_requests() {
     for _ in 0..500 {
         deep = json!({"type": "array", "items": deep});
     }
-    let tools = json!([{"type": "function", "function": {"name": "f", "parameters": deep}}]);
+    let mut branching = json!({"type": "string"});
+    for _ in 0..60 {
+        branching = json!({"oneOf": [{"type": "object", "properties": {"x": branching}}]});
+    }
+    let branching = json!({"type": "object", "properties": {"x": branching}});
+    let tools = json!([
+        {"type": "function", "function": {"name": "f", "parameters": deep}},
+        {"type": "function", "function": {"name": "g", "parameters": branching}},
+    ]);
     let ids = encode(&tokenizer, &json!({"messages": user, "tools": tools}), 0).unwrap();
     assert!(tokenizer.decode(&ids, false).contains("any[][]"));
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use plimsoll_text::{ChatInput, Tokenizer};
+use plimsoll_text::{ChatInput, Said, SpecialTokens, Tokenizer, Transcript, TranscriptOptions};
 use serde_json::{Map, Value, json};
 
 #[test]
@@ -60,4 +60,52 @@ fn templates_render_as_transformers_renders_them() {
         }
     }
     assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n======\n"));
+}
+
+/// What models say in their makers' vocabularies, token by token, with the dialects that these tell.
+#[test]
+fn replies_are_read_in_the_makers_vocabularies() {
+    let Some(folder) = std::env::var_os("PLIMSOLL_TEMPLATES") else {
+        println!("skipped: PLIMSOLL_TEMPLATES names no folder made as template_references.py says");
+        return;
+    };
+    let reply = [
+        (
+            "qwen3",
+            "<think>\nDas Wetter 🌦.\n</think>\n\nMoment.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"city\": \"São Paulo\"}}\n</tool_call><|im_end|>",
+            "Das Wetter 🌦.",
+            "Moment.",
+        ),
+        ("llama3_2", "<|python_tag|>{\"name\": \"f\", \"parameters\": {\"city\": \"São Paulo\"}}<|eom_id|>", "", ""),
+        ("llama3_2", "{\"name\": \"f\", \"parameters\": {\"city\": \"São Paulo\"}}<|eot_id|>", "", ""),
+        ("gemma3", "Moment.\n```tool_code\nf(city=\"São Paulo\")\n```<end_of_turn>", "", "Moment.\n"),
+        ("gemma3", "[f(city='São Paulo')]<end_of_turn>", "", ""),
+        (
+            "gptoss",
+            "<|channel|>analysis<|message|>Das Wetter 🌦.<|end|><|start|>assistant<|channel|>commentary<|message|>Moment.<|end|>\
+             <|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"city\": \"São Paulo\"}<|call|>",
+            "Das Wetter 🌦.",
+            "Moment.",
+        ),
+    ];
+    for (name, text, reasoning, content) in reply {
+        let tokenizer = Tokenizer::from_files(&Path::new(&folder).join("tok").join(name)).unwrap();
+        let options = TranscriptOptions {
+            dialect: tokenizer.dialect(),
+            functions: ["f".to_owned()].into(),
+            skip_special: true,
+            ..TranscriptOptions::default()
+        };
+        let mut transcript = Transcript::new(&tokenizer, &options);
+        let mut said = Said::default();
+        for id in tokenizer.encode(text, SpecialTokens::Parse, false).unwrap() {
+            let mut more = Said::default();
+            transcript.push(id, &mut more);
+            said.append(more);
+        }
+        transcript.finish(&mut said);
+        assert_eq!((said.reasoning.as_str(), said.content.as_str()), (reasoning, content), "{name}: {said:?}");
+        let arguments: Value = serde_json::from_str(&said.calls[0].arguments).unwrap();
+        assert_eq!((said.calls[0].name.as_deref(), arguments), (Some("f"), json!({"city": "São Paulo"})), "{name}");
+    }
 }
