@@ -6,6 +6,7 @@ mod byte_vocab;
 mod bytes;
 mod catalogue;
 mod child;
+mod compare;
 mod config;
 mod device;
 mod eval;
@@ -96,6 +97,10 @@ enum Command {
     Eval(Box<eval::EvalOptions>),
     /// Show a saturation report again: as text, or as a page with charts (--html), or as rows (--csv)
     Report(report::ReportOptions),
+    /// Put saturation reports side by side: which serves more, faster, cheaper, and how sure that is
+    ///
+    /// The published result is shown beside reports of the same model under the same load.
+    Compare(compare::ComparisonOptions),
     /// Predict, without a GPU, what a model would do on one
     ///
     /// The memory it takes, how many requests fit, throughput against concurrency, where it saturates and what binds
@@ -121,6 +126,7 @@ fn run(Cli { command, shared }: Cli) -> Result<()> {
     match command {
         Command::Pull(options) => pull::run(&options),
         Command::Report(options) => report::run(&options),
+        Command::Compare(options) => compare::run(&options),
         Command::Plan(options) => plan::run(&options),
         Command::Inspect(options) => inspect::run(shared, &options),
         Command::NullServer => child::serve_null(),

@@ -109,6 +109,10 @@ struct AssumptionOptions {
     #[arg(long, value_name = "US", default_value_t = Efficiency::default().step_overhead_ns / 1e3)]
     step_overhead_us: f64,
 
+    /// Microseconds of the same in every layer
+    #[arg(long, value_name = "US", default_value_t = 20.0)]
+    layer_overhead_us: f64,
+
     /// Microseconds of the host for every step, beside the GPU
     #[arg(long, value_name = "US", default_value_t = Efficiency::default().host_step_ns / 1e3)]
     host_step_us: f64,
@@ -119,7 +123,7 @@ struct AssumptionOptions {
 }
 
 impl AssumptionOptions {
-    fn efficiency(&self) -> Result<Efficiency> {
+    fn efficiency(&self, layers: usize) -> Result<Efficiency> {
         for (flag, share) in
             [("--bandwidth-efficiency", self.bandwidth_efficiency), ("--compute-efficiency", self.compute_efficiency)]
         {
@@ -127,6 +131,7 @@ impl AssumptionOptions {
         }
         let times = [
             ("--step-overhead-us", self.step_overhead_us),
+            ("--layer-overhead-us", self.layer_overhead_us),
             ("--host-step-us", self.host_step_us),
             ("--host-seq-us", self.host_seq_us),
         ];
@@ -136,7 +141,7 @@ impl AssumptionOptions {
         Ok(Efficiency {
             bandwidth: self.bandwidth_efficiency,
             compute: self.compute_efficiency,
-            step_overhead_ns: 1e3 * self.step_overhead_us,
+            step_overhead_ns: 1e3 * (self.step_overhead_us + self.layer_overhead_us * layers as f64),
             host_step_ns: 1e3 * self.host_step_us,
             host_seq_ns: 1e3 * self.host_seq_us,
         })
@@ -154,6 +159,15 @@ enum Quantize {
 }
 
 impl Quantize {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+            Self::Fp8 => "fp8",
+            Self::Mxfp4 => "mxfp4",
+        }
+    }
+
     /// Bits a weight, scales included: int4 in groups of 32 with a scale of 16 bits, mxfp4 in blocks of 32 with one of
     /// 8; what int8 and fp8 have a row is too little to count.
     fn bits(self) -> f64 {
@@ -174,6 +188,13 @@ enum KvType {
 }
 
 impl KvType {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+        }
+    }
+
     fn dtype(self) -> KvDtype {
         match self {
             Self::Bf16 => KvDtype::BF16,
@@ -223,10 +244,10 @@ fn plan(options: &PlanOptions) -> Result<Plan> {
         memory.max_model_len
     );
     let model = sizes.work(&info, options.quantize, options.kv_cache_dtype.dtype().size_in_bytes());
-    let efficiency = options.assumptions.efficiency()?;
+    let efficiency = options.assumptions.efficiency(info.layers.len())?;
     let roofline = Roofline { model, bandwidth: gpu.bandwidth, flops: gpu.bf16_flops, efficiency };
     let curve = Load { options, memory: &memory, roofline: &roofline }.curve()?;
-    Ok(Plan::new(options, name_of(&options.model), gpu, &sizes, &memory, &roofline, curve))
+    Ok(Plan::new(options, gpu, &sizes, &memory, curve))
 }
 
 impl PlanOptions {

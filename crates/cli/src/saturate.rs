@@ -15,6 +15,7 @@ use crate::load_line::{LoadLine, Subject};
 use crate::model;
 use crate::options::{LoadLineUse, ServeOptions, SharedOptions};
 use crate::progress;
+use crate::report::FormOptions;
 
 /// What `saturate` takes.
 #[derive(Args, Debug)]
@@ -53,6 +54,9 @@ pub(crate) struct SaturateOptions {
     /// Folder to write saturation.json to. Ctrl-C ends the search early and reports what was measured
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+
+    #[command(flatten)]
+    forms: FormOptions,
 
     #[command(flatten)]
     limits: LimitOptions,
@@ -156,6 +160,7 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
     if let Some(folder) = &options.out {
         println!("written to {}", report.write(folder)?.display());
     }
+    options.forms.write(&report)?;
     if let Some(server) = own {
         // Its device is free again.
         drop(server);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use plimsoll_bench::{Answer, Constraint, Verdict};
 use plimsoll_runner::MemoryPlan;
-use plimsoll_sim::{Bound, Gpu, Roofline};
+use plimsoll_sim::{Bound, Gpu};
 use serde::Serialize;
 
 use super::curve::{Binds, Curve, Rung};
@@ -30,7 +30,7 @@ pub(super) struct Plan {
     pub(super) workload: WorkloadFacts,
     pub(super) assumptions: Assumptions,
     pub(super) memory: MemoryFacts,
-    /// What keeps throughput from being higher than its highest.
+    /// What keeps throughput from rising where it no longer does.
     pub(super) binds: Binds,
     pub(super) answer: Answer,
     pub(super) rungs: Vec<Rung>,
@@ -60,6 +60,7 @@ pub(super) struct Assumptions {
     pub(super) bandwidth_efficiency: f64,
     pub(super) compute_efficiency: f64,
     pub(super) step_overhead_us: f64,
+    pub(super) layer_overhead_us: f64,
     pub(super) host_step_us: f64,
     pub(super) host_seq_us: f64,
 }
@@ -82,20 +83,17 @@ pub(super) struct MemoryFacts {
 impl Plan {
     pub(super) fn new(
         options: &PlanOptions,
-        model: String,
         gpu: &'static Gpu,
         sizes: &Sizes,
         memory: &MemoryPlan,
-        roofline: &Roofline,
         curve: Curve,
     ) -> Self {
         let workload = WorkloadFacts { min_input: 1, max_input: 2 * options.input_len - 1, output: options.output_len };
-        let efficiency = &roofline.efficiency;
-        let at_peak = curve.rungs.iter().find(|rung| rung.concurrency == curve.answer.peak);
+        let assumed = &options.assumptions;
         Self {
             schema: SCHEMA,
             tool_version: env!("CARGO_PKG_VERSION"),
-            model,
+            model: super::name_of(&options.model),
             parameters: sizes.parameters,
             active_parameters: sizes.active_parameters(),
             quantize: options.quantize,
@@ -109,11 +107,12 @@ impl Plan {
             },
             workload,
             assumptions: Assumptions {
-                bandwidth_efficiency: efficiency.bandwidth,
-                compute_efficiency: efficiency.compute,
-                step_overhead_us: efficiency.step_overhead_ns / 1e3,
-                host_step_us: efficiency.host_step_ns / 1e3,
-                host_seq_us: efficiency.host_seq_ns / 1e3,
+                bandwidth_efficiency: assumed.bandwidth_efficiency,
+                compute_efficiency: assumed.compute_efficiency,
+                step_overhead_us: assumed.step_overhead_us,
+                layer_overhead_us: assumed.layer_overhead_us,
+                host_step_us: assumed.host_step_us,
+                host_seq_us: assumed.host_seq_us,
             },
             memory: MemoryFacts {
                 usable: (gpu.memory_bytes as f64 * options.gpu_memory_utilization) as u64,
@@ -126,7 +125,8 @@ impl Plan {
                 full_length_requests: memory.full_length_requests,
                 workload_requests: requests_held(memory, workload.max_input + workload.output),
             },
-            binds: at_peak.map_or(Binds::WeightBandwidth, |rung| rung.binds),
+            // Past the saturation point, what binds is what keeps throughput from rising.
+            binds: curve.rungs.last().map_or(Binds::WeightBandwidth, |rung| rung.binds),
             answer: curve.answer,
             rungs: curve.rungs,
         }
@@ -159,7 +159,7 @@ impl Plan {
     /// What the answer rests on, sentence by sentence.
     pub(super) fn findings(&self) -> Vec<String> {
         let mut findings = vec![format!(
-            "The highest throughput is {:.0} output tok/s at N = {}; there it is bound by {}.",
+            "The highest throughput is {:.0} output tok/s at N = {}; what keeps it from rising further is {}.",
             self.answer.peak_throughput,
             self.answer.peak,
             self.binds.in_words()
@@ -194,8 +194,7 @@ impl Plan {
 
     /// What is taken for granted.
     pub(super) fn assumptions(&self) -> Vec<String> {
-        let Assumptions { bandwidth_efficiency, compute_efficiency, step_overhead_us, host_step_us, host_seq_us } =
-            self.assumptions;
+        let assumed = &self.assumptions;
         let GpuFacts { memory_bytes, bandwidth_bytes_per_s, bf16_flops, source, .. } = self.gpu;
         vec![
             "Nothing here was measured: it is what the roofline and the assumptions below come to.".to_owned(),
@@ -206,19 +205,23 @@ impl Plan {
                 bf16_flops / 1e12
             ),
             format!(
-                "Assumed: {:.0}% of that bandwidth and {:.0}% of that arithmetic are reached; a step takes \
-                 {step_overhead_us} us beside, and the host {host_step_us} us a step and {host_seq_us} us a sequence in \
-                 it, while the GPU computes.",
-                100.0 * bandwidth_efficiency,
-                100.0 * compute_efficiency
+                "Assumed: {:.0}% of that bandwidth and {:.0}% of that arithmetic are reached; beside, the GPU takes {} us \
+                 a step and {} us a layer; the host takes {} us a step and {} us for each sequence in it, while the GPU \
+                 computes.",
+                100.0 * assumed.bandwidth_efficiency,
+                100.0 * assumed.compute_efficiency,
+                assumed.step_overhead_us,
+                assumed.layer_overhead_us,
+                assumed.host_step_us,
+                assumed.host_seq_us
             ),
             format!(
-                "The model: {:.2} billion weights, of which a token is multiplied with {:.2}; {} for weights, {:?} keys \
-                 and values, arithmetic in bf16. Tokens choose among experts with equal chances.",
+                "The model: {:.2} billion weights, of which a token is multiplied with {:.2}; weights in {}, keys \
+                 and values in {}, arithmetic in bf16. Tokens choose among experts with equal chances.",
                 self.parameters / 1e9,
                 self.active_parameters / 1e9,
-                self.quantize.map_or("the config's format".to_owned(), |format| format!("{format:?}")),
-                self.kv_cache_dtype
+                self.quantize.map_or("the config's format", Quantize::name),
+                self.kv_cache_dtype.name()
             ),
             format!(
                 "The load: prompts of {} to {} tokens, {} tokens of output, each client sending its next request when \

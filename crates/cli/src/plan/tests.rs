@@ -17,12 +17,14 @@ fn planned(model: &str, gpu: &str, more: &[&str]) -> Result<Plan> {
     plan(&Command::try_parse_from(args).expect("valid options").options)
 }
 
-const IDEAL: [&str; 10] = [
+const IDEAL: [&str; 12] = [
     "--bandwidth-efficiency",
     "1",
     "--compute-efficiency",
     "1",
     "--step-overhead-us",
+    "0",
+    "--layer-overhead-us",
     "0",
     "--host-step-us",
     "0",
