@@ -70,7 +70,7 @@ impl Attention {
     /// As [`Attention::new`], with a bias on each projection.
     ///
     /// # Errors
-    /// As [`Attention::new`], or a GPU, on which biases are not served yet.
+    /// As [`Attention::new`].
     pub fn with_biases(
         layer: usize,
         shape: AttentionShape,

@@ -35,15 +35,13 @@ pub struct ExpertsShape {
 }
 
 impl Weights<'_> {
-    /// The experts under this view's prefix. On a CPU alone.
+    /// The experts under this view's prefix.
     ///
     /// # Errors
-    /// A tensor is missing, of another shape or dtype, or has a scale that is not a number; or a GPU.
+    /// A tensor is missing, of another shape or dtype, or has a scale that is not a number; or on a GPU, a layer's experts
+    /// are stored in more than one format.
     pub fn experts(&self, shape: ExpertsShape, activation: Activation) -> Result<Experts, CheckpointError> {
         let error = |problem: String| CheckpointError::tensor(&format!("{}gate_up_proj", self.prefix), problem);
-        if let Placement::Gpu(_) = self.loader.placement {
-            return Err(error("mixtures of experts are not served on a GPU yet: choose the CPU".into()));
-        }
         let experts = self.or_note(self.stored_experts(&shape), || Ok(Vec::new()))?;
         // A dry run has none, or such as cannot compute.
         let is_dry = self.is_survey() || matches!(self.loader.source, Source::Sizes(_));
@@ -120,7 +118,7 @@ impl Weights<'_> {
         shape.has_biases.then(biases).transpose()
     }
 
-    /// Packs a matrix of every expert, several at a time.
+    /// Packs a matrix of every expert, on a CPU several at a time.
     fn pack(
         &self,
         name: &str,
@@ -130,13 +128,16 @@ impl Weights<'_> {
         if self.is_survey() {
             return Ok(Vec::new());
         }
+        let error = |e: candle_core::Error| CheckpointError::tensor(&format!("{}{name}", self.prefix), e);
         let placement = &self.loader.placement;
+        if let Placement::Gpu(_) = placement {
+            return (0..experts).map(|index| load(index, placement).map_err(error)).collect();
+        }
         let packed: Vec<OnceLock<_>> = (0..experts).map(|_| OnceLock::new()).collect();
         parallel_for(experts, |index| {
             packed[index].get_or_init(|| load(index, placement));
         });
         let taken = packed.into_iter().map(|cell| cell.into_inner().expect("every expert was packed"));
-        let error = |e: candle_core::Error| CheckpointError::tensor(&format!("{}{name}", self.prefix), e);
         taken.map(|linear| linear.map_err(error)).collect()
     }
 
@@ -176,24 +177,5 @@ impl Stack<'_> {
 
     fn bias(&self, expert: usize) -> Option<&[f32]> {
         self.biases.as_ref().map(|biases| &biases[expert * self.rows..][..self.rows])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_gpu_is_refused_by_name() {
-        let config = json!({});
-        let weights = Weights::dummy(&config, 0, Placement::Gpu(Device::Cpu), |_| {}).unwrap().pp("mlp.experts");
-        let shape = ExpertsShape { experts: 2, hidden: 32, intermediate: 32, has_biases: false, alternating: false };
-        let error = weights.experts(shape, Activation::SiluMul).unwrap_err().to_string();
-        assert!(error.contains("mlp.experts.gate_up_proj") && error.contains("not served on a GPU yet"), "{error}");
-        let error = weights.linear_with_bias(&[("router", 2)], 32).unwrap_err().to_string();
-        assert!(error.contains("mlp.experts.router.bias") && error.contains("not served on a GPU yet"), "{error}");
     }
 }

@@ -214,18 +214,6 @@ impl Linear {
         }
     }
 
-    /// As [`Linear::load`], of a matrix whose rows are gathered too: [`Linear::embed`].
-    ///
-    /// # Errors
-    /// As [`Linear::load`].
-    pub fn load_table(sources: &[RowSource<'_>], placement: &Placement) -> Result<Linear> {
-        match placement {
-            #[cfg(feature = "cuda")]
-            Placement::Gpu(device) => Ok(Self { weights: Form::Dense(dense::Dense::upload(sources, None, device)?) }),
-            _ => Self::load(sources, None, placement),
-        }
-    }
-
     /// Random weights on a GPU, bf16, made there: nearly normal, of mean 0 and this standard deviation. Each part is so
     /// many rows, a function of its seed.
     ///
@@ -400,7 +388,7 @@ impl Linear {
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => dense.embed(ids, scale),
             #[cfg(feature = "cuda")]
-            Form::Quantized(_) => bail!("an embedding on a GPU must be loaded as a table"),
+            Form::Quantized(_) => bail!("an embedding in a packed format is not served on a GPU: choose the CPU"),
         }
     }
 }
