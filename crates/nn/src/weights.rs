@@ -130,18 +130,14 @@ impl<'a> Weights<'a> {
         self.load_linear(parts, in_features, None)
     }
 
-    /// As [`Weights::linear`], of layers that each have a bias: `y = x W^T + b`. On a CPU alone.
+    /// As [`Weights::linear`], of layers that each have a bias: `y = x W^T + b`.
     ///
     /// # Errors
-    /// As [`Weights::linear`], a bias that is missing or not `[out_features]`, or a GPU.
+    /// As [`Weights::linear`], or a bias that is missing or not `[out_features]`.
     pub fn linear_with_bias(&self, parts: &[(&str, usize)], in_features: usize) -> Result<Linear, CheckpointError> {
         let mut bias = Vec::new();
         for (name, rows) in parts {
-            let full_name = format!("{}{name}.bias", self.prefix);
-            if let Placement::Gpu(_) = self.loader.placement {
-                return Err(CheckpointError::tensor(&full_name, "biases are not served on a GPU yet: choose the CPU"));
-            }
-            bias.extend(self.numbers(&full_name, &[*rows], Role::Bias)?);
+            bias.extend(self.numbers(&format!("{}{name}.bias", self.prefix), &[*rows], Role::Bias)?);
         }
         self.load_linear(parts, in_features, Some(bias))
     }
@@ -161,7 +157,7 @@ impl<'a> Weights<'a> {
             return self.stand_in();
         }
         if let (Source::Dummy(dummy), Placement::Gpu(device)) = (&self.loader.source, &self.loader.placement) {
-            return self.dummy_on_gpu(dummy, parts, in_features, device);
+            return self.dummy_on_gpu(dummy, parts, in_features, bias, device);
         }
         if let (Source::Checkpoint(stored), true) = (&self.loader.source, self.is_survey()) {
             return self.survey_linear(stored, parts, in_features);
@@ -322,22 +318,31 @@ impl<'a> Weights<'a> {
         Ok(values)
     }
 
-    /// Made where it is used, in no time; the numbers are those that the CPU would make.
+    /// Made where it is used, in no time: where they are plain, the numbers that the CPU would make; else as large.
     fn dummy_on_gpu(
         &self,
         dummy: &Dummy,
         parts: &[(&str, usize)],
         in_features: usize,
+        bias: Option<Vec<f32>>,
         device: &Device,
     ) -> Result<Linear, CheckpointError> {
         let seeds: Vec<_> = parts.iter().map(|(name, rows)| (*rows, dummy.seed_of(&self.full_name(name)))).collect();
-        let linear = Linear::dummy(
-            &seeds,
-            in_features,
-            source::matrix_deviation(parts[0].0, in_features, dummy.has_experts()),
-            device,
-        )
-        .map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
+        let deviation = source::matrix_deviation(parts[0].0, in_features, dummy.has_experts());
+        let shape = [seeds.iter().map(|(rows, _)| rows).sum(), in_features];
+        let packed = match self.made_format(parts[0].0, in_features) {
+            Some(format) => Linear::dummy_quantized(format, shape, seeds[0].1, deviation, device),
+            None => Ok(None),
+        };
+        let made = packed.and_then(|packed| match packed {
+            Some(linear) => Ok(linear),
+            None => Linear::dummy(&seeds, in_features, deviation, device),
+        });
+        let linear = made.and_then(|linear| match bias {
+            Some(bias) => linear.with_bias(bias),
+            None => Ok(linear),
+        });
+        let linear = linear.map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
         self.report(linear.packed_bytes() as u64);
         Ok(linear)
     }
