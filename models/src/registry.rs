@@ -72,10 +72,10 @@ pub fn survey(checkpoint: &Checkpoint) -> Vec<CheckpointError> {
         Ok(begun) => begun,
         Err(problem) => return vec![problem],
     };
-    match (architecture.load)(config, &weights) {
-        Ok(_) => weights.problems(),
-        Err(problem) => vec![problem],
-    }
+    let built = (architecture.load)(config, &weights);
+    let mut problems = weights.problems();
+    problems.extend(built.and_then(|_| weights.finish()).err());
+    problems
 }
 
 /// Builds a model of made-up weights ([`Weights::dummy`]) at the shapes that `config` asks for, without a checkpoint;

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use plimsoll_models::load;
+use plimsoll_models::{load, survey};
 use plimsoll_nn::Checkpoint;
 use plimsoll_ops::linear::Activations;
 
@@ -144,7 +144,10 @@ fn no_damage_makes_it_panic_or_claim_memory() {
             PEAK.store(before, Ordering::Relaxed);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let checkpoint = Checkpoint::open(&path)?;
-                load(&checkpoint, Activations::Int8, |_, _| {}).map(drop)
+                let problems = survey(&checkpoint);
+                let loaded = load(&checkpoint, Activations::Int8, |_, _| {}).map(drop);
+                assert!(loaded.is_err() || problems.is_empty(), "it loads, but a survey says {problems:?}");
+                loaded
             }));
             let taken = PEAK.load(Ordering::Relaxed) - before;
             let case = format!("{folder}/{file}, PLIMSOLL_DAMAGE_SEED={seed}");

@@ -43,10 +43,7 @@ impl Means {
         let kv_dtype = device::kv_dtype(engine.kv_cache_dtype, &compute)?;
         let on_gpu = matches!(compute, Compute::Gpu(_));
         let block = engine.block_size;
-        ensure!(
-            !on_gpu || block.is_multiple_of(16),
-            "--block-size is {block}; on a GPU give 16, 32, 64, 128 or 256"
-        );
+        ensure!(!on_gpu || block.is_multiple_of(16), "--block-size is {block}; on a GPU give 16, 32, 64, 128 or 256");
         let steps = engine.steps(on_gpu)?;
         Ok(Self { compute, kv_dtype, steps, engine: engine.clone() })
     }

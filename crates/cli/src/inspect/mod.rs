@@ -121,6 +121,9 @@ fn inspect(config: &Config) -> Result<Report> {
 /// What follows from a config that is understood.
 fn add_model(report: &mut Report, source: &Source, info: &ModelInfo, config: &Config) -> Result<()> {
     report.architecture = Some(Architecture::of(info));
+    if let Source::Checkpoint(checkpoint) = source {
+        report.problems.extend(plimsoll_models::survey(checkpoint).iter().map(ToString::to_string));
+    }
     match source.parameters() {
         Ok(parameters) => report.parameters = Some(parameters),
         Err(error) if report.problems.is_empty() => report.problems.push(format!("{error:#}")),

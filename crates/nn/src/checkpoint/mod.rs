@@ -145,6 +145,14 @@ impl Checkpoint {
         Ok(tensor)
     }
 
+    /// The shape of the tensor that [`Checkpoint::tensor`] would give, outermost first.
+    pub(crate) fn shape(&self, name: &str) -> Result<Option<Cow<'_, [usize]>>, CheckpointError> {
+        match &self.files {
+            Files::Gguf(file) => Ok(file.shape(name).map(Cow::Borrowed)),
+            Files::Safetensors(folder) => Ok(folder.tensor(name)?.map(|tensor| tensor.shape)),
+        }
+    }
+
     /// The tensor that Hugging Face calls `name`, of any element type; `None` if the checkpoint has no such tensor. A GGUF
     /// file has none.
     pub(crate) fn raw_tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, CheckpointError> {

@@ -137,8 +137,9 @@ impl<'a> Stored<'a> {
         Ok(tensor)
     }
 
-    /// As [`Stored::tensor`], but that nothing is read.
+    /// As [`Stored::tensor`], but that nothing is read, and that a tensor which is wrong counts as used, too.
     pub(super) fn check(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
+        self.note(name);
         let Some(shape) = self.checkpoint.shape(name)? else {
             return Err(CheckpointError::MissingTensor { name: self.checkpoint.stored_name(name) });
         };
@@ -198,8 +199,8 @@ impl<'a> Stored<'a> {
     pub(super) fn finish(&self) -> Result<(), CheckpointError> {
         let used = self.used.borrow();
         let quantized = !matches!(self.quantization.method(), Method::Plain);
-        let unused =
-            |name: &&str| !used.contains(*name) && !is_derived(name) && !(quantized && is_of_activations(name));
+        let is_aside = |name: &str| is_derived(name) || quantized && is_of_activations(name);
+        let unused = |name: &&str| !used.contains(*name) && !is_aside(name);
         let unused: Vec<&str> = self.checkpoint.stored_names().filter(unused).collect();
         if unused.is_empty() {
             return Ok(());

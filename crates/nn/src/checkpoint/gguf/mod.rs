@@ -83,6 +83,10 @@ impl GgufFile {
         Ok(Some(StoredTensor { ty: entry.ty, shape: Cow::Borrowed(&entry.shape), bytes }))
     }
 
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.tensors.get(&self.stored_name(name)?)?.shape)
+    }
+
     /// For a projection whose rows are interleaved for RoPE: the metadata key that counts its heads.
     fn interleaved_heads_key(&self, name: &str) -> Option<&'static str> {
         match name {
