@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::arrivals::Arrivals;
 use crate::error::{BenchError, Result};
+use crate::lengths::Lengths;
 use crate::slo::Slo;
 
 /// The reference workload's limits: prompts of 1 to 63 tokens, at most 100 tokens of output.
@@ -17,6 +18,7 @@ const MAX_OUTPUT_TOKENS: u32 = 100;
 
 /// Which of the two generating endpoints is driven.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointKind {
     /// `/v1/chat/completions`.
@@ -28,6 +30,7 @@ pub enum EndpointKind {
 
 /// Where the server under test is and what it is to be asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Endpoint {
     /// `http://host:port`, with or without a trailing `/v1`.
     pub url: String,
@@ -48,6 +51,7 @@ impl Endpoint {
 
 /// What is asked of the model in every request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Generation {
     pub max_tokens: u32,
     /// None leaves the field out, so that the server's default holds.
@@ -73,18 +77,37 @@ impl Default for Generation {
 }
 
 /// Where the prompts come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PromptSource {
     /// The set compiled into the program.
     #[default]
     Bundled,
-    /// ShareGPT as one JSON array or one object a line, or lines of `{"prompt": ...}`.
+    /// ShareGPT as one JSON array or one object a line, or lines of `{"prompt": ...}` or `{"messages": [...]}`.
     File(PathBuf),
+    /// Random words; replies go on to the length that was drawn, whatever the model says.
+    Random { input: Lengths, output: Lengths },
+    /// Random words of the lengths, and with the times of arrival, that a trace gives.
+    Trace {
+        path: PathBuf,
+        /// So many times as fast as it was.
+        speed: f64,
+    },
+}
+
+/// A beginning that requests have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct SharedPrefix {
+    pub tokens: u32,
+    /// How many different ones there are, in turns.
+    pub groups: u32,
 }
 
 /// Which prompts are sent, in which order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Workload {
     pub prompts: PromptSource,
     /// Shortest and longest prompt, in tokens of its own text (without the chat template), both included.
@@ -92,8 +115,18 @@ pub struct Workload {
     pub max_tokens: u32,
     /// Order of the prompts, and the salts.
     pub seed: u64,
-    /// Begin each prompt with a tag no other request has, so that no prompt is answered from a warm prefix cache.
+    /// Begin each prompt with a tag no other request has, in no other run either, so that no prompt is answered from a
+    /// warm prefix cache. What a conversation or a shared prefix repeats is still the same within a run.
     pub salt: bool,
+    /// Turns of each conversation to send at most, one after another, each with what the file says went before.
+    #[serde(default = "one")]
+    pub turns: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_prefix: Option<SharedPrefix>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl Default for Workload {
@@ -104,6 +137,8 @@ impl Default for Workload {
             max_tokens: MAX_PROMPT_TOKENS,
             seed: 0,
             salt: false,
+            turns: 1,
+            shared_prefix: None,
         }
     }
 }
@@ -111,6 +146,7 @@ impl Default for Workload {
 /// One run at one load: by default a closed loop of `concurrency` clients, each with one request in flight, until
 /// `requests` have been issued.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BenchConfig {
     pub endpoint: Endpoint,
     pub generation: Generation,
@@ -159,6 +195,8 @@ impl BenchConfig {
         check(self.requests > 0, "requests must be at least 1")?;
         check(!self.max_duration.is_zero(), "the longest duration must be more than 0")?;
         self.arrivals.validate()?;
+        let has_trace = matches!(self.workload.prompts, PromptSource::Trace { .. });
+        check(self.arrivals != Arrivals::Trace || has_trace, "arrivals of a trace need a trace; give one")?;
         check_slo(&self.slo)?;
         check_common(&self.generation, &self.workload, self.request_timeout)
     }
@@ -166,6 +204,7 @@ impl BenchConfig {
 
 /// When a rung of the ladder has been measured well enough.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RungRule {
     pub min_time: Duration,
     /// The rung ends here, precise or not, unless too little has completed to measure anything; then it goes on, up to
@@ -205,6 +244,7 @@ impl RungRule {
 
 /// A search for the concurrency at which throughput saturates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SaturateConfig {
     pub endpoint: Endpoint,
     pub generation: Generation,
@@ -221,6 +261,9 @@ pub struct SaturateConfig {
     /// A null server in a process of its own to measure the client against. None: one in this process, which takes
     /// some of the client's CPU time, so that the ceiling comes out too low rather than too high.
     pub null_server_url: Option<String>,
+    /// The server's process, where it runs on this machine and is known: its memory is looked at.
+    #[serde(default)]
+    pub server_process: Option<u32>,
 }
 
 impl SaturateConfig {
@@ -237,6 +280,7 @@ impl SaturateConfig {
             request_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
             null_server_url: None,
+            server_process: None,
         }
     }
 
@@ -258,6 +302,14 @@ fn check_common(generation: &Generation, workload: &Workload, request_timeout: D
     check(generation.max_tokens > 0, "max_tokens must be at least 1")?;
     check(generation.temperature.is_none_or(|t| t.is_finite() && t >= 0.0), "temperature must be 0 or more")?;
     check(workload.min_tokens <= workload.max_tokens, "the shortest prompt must not be longer than the longest")?;
+    check(workload.turns > 0, "a conversation has at least 1 turn to send")?;
+    if let Some(shared) = workload.shared_prefix {
+        check((1..=1_000_000).contains(&shared.tokens), "a shared prefix must have from 1 to 1000000 tokens")?;
+        check((1..=10_000).contains(&shared.groups), "there must be from 1 to 10000 shared prefixes")?;
+    }
+    if let PromptSource::Trace { speed, .. } = workload.prompts {
+        check((0.001..=1e6).contains(&speed), "a trace's speed must be from 0.001 to 1000000")?;
+    }
     check(!request_timeout.is_zero(), "the request timeout must be more than 0")
 }
 

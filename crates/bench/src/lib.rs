@@ -6,21 +6,27 @@
 //! | [`config`](BenchConfig) | what to measure, resolved and serializable, so that a report carries it |
 //! | `sse`, `delta`, `client` | one streaming request: bytes to events, events to token deltas, deltas to a record |
 //! | `record` | what is kept of one request, and its outcome by cause |
-//! | `prompts` | the bundled set, ShareGPT and JSONL files, seeded order, length filter |
-//! | `load` | the closed-loop driver |
+//! | `selection` | which conversations are sent, of which lengths, in which order |
+//! | `prompts`, `synthetic`, `lengths`, `trace` | files of prompts, random texts, distributions, traces |
+//! | `source`, `conversation` | conversations made into requests |
+//! | `arrivals`, `load` | when requests are sent: closed loops and open ones |
 //! | `stats`, `window`, `summary` | estimators, the steady part of a run, and the numbers with their definitions |
 //! | `slo`, `evidence` | latency limits, and what a count of bad requests shows about the share behind it |
-//! | `search` | the saturation search: a pure state machine over measured rungs |
-//! | `saturate` | feeds the search with measurements |
+//! | `series`, `open_loop`, `telemetry` | a run over time, whether the server kept up, what it says of itself |
+//! | `search` | the saturation search: a pure state machine over what was measured |
+//! | `saturate`, `target`, `run` | feed the search with measurements |
+//! | `findings` | what to know before believing a result |
 //! | `preflight`, `null_server` | how fast the client itself is |
 //! | `report`, `table` | JSON and the terminal |
 //! | [`page`] | HTML with charts, of plain data |
+//! | `compare` | reports side by side, and the published result |
 //!
 //! It must never know how the server under test works, read a clock in `stats`, `window`, `summary` or `search`, or
 //! drop a request from the count: every request that was issued ends as a record.
 
 mod arrivals;
 mod client;
+mod compare;
 mod config;
 mod conversation;
 mod delta;
@@ -29,6 +35,7 @@ mod endpoint;
 mod error;
 mod evidence;
 mod findings;
+mod lengths;
 mod load;
 mod null_server;
 mod open_loop;
@@ -41,6 +48,7 @@ mod report;
 mod run;
 mod saturate;
 mod search;
+mod selection;
 mod series;
 mod slo;
 mod source;
@@ -48,20 +56,26 @@ mod sse;
 mod stats;
 mod stop;
 mod summary;
+mod synthetic;
 mod table;
 mod target;
+mod telemetry;
 mod timeline;
+mod trace;
 mod window;
 
 pub use arrivals::Arrivals;
-pub use config::{BenchConfig, Endpoint, EndpointKind, Generation, PromptSource, RungRule, SaturateConfig, Workload};
+pub use compare::{Candidate, CompareOptions, Comparison};
+pub use config::{
+    BenchConfig, Endpoint, EndpointKind, Generation, PromptSource, RungRule, SaturateConfig, SharedPrefix, Workload,
+};
 pub use error::BenchError;
 pub use findings::{Finding, FindingKind};
+pub use lengths::Lengths;
 pub use null_server::{NullServer, NullServerConfig};
 pub use open_loop::{InFlightGrowth, OpenLoopFacts};
 pub use preflight::{ClientCeiling, measure_client_ceiling};
 pub use progress::{Progress, Running, Stage};
-pub use prompts::{LengthSource, PromptSet};
 pub use record::{OutcomeCounts, TokenSource};
 pub use report::{BenchReport, OfferedReport, PageOptions, RungReport, SaturationReport, WorkloadFacts};
 pub use run::{run, run_until};
@@ -70,6 +84,7 @@ pub use search::{
     Answer, Breakpoint, Constraint, Drift, Fall, Measured, OfferedPoint, OpenLoopAnswer, OpenLoopFault, Recheck,
     RungPoint, SearchConfig, Step, Verdict, next_step,
 };
+pub use selection::LengthSource;
 pub use series::{GpuSample, ServerSample, ServerSide, TimeSlice, TtftSplit};
 pub use slo::{Slo, SloCounts};
 pub use stop::Stop;

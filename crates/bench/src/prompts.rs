@@ -1,199 +1,140 @@
-//! Prompts: the bundled set, files in the common forms, and the choice among them by length.
+//! Files of prompts in the common forms, and the bundled set.
+//!
+//! ShareGPT's JSON (one array, or one object a line), and lines of `{"prompt": ...}` or `{"messages": [...]}`, each with
+//! an output length of its own if it gives one (`output_len`, `output_length`, `output_tokens` or `max_tokens`).
 
 use std::path::PathBuf;
 
-use futures_util::{StreamExt, stream};
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::config::{PromptSource, Workload};
-use crate::conversation::Conversation;
-use crate::endpoint::RemoteTokenizer;
+use crate::config::PromptSource;
+use crate::conversation::{Conversation, Turn};
 use crate::error::{BenchError, Result};
+use crate::lengths::LONGEST;
 
 /// The project's own short prompts, one JSON object a line: `{"id", "lang", "kind", "prompt"}`.
-const BUNDLED: &str = include_str!("../prompts/prompts.jsonl");
-/// Requests to `/tokenize` in flight at once.
-const TOKENIZE_CONCURRENCY: usize = 8;
-/// Characters a token of English text, for the estimate.
-const CHARS_PER_TOKEN: f64 = 4.1;
+pub(crate) const BUNDLED: &str = include_str!("../prompts/prompts.jsonl");
 
-/// Prompts as a file or the bundled set has them.
+/// Names under which files have the same thing.
+const CONVERSATIONS: [&str; 3] = ["conversations", "conversation", "messages"];
+const ROLES: [&str; 2] = ["from", "role"];
+const TEXTS: [&str; 2] = ["value", "content"];
+const OUTPUT_LENGTHS: [&str; 4] = ["output_len", "output_length", "output_tokens", "max_tokens"];
+
+/// Conversations as a file or the bundled set has them; their lengths are not known yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PromptSet {
+pub(crate) struct PromptSet {
     /// `bundled`, or the file's path.
-    pub name: String,
-    pub prompts: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) conversations: Vec<Conversation>,
     /// Entries that hold no user's turn to send. They are counted, never dropped silently.
-    pub without_prompt: usize,
+    pub(crate) without_prompt: usize,
 }
 
 impl PromptSet {
     /// The set compiled into the program.
-    pub fn bundled() -> Self {
+    pub(crate) fn bundled() -> Self {
         Self::parse("bundled", BUNDLED).expect("the bundled prompts are checked by a test")
     }
 
-    /// Reads what `source` names. A line or an entry that is no JSON object is an error that says where.
-    pub fn load(source: &PromptSource) -> Result<Self> {
-        match source {
-            PromptSource::Bundled => Ok(Self::bundled()),
-            PromptSource::File(path) => {
-                let wrong = |why: String| BenchError::Prompts { path: path.clone(), why };
-                let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-                Self::parse(&path.display().to_string(), &text).map_err(wrong)
-            }
-        }
+    /// Reads a file. A line, an entry or a field that is not as it must be is an error that names it.
+    pub(crate) fn read(path: &PathBuf) -> Result<Self> {
+        let wrong = |why: String| BenchError::Prompts { path: path.clone(), why };
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        Self::parse(&path.display().to_string(), &text).map_err(wrong)
     }
 
     fn parse(name: &str, text: &str) -> std::result::Result<Self, String> {
-        let entries: Vec<Entry> = if text.trim_start().starts_with('[') {
-            serde_json::from_str(text).map_err(|error| error.to_string())?
+        let read: Vec<Option<Conversation>> = if text.trim_start().starts_with('[') {
+            let entries: Vec<Value> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+            let read = entries.iter().enumerate().map(|(i, entry)| conversation(entry, &format!("entry {}", i + 1)));
+            read.collect::<std::result::Result<_, _>>()?
         } else {
             let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-            lines
-                .map(|(i, line)| serde_json::from_str(line).map_err(|error| format!("line {}: {error}", i + 1)))
-                .collect::<std::result::Result<_, String>>()?
+            let read = lines.map(|(i, line)| {
+                let place = format!("line {}", i + 1);
+                let entry: Value = serde_json::from_str(line).map_err(|error| format!("{place}: {error}"))?;
+                conversation(&entry, &place)
+            });
+            read.collect::<std::result::Result<_, String>>()?
         };
-        let total = entries.len();
-        let prompts: Vec<String> = entries.into_iter().filter_map(Entry::prompt).collect();
-        if prompts.is_empty() {
+        let total = read.len();
+        let conversations: Vec<Conversation> = read.into_iter().flatten().collect();
+        if conversations.is_empty() {
             return Err(
                 "it holds no prompt (expected ShareGPT conversations, or lines of {\"prompt\": ...})".to_owned()
             );
         }
-        Ok(Self { name: name.to_owned(), without_prompt: total - prompts.len(), prompts })
+        Ok(Self { name: name.to_owned(), without_prompt: total - conversations.len(), conversations })
     }
 }
 
-/// One entry of a prompt file, in any of the forms that are about.
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(default)]
-    prompt: Option<String>,
-    #[serde(default, alias = "conversation", alias = "messages")]
-    conversations: Option<Vec<Turn>>,
-}
-
-#[derive(Deserialize)]
-struct Turn {
-    #[serde(default, alias = "role")]
-    from: String,
-    #[serde(default, alias = "content")]
-    value: Value,
-}
-
-impl Entry {
-    /// The prompt, or the first turn of a person; None if there is none or it is blank.
-    fn prompt(self) -> Option<String> {
-        let spoken = || {
-            let turns = self.conversations.unwrap_or_default();
-            turns.into_iter().find(|turn| matches!(turn.from.as_str(), "human" | "user")).and_then(Turn::text)
-        };
-        self.prompt.or_else(spoken).filter(|text| !text.trim().is_empty())
-    }
-}
-
-impl Turn {
-    fn text(self) -> Option<String> {
-        match self.value {
-            Value::String(text) => Some(text),
-            Value::Array(parts) => {
-                Some(parts.iter().filter_map(|part| part.get("text")?.as_str()).collect::<Vec<_>>().join("\n"))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Who counted the tokens of the prompts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LengthSource {
-    /// The server's `/tokenize`.
-    ServerTokenizer,
-    /// An estimate from the number and kind of characters: the server has no `/tokenize` that is known.
-    Estimate,
-}
-
-/// The prompts that a run sends, in order, and how they were chosen.
-#[derive(Clone, Debug)]
-pub(crate) struct Selection {
-    pub(crate) source: String,
-    /// In the set, of these had their length looked at, of these were within the limits.
-    pub(crate) loaded: usize,
-    pub(crate) examined: usize,
-    pub(crate) prompts: Vec<Conversation>,
-    pub(crate) without_prompt: usize,
-    pub(crate) lengths: LengthSource,
-}
-
-impl Selection {
-    /// Of the texts of a request.
-    pub(crate) fn mean_tokens(&self) -> f64 {
-        let turns = || self.prompts.iter().flat_map(|prompt| &prompt.turns);
-        turns().map(|turn| f64::from(turn.tokens)).sum::<f64>() / turns().count().max(1) as f64
-    }
-}
-
-/// Shuffles the set by the workload's seed and takes prompts of the right length until `wanted` are found.
-pub(crate) async fn select(
-    workload: &Workload,
-    set: PromptSet,
-    tokenizer: Option<&RemoteTokenizer<'_>>,
-    wanted: usize,
-) -> Result<Selection> {
-    let PromptSet { name, prompts: mut candidates, without_prompt } = set;
-    candidates.shuffle(&mut StdRng::seed_from_u64(workload.seed));
-    let loaded = candidates.len();
-    let mut counted = stream::iter(candidates)
-        .map(|text| async move {
-            let salted = if workload.salt { with_salt(&text, workload.seed, 0) } else { text.clone() };
-            let remote = match tokenizer {
-                Some(tokenizer) => tokenizer.count(&salted).await,
-                None => None,
-            };
-            (text, remote.unwrap_or_else(|| estimate_tokens(&salted)), remote.is_some())
-        })
-        .buffered(TOKENIZE_CONCURRENCY);
-    let (mut prompts, mut examined, mut all_remote) = (Vec::new(), 0, tokenizer.is_some());
-    while prompts.len() < wanted
-        && let Some((text, tokens, remote)) = counted.next().await
-    {
-        examined += 1;
-        all_remote &= remote;
-        if (workload.min_tokens..=workload.max_tokens).contains(&tokens) {
-            prompts.push(Conversation::single(text, tokens));
-        }
-    }
-    if prompts.is_empty() {
-        let (min, max) = (workload.min_tokens, workload.max_tokens);
-        return Err(BenchError::NoPromptFits { source_name: name, loaded, min, max });
-    }
-    let lengths = if all_remote { LengthSource::ServerTokenizer } else { LengthSource::Estimate };
-    Ok(Selection { source: name, loaded, examined, prompts, without_prompt, lengths })
-}
-
-/// `text` behind a tag that differs for every `index` below 2^24.
-pub(crate) fn with_salt(text: &str, seed: u64, index: u64) -> String {
-    // Multiplying by an odd number permutes the residues modulo 2^24.
-    let start: u32 = StdRng::seed_from_u64(seed).random();
-    let tag = (index as u32).wrapping_mul(0x9e_3779).wrapping_add(start) & 0xff_ffff;
-    format!("[{tag:06x}] {text}")
-}
-
-/// A guess at the tokens of `text`: most vocabularies hold whole English words, parts of words in other alphabets, and
-/// about a character a token of Chinese, Japanese and Korean.
-pub(crate) fn estimate_tokens(text: &str) -> u32 {
-    let weight = |c: char| match c {
-        '\0'..='\x7f' => 1.0 / CHARS_PER_TOKEN,
-        '\u{80}'..='\u{2e7f}' => 0.5,
-        _ => 1.0,
+/// One entry of a file; None if it holds nothing to send. `place` is where it stands.
+fn conversation(entry: &Value, place: &str) -> std::result::Result<Option<Conversation>, String> {
+    let wrong = |field: &str, must: &str| Err(format!("{place}: field `{field}` must be {must}"));
+    let Some(entry) = entry.as_object() else { return Err(format!("{place}: it is no JSON object")) };
+    let output = match first_of(entry, &OUTPUT_LENGTHS) {
+        None => None,
+        Some((name, value)) => match value.as_u64().and_then(|length| u32::try_from(length).ok()) {
+            Some(length @ 1..=LONGEST) => Some(length),
+            _ => return wrong(name, &format!("a whole number of tokens from 1 to {LONGEST}")),
+        },
     };
-    (text.chars().map(weight).sum::<f64>().ceil() as u32).max(1)
+    let mut found = match entry.get("prompt").filter(|prompt| !prompt.is_null()) {
+        Some(Value::String(prompt)) => Conversation::single(prompt, 0),
+        Some(_) => return wrong("prompt", "text"),
+        None => match first_of(entry, &CONVERSATIONS) {
+            None => return Ok(None),
+            Some((name, Value::Array(turns))) => spoken(turns, name, place)?,
+            Some((name, _)) => return wrong(name, "a list of turns"),
+        },
+    };
+    found.turns.retain(|turn| !turn.text.trim().is_empty());
+    found.turns.iter_mut().for_each(|turn| turn.output = output);
+    Ok((!found.turns.is_empty()).then_some(found))
+}
+
+fn spoken(turns: &[Value], name: &str, place: &str) -> std::result::Result<Conversation, String> {
+    let mut found = Conversation::default();
+    for (i, turn) in turns.iter().enumerate() {
+        let wrong = |field: &str| format!("{place}: field `{name}[{i}]{field}` must be");
+        let Some(turn) = turn.as_object() else { return Err(format!("{} an object", wrong(""))) };
+        let role = match first_of(turn, &ROLES) {
+            Some((_, Value::String(role))) => role.as_str(),
+            None => "",
+            Some((role, _)) => return Err(format!("{} text", wrong(&format!(".{role}")))),
+        };
+        let text = match first_of(turn, &TEXTS) {
+            None => String::new(),
+            Some((content, value)) => {
+                text(value).ok_or_else(|| format!("{} text or parts of text", wrong(&format!(".{content}"))))?
+            }
+        };
+        match (role, found.turns.last_mut()) {
+            ("human" | "user", _) => found.turns.push(Turn { text, ..Turn::default() }),
+            ("gpt" | "assistant" | "model" | "chatgpt" | "bing" | "bard", Some(asked)) => asked.reply = text,
+            ("system", None) if !text.trim().is_empty() => found.prefix = Some(text.into()),
+            _ => (),
+        }
+    }
+    Ok(found)
+}
+
+/// The first of these fields that is there and not null.
+fn first_of<'a>(object: &'a Map<String, Value>, names: &[&'static str]) -> Option<(&'static str, &'a Value)> {
+    names.iter().find_map(|name| Some((*name, object.get(*name).filter(|value| !value.is_null())?)))
+}
+
+/// The text of a turn: a string, or a list of parts with text.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(parts) => {
+            let texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
+            Some(texts.collect::<Vec<_>>().join("\n"))
+        }
+        _ => None,
+    }
 }
 
 impl From<PathBuf> for PromptSource {
@@ -206,7 +147,10 @@ impl From<PathBuf> for PromptSource {
 mod tests {
     use std::collections::HashSet;
 
+    use serde::Deserialize;
+
     use super::*;
+    use crate::selection::estimate_tokens;
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -229,7 +173,7 @@ mod tests {
         for line in &lines {
             assert!((1..=63).contains(&estimate_tokens(&line.prompt)), "{}: {}", line.id, line.prompt);
         }
-        assert_eq!(PromptSet::bundled().prompts.len(), lines.len());
+        assert_eq!(PromptSet::bundled().conversations.len(), lines.len());
     }
 
     #[test]
@@ -239,50 +183,57 @@ mod tests {
             "{\"id\": 1, \"conversations\": [{\"from\": \"human\", \"value\": \"a\"}]}\r\n\
              {\"conversations\": [{\"from\": \"gpt\", \"value\": \"no\"}, {\"from\": \"human\", \"value\": \"b\"}]}",
             "[{\"conversations\": [{\"from\": \"human\", \"value\": \"a\"}]}, {\"prompt\": \"b\"}]",
-            "{\"messages\": [{\"role\": \"system\", \"content\": \"no\"}, {\"role\": \"user\", \"content\": \"a\"}]}\n\
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n\
              {\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"b\"}]}]}",
         ];
         for text in forms {
             let set = PromptSet::parse("file", text).expect(text);
-            assert_eq!((set.prompts, set.without_prompt), (vec!["a".to_owned(), "b".to_owned()], 0), "{text}");
+            let expected = ["a", "b"].map(|text| Conversation::single(text, 0));
+            assert_eq!((set.conversations.as_slice(), set.without_prompt), (expected.as_slice(), 0), "{text}");
         }
     }
 
     #[test]
-    fn entries_without_a_prompt_are_counted_and_bad_lines_named() {
-        let text = "{\"conversations\": []}\n{\"prompt\": \" \"}\n{\"prompt\": \"a\"}\n";
-        assert_eq!(PromptSet::parse("file", text).expect("one prompt").without_prompt, 2);
-        let error = PromptSet::parse("file", "{\"prompt\": \"a\"}\n{oops}\n").expect_err("no JSON");
-        assert!(error.starts_with("line 2:"), "{error}");
-        assert!(PromptSet::parse("file", "").is_err());
-        assert!(PromptSet::parse("file", "[]").is_err());
-        assert!(PromptSource::from(PathBuf::from("/nonexistent/x.jsonl")) != PromptSource::Bundled);
-        assert!(PromptSet::load(&PromptSource::File("/nonexistent/x.jsonl".into())).is_err());
-    }
-
-    #[tokio::test]
-    async fn choice_is_seeded_and_within_the_limits() {
-        let choose = async |seed, wanted| {
-            let workload = Workload { seed, max_tokens: 12, ..Workload::default() };
-            select(&workload, PromptSet::bundled(), None, wanted).await.expect("short prompts")
+    fn whole_conversations_and_output_lengths_are_kept() {
+        let text = r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "A"}, {"role": "user", "content": "b"}], "output_len": 7}"#;
+        let set = PromptSet::parse("file", &text.replace('\n', " ")).expect("a conversation");
+        let turn = |text: &str, reply: &str| Turn {
+            text: text.to_owned(),
+            reply: reply.to_owned(),
+            output: Some(7),
+            ..Turn::default()
         };
-        let first = choose(1, 50).await;
-        assert_eq!(first.prompts, choose(1, 50).await.prompts);
-        assert_ne!(first.prompts, choose(2, 50).await.prompts);
-        assert_eq!((first.prompts.len(), first.lengths), (50, LengthSource::Estimate));
-        assert!(first.prompts.iter().all(|prompt| (1..=12).contains(&prompt.turns[0].tokens)));
-        let all = choose(1, usize::MAX).await;
-        assert_eq!(all.examined, all.loaded);
-        let impossible = Workload { min_tokens: 5000, max_tokens: 6000, ..Workload::default() };
-        let refused = select(&impossible, PromptSet::bundled(), None, 10).await;
-        assert!(matches!(refused, Err(BenchError::NoPromptFits { .. })));
+        let expected = Conversation { prefix: Some("s".into()), turns: vec![turn("a", "A"), turn("b", "")] };
+        assert_eq!(set.conversations, [expected]);
     }
 
     #[test]
-    fn salts_differ() {
-        let salted: HashSet<String> = (0..100_000).map(|index| with_salt("hi", 7, index)).collect();
-        assert_eq!(salted.len(), 100_000);
-        assert_eq!(with_salt("hi", 7, 3), with_salt("hi", 7, 3));
-        assert_ne!(with_salt("hi", 7, 3), with_salt("hi", 8, 3));
+    fn entries_without_a_prompt_are_counted() {
+        let text = "{\"conversations\": []}\n{\"prompt\": \" \"}\n{\"prompt\": \"a\"}\n";
+        assert_eq!(PromptSet::parse("file", text).expect("one prompt").without_prompt, 2);
+        assert!(PromptSet::parse("file", "").is_err());
+        assert!(PromptSet::parse("file", "[]").is_err());
+        assert!(PromptSource::from(PathBuf::from("/nonexistent/x.jsonl")) != PromptSource::Bundled);
+        assert!(PromptSet::read(&"/nonexistent/x.jsonl".into()).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_line_and_field() {
+        let cases = [
+            ("{\"prompt\": \"a\"}\n{oops}", "line 2: "),
+            ("{\"prompt\": \"a\"}\n3", "line 2: it is no JSON object"),
+            ("{\"prompt\": 3}", "line 1: field `prompt` must be text"),
+            ("\n{\"prompt\": \"a\", \"max_tokens\": 0}", "line 2: field `max_tokens` must be a whole number"),
+            ("{\"prompt\": \"a\", \"output_len\": \"9\"}", "line 1: field `output_len`"),
+            ("{\"messages\": \"a\"}", "line 1: field `messages` must be a list"),
+            ("{\"messages\": [3]}", "line 1: field `messages[0]` must be an object"),
+            ("{\"messages\": [{\"role\": 1, \"content\": \"a\"}]}", "line 1: field `messages[0].role` must be text"),
+            ("[{\"prompt\": \"a\"}, {\"conversations\": [{\"value\": 3}]}]", "entry 2: field `conversations[0].value`"),
+        ];
+        for (text, named) in cases {
+            let error = PromptSet::parse("file", text).expect_err(text);
+            assert!(error.starts_with(named), "{text}: {error}");
+        }
     }
 }

@@ -6,20 +6,23 @@ mod html;
 #[cfg(test)]
 pub(crate) mod sample;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::charts::joules_per_token;
 pub use self::html::PageOptions;
 use crate::config::{BenchConfig, SaturateConfig};
 use crate::error::{BenchError, Result};
 use crate::findings::Finding;
 use crate::load::RunLog;
 use crate::preflight::ClientCeiling;
-use crate::prompts::{LengthSource, Selection};
 use crate::search::Answer;
+use crate::selection::{LengthSource, Selection};
 use crate::series::{self, ServerSide, TimeSlice};
 use crate::slo::Slo;
 use crate::summary::{RungSummary, failure_samples, summarize};
@@ -31,6 +34,7 @@ pub(crate) const SATURATION_SCHEMA: &str = "plimsoll.saturation/2";
 
 /// Which prompts were sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WorkloadFacts {
     /// `bundled`, or the file's path.
     pub source: String,
@@ -61,6 +65,7 @@ impl WorkloadFacts {
 
 /// A rung with what went wrong in it, if anything did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RungReport {
     #[serde(flatten)]
     pub summary: RungSummary,
@@ -87,6 +92,7 @@ impl RungReport {
 
 /// An open-loop rung of the confirmation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OfferedReport {
     /// What was offered: its share of the highest throughput, and requests a second.
     pub share: f64,
@@ -96,6 +102,7 @@ pub struct OfferedReport {
 
 /// One run at one concurrency. `Display` gives the terminal's table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BenchReport {
     pub schema: String,
     pub tool_version: String,
@@ -112,6 +119,7 @@ pub struct BenchReport {
 
 /// A search for the saturation point. `Display` gives the answer in its first line, then the table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SaturationReport {
     pub schema: String,
     pub tool_version: String,

@@ -33,6 +33,7 @@ pub async fn run_until(config: &BenchConfig, stop: &Stop, progress: impl Fn(&Pro
         requests: config.requests,
         slo: config.slo,
         stop: stop.clone(),
+        process: None,
     })
     .await?;
     progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });

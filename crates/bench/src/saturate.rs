@@ -58,6 +58,7 @@ pub async fn saturate_until(
         requests: u64::MAX,
         slo: config.search.slo,
         stop: stop.clone(),
+        process: config.server_process,
     })
     .await?;
     progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });

@@ -12,7 +12,7 @@ use crate::client::Job;
 use crate::config::{EndpointKind, Generation, Workload};
 use crate::conversation::Conversation;
 use crate::error::{BenchError, Result};
-use crate::prompts::with_salt;
+use crate::selection::with_salt;
 
 /// Fields of a request that the measurement itself depends on.
 const OWN_FIELDS: [&str; 5] = ["messages", "prompt", "stream", "stream_options", "n"];

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use crate::preflight::ClientCeiling;
-use crate::prompts::LengthSource;
 use crate::record::TokenSource;
 use crate::report::{BenchReport, RungReport, SaturationReport, WorkloadFacts};
 use crate::search::{Answer, Constraint, Fall, OpenLoopFault, Recheck, SearchConfig, Verdict};
+use crate::selection::LengthSource;
 use crate::summary::{Distribution, RungSummary};
 
 pub(crate) const HEADERS: [&str; 12] =

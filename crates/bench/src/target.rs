@@ -7,15 +7,16 @@ use tokio::sync::watch;
 
 use crate::arrivals::Arrivals;
 use crate::client::{Client, Clock, HttpClients};
-use crate::config::{Endpoint, Generation, Workload};
+use crate::config::{Endpoint, Generation, PromptSource, Workload};
 use crate::endpoint::{Asking, Base, RemoteTokenizer, find_model};
 use crate::error::Result;
 use crate::load::{Live, LoadPlan, Phase, drive};
-use crate::prompts::{PromptSet, select};
 use crate::report::{RungReport, WorkloadFacts};
+use crate::selection::select;
 use crate::slo::Slo;
 use crate::source::RequestSource;
 use crate::stop::Stop;
+use crate::telemetry::Telemetry;
 use crate::timeline::Timeline;
 
 /// More distinct prompts than this are not looked for: their lengths take one request each to find out.
@@ -30,6 +31,7 @@ pub(crate) struct Target {
     request_timeout: Duration,
     slo: Slo,
     stop: Stop,
+    telemetry: Option<Telemetry>,
 }
 
 /// What both kinds of measurement say about their target.
@@ -43,6 +45,8 @@ pub(crate) struct TargetConfig<'a> {
     pub(crate) requests: u64,
     pub(crate) slo: Slo,
     pub(crate) stop: Stop,
+    /// The server's process, where it is known.
+    pub(crate) process: Option<u32>,
 }
 
 impl Target {
@@ -51,13 +55,17 @@ impl Target {
         let http = HttpClients::new(base.root(), config.endpoint.api_key.as_deref(), config.connect_timeout)?;
         let asking = Asking { http: &http.kept, base: &base, patience: config.connect_timeout };
         let model = find_model(asking, config.endpoint).await?;
+        let telemetry = Telemetry::of(asking, config.process).await;
         let tokenizer = RemoteTokenizer::probe(asking, &model).await;
-        let set = PromptSet::load(&config.workload.prompts)?;
-        let wanted = config.requests.min(MAX_PROMPTS) as usize;
-        let selection = select(config.workload, set, tokenizer.as_ref(), wanted).await?;
+        let all = matches!(config.workload.prompts, PromptSource::Trace { .. });
+        let wanted = config.requests.min(if all { u64::MAX } else { MAX_PROMPTS }) as usize;
+        let selection = select(config.workload, tokenizer.as_ref(), wanted).await?;
         let workload = WorkloadFacts::new(&selection);
         let kind = config.endpoint.kind;
-        let source = RequestSource::new(kind, &model, config.generation, config.workload, selection.prompts)?;
+        let exact = config.generation.ignore_eos || config.workload.prompts.has_output_lengths();
+        let generation = Generation { ignore_eos: exact, ..config.generation.clone() };
+        let source = RequestSource::new(kind, &model, &generation, config.workload, selection.prompts)?;
+        let source = source.with_trace(selection.trace);
         let client = Arc::new(Client::new(http, base.generate(kind), config.request_timeout));
         Ok(Self {
             model,
@@ -67,6 +75,7 @@ impl Target {
             request_timeout: config.request_timeout,
             slo: config.slo,
             stop: config.stop,
+            telemetry,
         })
     }
 
@@ -101,8 +110,16 @@ impl Target {
             stop: self.stop.clone(),
         };
         self.source.begin_run();
-        let log = drive(self.client.clone(), self.source.clone(), plan, |live| observe(&live)).await;
-        RungReport::new(&log, &self.slo)
+        let run = drive(self.client.clone(), self.source.clone(), plan, |live| observe(&live));
+        let Some(telemetry) = &self.telemetry else { return RungReport::new(&run.await, &self.slo) };
+        let mut seen = telemetry.begin().await;
+        let log = tokio::select! {
+            log = run => log,
+            never = telemetry.watch(&mut seen) => match never {},
+        };
+        let report = RungReport::new(&log, &self.slo);
+        let server = telemetry.end(seen, &report.summary).await;
+        RungReport { server, ..report }
     }
 }
 

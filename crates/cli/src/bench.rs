@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use plimsoll_bench::{Arrivals, BenchConfig, Slo};
+use plimsoll_bench::{Arrivals, BenchConfig, BenchReport, PromptSource, Slo};
 
 use crate::config::Shared;
 use crate::load::LoadOptions;
@@ -25,6 +25,10 @@ pub(crate) struct BenchOptions {
     /// Requests to send in all
     #[arg(long, short, value_name = "M", default_value_t = 100)]
     requests: u64,
+
+    /// Ten requests one after another, 512 tokens in and 256 out: what a single user sees
+    #[arg(long, conflicts_with_all = ["concurrency", "requests", "arrivals", "rate", "prompts", "random_input", "trace"])]
+    single: bool,
 
     #[command(flatten)]
     arrivals: ArrivalOptions,
@@ -55,6 +59,23 @@ pub(crate) struct BenchOptions {
 
     #[command(flatten)]
     load: LoadOptions,
+}
+
+/// What `--single` sends.
+const SINGLE_INPUT: u32 = 512;
+const SINGLE_OUTPUT: u32 = 256;
+const SINGLE_RUNS: u64 = 10;
+
+/// The answer of `--single` in a line.
+fn single(report: &BenchReport) -> String {
+    let summary = &report.rung.summary;
+    let (Some(ttft), Some(decode)) = (&summary.ttft_ms, &summary.per_user.one_over_tpot) else {
+        return "no request succeeded".to_owned();
+    };
+    format!(
+        "{SINGLE_INPUT} tokens in, {SINGLE_OUTPUT} out, {} runs: TTFT p50 {:.1} ms, p95 {:.1} ms; decode {:.1} tok/s",
+        ttft.count, ttft.p50, ttft.p95, decode.p50
+    )
 }
 
 /// When requests are sent.
@@ -116,23 +137,32 @@ impl ArrivalOptions {
 pub(crate) async fn run(shared: &Shared, options: BenchOptions) -> Result<()> {
     let url = options.url.unwrap_or_else(|| format!("http://{}", shared.address));
     let arrivals = options.arrivals.arrivals()?;
+    let mut workload = options.load.workload(options.salt || options.single);
+    let (mut requests, mut concurrency) = (options.requests, options.concurrency);
+    if options.single {
+        workload.prompts = PromptSource::fixed(SINGLE_INPUT, SINGLE_OUTPUT);
+        (requests, concurrency) = (SINGLE_RUNS, 1);
+    }
     let config = BenchConfig {
         endpoint: options.load.endpoint(url, options.api_key),
         generation: options.load.generation()?,
-        workload: options.load.workload(options.salt),
-        concurrency: if arrivals == Arrivals::Closed { options.concurrency } else { options.arrivals.max_in_flight },
+        workload,
+        concurrency: if arrivals == Arrivals::Closed { concurrency } else { options.arrivals.max_in_flight },
         arrivals,
         slo: Slo { ttft_ms: options.slo_ttft, tpot_ms: options.slo_tpot, ..Slo::default() },
-        requests: options.requests,
+        requests,
         max_duration: Duration::from_secs(options.max_seconds),
         request_timeout: options.load.timeout()?,
         ..BenchConfig::new("")
     };
-    let bar = progress::bar(Some(options.requests));
+    let bar = progress::bar(Some(requests));
     let stop = progress::stop_on_ctrl_c();
     let report = plimsoll_bench::run_until(&config, &stop, |news| progress::show(news, &bar)).await;
     bar.finish_and_clear();
     let report = report?;
+    if options.single {
+        println!("{}", single(&report));
+    }
     println!("{report}");
     if let Some(folder) = &options.out {
         println!("written to {}", report.write(folder)?.display());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use plimsoll_bench::{Endpoint, EndpointKind, Generation, PromptSource, Workload};
+use plimsoll_bench::{Endpoint, EndpointKind, Generation, Lengths, PromptSource, SharedPrefix, Workload};
 use serde_json::{Map, Value};
 
 /// Options of the workload.
@@ -20,15 +20,46 @@ pub(crate) struct LoadOptions {
     #[arg(long = "model-name", value_name = "NAME")]
     model_name: Option<String>,
 
-    /// Prompts to send: ShareGPT JSON, or lines of {"prompt": "..."} [default: the bundled set]
+    /// Prompts to send: ShareGPT JSON, or lines of {"prompt": "..."} or {"messages": [...]}, each with "output_len" if its
+    /// reply is to have a length of its own [default: the bundled set, prompts of 1 to 63 tokens]
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
 
-    /// Shortest prompt to send, in tokens
+    /// Send random words, so many tokens of them: 512, 100-600, normal:MEAN:DEVIATION, or 128x3,512x1 (lengths with
+    /// weights). Replies are of --random-output tokens, whatever the model says
+    #[arg(long, value_name = "LENGTHS", conflicts_with = "prompts", requires = "random_output")]
+    random_input: Option<Lengths>,
+
+    /// Lengths of the replies to --random-input, in the same forms
+    #[arg(long, value_name = "LENGTHS", requires = "random_input")]
+    random_output: Option<Lengths>,
+
+    /// Replay a trace, as random words of its lengths: lines of {"timestamp": MILLISECONDS, "input_length": N,
+    /// "output_length": M}, or CSV with such a header. `bench --arrivals trace` keeps to its times, too
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompts", "random_input"])]
+    trace: Option<PathBuf>,
+
+    /// Play the trace so many times as fast as it was
+    #[arg(long, value_name = "TIMES", default_value_t = 1.0, requires = "trace")]
+    trace_speed: f64,
+
+    /// Turns of each conversation of --prompts to send, one after another, each with what the file says went before
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    turns: u32,
+
+    /// Begin the requests with a text of so many tokens that they share, as with a common system prompt
+    #[arg(long, value_name = "TOKENS")]
+    shared_prefix: Option<u32>,
+
+    /// How many such texts there are, in turns
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "shared_prefix")]
+    prefix_groups: u32,
+
+    /// Shortest prompt of --prompts or the bundled set to send, in tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 1)]
     min_prompt_tokens: u32,
 
-    /// Longest prompt to send, in tokens
+    /// Longest of them
     #[arg(long, value_name = "TOKENS", default_value_t = 63)]
     max_prompt_tokens: u32,
 
@@ -87,8 +118,16 @@ impl LoadOptions {
     }
 
     pub(crate) fn workload(&self, salt: bool) -> Workload {
+        let prompts = match (&self.prompts, &self.trace, &self.random_input, &self.random_output) {
+            (Some(path), ..) => PromptSource::File(path.clone()),
+            (_, Some(path), ..) => PromptSource::Trace { path: path.clone(), speed: self.trace_speed },
+            (.., Some(input), Some(output)) => PromptSource::Random { input: input.clone(), output: output.clone() },
+            _ => PromptSource::Bundled,
+        };
         Workload {
-            prompts: self.prompts.clone().map_or(PromptSource::Bundled, PromptSource::File),
+            prompts,
+            turns: self.turns,
+            shared_prefix: self.shared_prefix.map(|tokens| SharedPrefix { tokens, groups: self.prefix_groups }),
             min_tokens: self.min_prompt_tokens,
             max_tokens: self.max_prompt_tokens,
             seed: self.seed,

@@ -149,6 +149,7 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
         budget,
         request_timeout: options.load.timeout()?,
         null_server_url: Some(null.url.clone()),
+        server_process: own.as_ref().map(Listening::id),
         ..SaturateConfig::new("")
     };
     let bar = progress::bar(None);
