@@ -12,6 +12,7 @@ use crate::error::{BenchError, Result};
 
 /// How requests arrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Arrivals {
     /// A fixed number of clients, each sending its next request when its last one has ended.

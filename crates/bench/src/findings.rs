@@ -8,6 +8,7 @@ use crate::stop::Stop;
 
 /// What a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
     /// The server or its machine was not the same at the end as at the beginning.
@@ -36,6 +37,7 @@ pub enum FindingKind {
 
 /// One thing that a report says about its own figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     pub kind: FindingKind,
     /// A whole sentence.

@@ -21,6 +21,7 @@ const TOLERATED_SWINGS: f64 = 1.5;
 
 /// What an open loop offered, and what became of it. Over the measured window.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OpenLoopFacts {
     pub arrivals: Arrivals,
     /// Requests a second that were due.
@@ -34,6 +35,7 @@ pub struct OpenLoopFacts {
 
 /// How the number of requests in flight changed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InFlightGrowth {
     /// Requests a second, by least squares, and the 95% half-width.
     pub per_s: f64,

@@ -26,6 +26,7 @@ const HEADROOM: f64 = 4.0;
 
 /// What the client sustained against a server that does nothing but write.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientCeiling {
     /// Output chunks a second.
     pub events_per_s: f64,

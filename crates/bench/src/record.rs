@@ -39,6 +39,7 @@ pub(crate) enum Outcome {
 
 /// How many requests ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OutcomeCounts {
     pub success: u64,
     pub http_429: u64,
@@ -110,6 +111,7 @@ impl OutcomeCounts {
 
 /// Where token counts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TokenSource {
     /// The server's `usage`.

@@ -34,6 +34,7 @@ use crate::slo::Slo;
 
 /// What the search is to find, and how far it may go.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SearchConfig {
     pub max_concurrency: u32,
     /// A doubling that gains less than this share is flat.
@@ -80,6 +81,7 @@ impl Default for SearchConfig {
 
 /// One measured rung, as far as the search looks at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RungPoint {
     pub concurrency: u32,
     /// Output tokens a second.
@@ -129,6 +131,7 @@ pub struct Measured {
 
 /// What bounds the throughput.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// More concurrency brings no more throughput.
@@ -153,6 +156,7 @@ pub enum Verdict {
 
 /// Where throughput saturates and where service breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Answer {
     pub verdict: Verdict,
     /// False: time ran out with something left to find.

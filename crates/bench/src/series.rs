@@ -10,6 +10,7 @@ const SLICES: usize = 60;
 
 /// One of the equal slices of a run, from its start to its end; what lies outside the measured window is in it, too.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TimeSlice {
     /// Seconds from the start of the run to the middle of the slice.
     pub at_s: f64,
@@ -23,6 +24,7 @@ pub struct TimeSlice {
 
 /// What the server said of itself during a run, from its `/metrics`; and its GPUs, where it runs on this machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ServerSide {
     /// None: the server has no such counters.
     pub ttft_split: Option<TtftSplit>,
@@ -33,6 +35,7 @@ pub struct ServerSide {
 
 /// Where the time to the first token goes, on average over the requests of a run. Milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TtftSplit {
     /// In the server, before the request's first step.
     pub queue_ms: f64,
@@ -44,6 +47,7 @@ pub struct TtftSplit {
 
 /// One look at the server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ServerSample {
     /// Seconds from the start of the run.
     pub at_s: f64,
@@ -63,6 +67,7 @@ pub struct ServerSample {
 
 /// One GPU of this machine at one moment, as `nvidia-smi` tells. None: it does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GpuSample {
     pub index: u32,
     /// 0 to 1.

@@ -10,6 +10,7 @@ pub(crate) const SLO_CONFIDENCE: f64 = 0.99;
 
 /// Service level objectives. None of the limits: latency is not judged.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Slo {
     /// Milliseconds to the first token, and between tokens.
     pub ttft_ms: Option<f64>,
@@ -38,6 +39,7 @@ impl Slo {
 /// How the successful requests of a window stood to the limits. The time to the first token counts from when a request
 /// was due: in a closed loop that is when it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SloCounts {
     pub requests: u64,
     pub ttft_violations: u64,

@@ -21,6 +21,7 @@ const SLICES: usize = 100;
 
 /// A sample's mean and nearest-rank percentiles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Distribution {
     pub count: u64,
     pub mean: f64,
@@ -77,6 +78,7 @@ impl Distribution {
 
 /// Throughput over a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Rates {
     /// Successful requests a second.
     pub requests_per_s: f64,
@@ -87,6 +89,7 @@ pub struct Rates {
 
 /// Tokens a second as one user sees them, in the three ways that are about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PerUser {
     /// 1 / TPOT of each request: the headline.
     pub one_over_tpot: Option<Distribution>,
@@ -98,6 +101,7 @@ pub struct PerUser {
 
 /// The part of the run that was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WindowFacts {
     /// Seconds from the start of the run.
     pub start_s: f64,
@@ -110,6 +114,7 @@ pub struct WindowFacts {
 
 /// Tokens of the successful requests of the whole run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TokenTotals {
     pub source: TokenSource,
     pub input: u64,
@@ -124,6 +129,7 @@ pub struct TokenTotals {
 
 /// One concurrency, measured. Latencies in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RungSummary {
     pub concurrency: u32,
     pub outcomes: OutcomeCounts,

@@ -12,6 +12,7 @@ const CLIFF: f64 = 0.1;
 
 /// What service fails by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Constraint {
     /// Requests fail.
@@ -26,6 +27,7 @@ pub enum Constraint {
 
 /// How service goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Fall {
     /// Little is lost at the first concurrency that fails.
@@ -36,6 +38,7 @@ pub enum Fall {
 
 /// Where service breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Breakpoint {
     /// The greatest concurrency that keeps every limit; 0 if none does.
     pub last_pass: u32,

@@ -11,6 +11,7 @@ const TOLERATED: f64 = 0.03;
 
 /// Two concurrencies measured once more at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Drift {
     pub at_one: Recheck,
     /// None if saturation is at a concurrency of 1, or there was no time for it.
@@ -26,6 +27,7 @@ impl Drift {
 
 /// One concurrency, before and at the end. Output tokens a second.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Recheck {
     pub concurrency: u32,
     pub before: f64,

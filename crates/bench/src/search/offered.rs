@@ -14,6 +14,7 @@ const LEAST_BAD: u64 = 2;
 
 /// One open-loop run, as far as the search looks at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OfferedPoint {
     /// Of the highest throughput.
     pub share: f64,
@@ -31,6 +32,7 @@ pub struct OfferedPoint {
 
 /// Why a rate does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OpenLoopFault {
     /// Requests fail, or were dropped.
@@ -43,6 +45,7 @@ pub enum OpenLoopFault {
 
 /// What became of arrivals that do not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OpenLoopAnswer {
     /// Requests a second that the highest throughput of the closed loop comes to.
     pub max_rate: f64,
