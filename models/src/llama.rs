@@ -92,7 +92,7 @@ impl Llama {
 impl Config {
     fn parse(config: &Value) -> Result<Self, CheckpointError> {
         let fields = Fields::new(config)?;
-        fields.refuse(&["attention_bias", "mlp_bias"])?;
+        fields.refuse(&["attention_bias", "mlp_bias", "rope_interleaved"])?;
         fields.only("hidden_act", "silu")?;
         let is_mistral = fields.text("model_type")? == Some("mistral");
         let (hidden_size, heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);

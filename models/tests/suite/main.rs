@@ -4,5 +4,6 @@ mod driver;
 mod dummies;
 mod formats;
 mod golden;
+mod published;
 mod refusals;
 mod table;
