@@ -162,6 +162,63 @@ fn older_spellings_mean_the_same() {
     }
 }
 
+/// Writes a copy's tensors anew, each as `edit` has it: under what name, and with what shape and bytes; or not at all.
+fn rewrite(copy: &Copy, edit: impl Fn(&str, &TensorView<'_>) -> Option<(String, Vec<usize>, Vec<u8>)>) {
+    let path = copy.0.join("model.safetensors");
+    let original = fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&original).unwrap();
+    let edited: Vec<_> =
+        tensors.tensors().into_iter().filter_map(|(name, view)| Some((edit(&name, &view)?, view.dtype()))).collect();
+    let views =
+        edited.iter().map(|((name, shape, data), dtype)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn the_text_of_a_model_that_also_sees_is_found_by_either_name() {
+    let copy = Copy::of("gemma3-seeing", "seeing");
+    rewrite(&copy, |name, view| {
+        let name = match name.strip_prefix("language_model.model.") {
+            Some(inner) => format!("model.language_model.{inner}"),
+            None => format!("model.{name}"),
+        };
+        Some((name, view.shape().to_vec(), view.data().to_vec()))
+    });
+    let ids = &Golden::read("gemma3-seeing").prompts("")[0].ids;
+    let logits = |path: &Path| Driver::open(path, Activations::F32, 64).whole(ids);
+    assert_eq!(logits(&copy.0), logits(&golden_dir().join("gemma3-seeing")));
+    copy.edit_json("config.json", |config| config["text_config"]["num_hidden_layers"] = json!(3));
+    copy.check("", &["text_config.layer_types"]);
+    copy.edit_json("config.json", |config| config["text_config"]["layer_types"] = Value::Null);
+    copy.check("", &["model.language_model.layers.2", "missing"]);
+}
+
+#[test]
+fn experts_that_are_not_there() {
+    let keep = |name: &str, view: &TensorView<'_>| Some((name.to_owned(), view.shape().to_vec(), view.data().to_vec()));
+    let modules = Copy::of("cpu/qwen3_moe", "expert-modules");
+    let lost = "model.layers.1.mlp.experts.5.up_proj.weight";
+    rewrite(&modules, |name, view| keep(name, view).filter(|_| name != lost));
+    modules.check("", &[lost, "missing"]);
+    modules.edit_json("config.json", |config| config["num_local_experts"] = json!(5));
+    modules.check("", &["model.layers.0.mlp.gate", "[6, 64]", "[5, 64]"]);
+    let fused = Copy::of("cpu/llama4", "expert-stack");
+    let lost = "model.layers.0.feed_forward.shared_expert.up_proj.weight";
+    rewrite(&fused, |name, view| keep(name, view).filter(|_| name != lost));
+    fused.check("", &[lost, "missing"]);
+    fused.edit_json("config.json", |config| config["moe_layers"] = json!([2]));
+    fused.check("", &["model.layers.0.feed_forward.gate_proj", "missing"]);
+    let fused = Copy::of("cpu/llama4", "expert-shape");
+    rewrite(&fused, |name, view| {
+        let (name, mut shape, data) = keep(name, view)?;
+        if name == "model.layers.2.feed_forward.experts.down_proj" {
+            shape.swap(1, 2);
+        }
+        Some((name, shape, data))
+    });
+    fused.check("", &["model.layers.2.feed_forward.experts.down_proj", "[4, 64, 32]", "[4, 32, 64]"]);
+}
+
 #[test]
 fn damaged_safetensors() {
     let copy = Copy::of("llama", "safetensors");
@@ -301,6 +358,19 @@ fn damaged_gguf_files() {
     copy.check("edited.gguf", &["llama.block_count"]);
     replace("llama", "llamb");
     copy.check("edited.gguf", &["llamb"]);
+    let copy = Copy::of("cpu/gpt-oss-gguf", "gguf-experts");
+    copy.edit_bytes("mxfp4.gguf", |bytes| {
+        let from = b"blk.1.ffn_down_exps.bias";
+        let at = bytes.windows(from.len()).position(|w| w == from).expect("the text is in the file");
+        bytes[at + from.len() - 4] = b'B';
+    });
+    copy.check("mxfp4.gguf", &["blk.1.ffn_down_exps.bias", "missing"]);
+    copy.edit_bytes("q8_0.gguf", |bytes| {
+        let from = b"gpt-oss.expert_used_count";
+        let at = bytes.windows(from.len()).position(|w| w == from).expect("the key is in the file");
+        bytes[at + from.len() - 1] = b'T';
+    });
+    copy.check("q8_0.gguf", &["gpt-oss.expert_used_count"]);
     fs::write(copy.0.join("edited.gguf"), b"").unwrap();
     copy.check("edited.gguf", &["edited.gguf"]);
     copy.check("absent.gguf", &["absent.gguf"]);
