@@ -131,7 +131,7 @@ fn of_text(a: &Perplexity, b: &Perplexity) -> String {
             interval.high,
             if interval.low > 0.0 || interval.high < 0.0 { "a difference" } else { "no difference shown" }
         ),
-        None => "one window: no interval".to_owned(),
+        None => "too few windows for an interval".to_owned(),
     };
     let mut line = format!("bits per byte: {:+.4} ({relative:+.2}%; {interval})", b.bits_per_byte - a.bits_per_byte);
     // Of one tokenizer alone are tokens' perplexities of one scale.
@@ -189,10 +189,10 @@ mod tests {
     #[test]
     fn runs_are_compared_task_by_task() {
         let (pass, fail) = (Outcome::Pass, Outcome::Fail);
-        let text = compared(report(&[pass; 8], &[9.0, 9.5]), report(&[fail; 8], &[9.9, 10.4]));
+        let text = compared(report(&[pass; 8], &[9.0, 9.5, 9.1, 9.2]), report(&[fail; 8], &[9.9, 10.4, 10.0, 10.1]));
         assert!(text.contains("fails 8 that [1] passes, of 8: a difference (McNemar p = 0.01)"), "{text}");
         assert!(text.contains("95%: +0.0325 to +0.0325, a difference"), "{text}");
-        let text = compared(report(&[pass, fail], &[9.0, 9.5]), report(&[fail, pass], &[9.5, 9.0]));
+        let text = compared(report(&[pass, fail], &[9.0, 9.5, 9.0, 9.5]), report(&[fail, pass], &[9.5, 9.0, 9.5, 9.0]));
         assert!(text.contains("no difference shown (McNemar p = 1.00)"), "{text}");
         assert!(text.contains("+0.0000 (+0.00%"), "{text}");
         assert!(text.contains("not measured") && !text.contains(" 0 J"), "{text}");
