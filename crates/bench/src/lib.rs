@@ -77,7 +77,7 @@ pub use open_loop::{InFlightGrowth, OpenLoopFacts};
 pub use preflight::{ClientCeiling, measure_client_ceiling};
 pub use progress::{Progress, Running, Stage};
 pub use record::{OutcomeCounts, TokenSource};
-pub use report::{BenchReport, OfferedReport, PageOptions, RungReport, SaturationReport, WorkloadFacts};
+pub use report::{BenchReport, Foretold, OfferedReport, PageOptions, RungReport, SaturationReport, WorkloadFacts};
 pub use run::{run, run_until};
 pub use saturate::{saturate, saturate_until};
 pub use search::{

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::charts::joules_per_token;
-pub use self::html::PageOptions;
+pub use self::html::{Foretold, PageOptions};
 use crate::config::{BenchConfig, SaturateConfig};
 use crate::error::{BenchError, Result};
 use crate::findings::Finding;

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use plimsoll_bench::Slo;
+use plimsoll_bench::{Foretold, Slo};
 use plimsoll_nn::ModelInfo;
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_runner::{MemoryBudget, MemoryError, MemoryLimits, MemoryPlan};
 use plimsoll_sim::{Efficiency, Gpu, Roofline, gpus};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::curve::Load;
@@ -223,6 +223,34 @@ pub(crate) fn run(options: &PlanOptions) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What `plan --json` printed, read again.
+///
+/// # Errors
+/// The file cannot be read or is no plan.
+pub(crate) fn foretold(path: &Path) -> Result<Vec<Foretold>> {
+    #[derive(Deserialize)]
+    struct Read {
+        schema: String,
+        rungs: Vec<Rung>,
+    }
+    #[derive(Deserialize)]
+    struct Rung {
+        concurrency: u32,
+        output_tokens_per_s: f64,
+        roofline_tokens_per_s: f64,
+    }
+    let whole = std::fs::read(path).with_context(|| format!("cannot read --plan {}", path.display()))?;
+    let wrong = || format!("--plan {} is no plan; give what `plimsoll plan --json` printed", path.display());
+    let read: Read = serde_json::from_slice(&whole).with_context(wrong)?;
+    ensure!(read.schema == report::SCHEMA, "{}: it is `{}`", wrong(), read.schema);
+    let foretold = |rung: Rung| Foretold {
+        concurrency: rung.concurrency,
+        predicted: rung.output_tokens_per_s,
+        roofline: rung.roofline_tokens_per_s,
+    };
+    Ok(read.rungs.into_iter().map(foretold).collect())
 }
 
 fn plan(options: &PlanOptions) -> Result<Plan> {

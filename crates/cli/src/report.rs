@@ -6,6 +6,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use plimsoll_bench::{PageOptions, SaturationReport};
 
+use crate::plan;
+
 /// What `report` takes.
 #[derive(Args, Debug)]
 pub(crate) struct ReportOptions {
@@ -31,6 +33,10 @@ pub(crate) struct FormOptions {
     /// GPUs behind the endpoint, so that the page tells the throughput of one
     #[arg(long, value_name = "N")]
     gpus: Option<u32>,
+
+    /// What `plan --json` printed for this model and GPU: the page draws it beside, and the share of the roofline
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
 }
 
 impl FormOptions {
@@ -41,7 +47,8 @@ impl FormOptions {
     pub(crate) fn write(&self, report: &SaturationReport) -> Result<()> {
         ensure!(self.gpus != Some(0), "--gpus is 0; give at least 1, or leave it out");
         if let Some(path) = &self.html {
-            write(path, &report.page(PageOptions { gpus: self.gpus }).to_string())?;
+            let plan = self.plan.as_deref().map(plan::foretold).transpose()?.unwrap_or_default();
+            write(path, &report.page(&PageOptions { gpus: self.gpus, plan }).to_string())?;
         }
         if let Some(path) = &self.csv {
             write(path, &report.csv())?;

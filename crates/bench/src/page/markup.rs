@@ -63,8 +63,12 @@ pub(crate) fn number(value: f64) -> String {
     thousands(&format!("{value:.decimals$}"))
 }
 
-/// A number on an axis: `0.5`, `200`, `12k`, `3M`.
+/// A number on an axis: `0.5`, `200`, `1,024`, `12k`, `3M`.
 pub(crate) fn tick(value: f64) -> String {
+    // A power of two is not known by its first digits.
+    if value.fract() == 0.0 && (1e3..1e6).contains(&value) && value % 100.0 != 0.0 {
+        return thousands(&format!("{value}"));
+    }
     let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     let (scaled, unit) =
         units.iter().find(|(size, _)| value.abs() >= *size).map_or((value, ""), |(size, unit)| (value / size, unit));
@@ -107,7 +111,15 @@ mod tests {
         }
         assert_eq!(number(f64::NAN), "\u{2013}");
         assert_eq!(number(1e300), "1.00e300");
-        let ticks = [(0.0, "0"), (0.5, "0.5"), (200.0, "200"), (12_000.0, "12k"), (1_500_000.0, "1.5M"), (-0.0, "0")];
+        let ticks = [
+            (0.0, "0"),
+            (0.5, "0.5"),
+            (200.0, "200"),
+            (12_000.0, "12k"),
+            (1_500_000.0, "1.5M"),
+            (1024.0, "1,024"),
+            (-0.0, "0"),
+        ];
         for (value, expected) in ticks {
             assert_eq!(tick(value), expected);
         }

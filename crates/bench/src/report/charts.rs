@@ -1,6 +1,7 @@
 //! The charts of a saturation report: all that it has the data for.
 
 mod offered;
+mod roofline;
 mod server;
 mod time;
 
@@ -25,17 +26,17 @@ const FAILURE_COLORS: [Color; 10] = [
 ];
 
 /// All that the report has the data for.
-pub(super) fn all(report: &SaturationReport, options: PageOptions) -> Vec<Section> {
+pub(super) fn all(report: &SaturationReport, options: &PageOptions) -> Vec<Section> {
     let rungs = counted(report);
     let charts = [
-        throughput(report, &rungs),
+        throughput(report, &rungs, options),
         latency(report, &rungs, "Time to first token", Latency::Ttft),
         latency(report, &rungs, "Time a token, after the first", Latency::Tpot),
         trade_off(report, &rungs, options),
     ];
     let mut sections = drawn(charts);
     sections.extend(outcomes(&report.rungs).map(Section::Bars));
-    sections.extend(drawn([goodput(report, &rungs)]));
+    sections.extend(drawn([goodput(report, &rungs), roofline::share(&rungs, &options.plan)]));
     sections.extend(drawn(offered::charts(report)));
     sections.extend(server::sections(report));
     sections.extend(drawn(time::charts(report)));
@@ -64,7 +65,7 @@ fn concurrency() -> Axis {
     Axis::new("concurrent requests", Scale::Doubling)
 }
 
-fn throughput(report: &SaturationReport, rungs: &[&RungSummary]) -> Chart {
+fn throughput(report: &SaturationReport, rungs: &[&RungSummary], options: &PageOptions) -> Chart {
     let point = |summary: &RungSummary| {
         let rate = summary.rates.output_tokens_per_s;
         let interval = summary.output_half_width.map(|width| ((rate - width).max(0.0), rate + width));
@@ -85,25 +86,26 @@ fn throughput(report: &SaturationReport, rungs: &[&RungSummary]) -> Chart {
             ceiling / most
         ));
     }
+    let series = vec![
+        Series {
+            name: "output tok/s".to_owned(),
+            color: Color::Blue,
+            line: Line::Solid,
+            points: rungs.iter().copied().map(point).collect(),
+        },
+        Series {
+            name: "measured again".to_owned(),
+            color: Color::Blue,
+            line: Line::Dots,
+            points: others.map(point).collect(),
+        },
+    ];
     Chart {
         title: "Throughput against concurrency".to_owned(),
         about,
         x: concurrency(),
         y: Axis::new("output tok/s", Scale::Linear),
-        series: vec![
-            Series {
-                name: "output tok/s".to_owned(),
-                color: Color::Blue,
-                line: Line::Solid,
-                points: rungs.iter().copied().map(point).collect(),
-            },
-            Series {
-                name: "measured again".to_owned(),
-                color: Color::Blue,
-                line: Line::Dots,
-                points: others.map(point).collect(),
-            },
-        ],
+        series: series.into_iter().chain(roofline::foretold(&options.plan)).collect(),
         spans: spans(report),
         rules: marks(report).into_iter().chain([ceiling_rule(ceiling)]).collect(),
         wide: true,
@@ -195,7 +197,7 @@ fn latency(report: &SaturationReport, rungs: &[&RungSummary], title: &str, which
 }
 
 /// What all get against what each one gets.
-fn trade_off(report: &SaturationReport, rungs: &[&RungSummary], options: PageOptions) -> Chart {
+fn trade_off(report: &SaturationReport, rungs: &[&RungSummary], options: &PageOptions) -> Chart {
     let gpus = f64::from(options.gpus.unwrap_or(1).max(1));
     let label = if options.gpus.is_some() { "output tok/s per GPU" } else { "output tok/s" };
     let point = |summary: &&RungSummary| {

@@ -8,15 +8,26 @@ use crate::summary::RungSummary;
 use crate::table::{self, number, percent};
 
 /// What a report does not know of its server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PageOptions {
     /// GPUs behind the endpoint, by which the throughput of one is told. None: not told.
     pub gpus: Option<u32>,
+    /// What a plan foretells of the same server; empty: there is none.
+    pub plan: Vec<Foretold>,
+}
+
+/// What a plan says of one concurrency. Output tokens a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Foretold {
+    pub concurrency: u32,
+    pub predicted: f64,
+    /// If the device did all that its datasheet says.
+    pub roofline: f64,
 }
 
 impl SaturationReport {
     /// The page that shows this report.
-    pub fn page(&self, options: PageOptions) -> Page {
+    pub fn page(&self, options: &PageOptions) -> Page {
         let at_saturation = self.at_saturation().map(|rung| &rung.summary);
         let charts = charts::all(self, options);
         let mut sections = charts;

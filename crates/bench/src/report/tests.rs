@@ -10,7 +10,11 @@ use crate::report::sample;
 use crate::search::Verdict;
 
 fn html(report: &SaturationReport) -> String {
-    report.page(PageOptions { gpus: Some(2) }).to_string()
+    let foretold = |concurrency| {
+        let roofline = 3000.0_f64.min(300.0 * f64::from(concurrency));
+        Foretold { concurrency, predicted: 0.6 * roofline, roofline }
+    };
+    report.page(&PageOptions { gpus: Some(2), plan: [1, 16, 256].map(foretold).to_vec() }).to_string()
 }
 
 #[test]
@@ -31,6 +35,8 @@ fn a_full_report_gives_every_chart_and_the_answer_first() {
         "Inside the server",
         "How full the server was",
         "Energy a token",
+        "Share of the roofline",
+        "foretold by the plan",
         "Throughput over time at the saturation point (N = 48)",
         "left out: ramp and transient",
         "saturates at 48",

@@ -13,7 +13,7 @@ use super::{KvType, PlanOptions, Quantize};
 use crate::bytes::ByteSize;
 
 /// Name and version of the JSON.
-const SCHEMA: &str = "plimsoll.plan/1";
+pub(super) const SCHEMA: &str = "plimsoll.plan/1";
 
 /// What is predicted, and of what.
 #[derive(Clone, Debug, Serialize)]

@@ -135,6 +135,14 @@ fn a_plan_is_json_and_a_page() {
     let json = serde_json::to_value(&plan).expect("JSON");
     assert_eq!(json["schema"], "plimsoll.plan/1");
     assert!(json["rungs"].as_array().is_some_and(|rungs| !rungs.is_empty()));
+    let file = std::env::temp_dir().join(format!("plimsoll-plan-{}.json", std::process::id()));
+    std::fs::write(&file, json.to_string()).expect("written");
+    let read = foretold(&file).expect("a plan");
+    assert_eq!(read.len(), plan.rungs.len());
+    assert!(read.iter().all(|rung| rung.predicted <= rung.roofline));
+    std::fs::write(&file, r#"{"schema":"plimsoll.saturation/2","rungs":[]}"#).expect("written");
+    assert!(foretold(&file).expect_err("no plan").to_string().contains("plan --json"));
+    std::fs::remove_file(&file).expect("removed");
     let html = plan.page().to_string();
     assert!(html.contains("Nothing was run on a GPU") && !html.contains("NaN"));
 }
