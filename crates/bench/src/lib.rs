@@ -62,6 +62,7 @@ mod target;
 mod telemetry;
 mod timeline;
 mod trace;
+mod usage_check;
 mod window;
 
 pub use arrivals::Arrivals;

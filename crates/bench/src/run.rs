@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::arrivals::Arrivals;
 use crate::config::BenchConfig;
+use crate::descriptors;
 use crate::error::Result;
 use crate::findings;
 use crate::progress::{Progress, Running, Stage};
@@ -33,13 +34,15 @@ pub async fn run_until(config: &BenchConfig, stop: &Stop, progress: impl Fn(&Pro
         requests: config.requests,
         slo: config.slo,
         stop: stop.clone(),
+        check_usage: config.warmup > 0,
         process: None,
     })
     .await?;
     progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });
     target.warm_up(config.warmup, config.request_timeout).await;
+    let (concurrency, too_few) = descriptors::connections_for(config.concurrency);
     let rung = Rung {
-        concurrency: config.concurrency,
+        concurrency,
         arrivals: config.arrivals,
         seed: config.workload.seed,
         max_requests: config.requests,
@@ -56,13 +59,14 @@ pub async fn run_until(config: &BenchConfig, stop: &Stop, progress: impl Fn(&Pro
         .measure(rung, |live| {
             if shown.elapsed() >= SHOW_EVERY {
                 shown = Instant::now();
-                progress(&Progress::Running(Running::new(stage, config.concurrency, live, None)));
+                progress(&Progress::Running(Running::new(stage, concurrency, live, None)));
             }
             false
         })
         .await;
     progress(&Progress::Rung(stage, Box::new(rung.clone())));
-    let findings = findings::of_rungs([&rung], config.workload.salt, stop);
+    let of_rung = findings::of_rungs([&rung], config.workload.salt, stop);
+    let findings = target.usage.into_iter().chain(too_few).chain(of_rung).collect();
     Ok(BenchReport {
         schema: BENCH_SCHEMA.to_owned(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),

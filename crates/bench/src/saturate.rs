@@ -24,6 +24,8 @@ const LEAST_COMPLETIONS_PER_CLIENT: usize = 2;
 const LONGEST_RAMP: Duration = Duration::from_secs(5);
 /// What the last rung is given at least when the budget is nearly spent.
 const SHORTEST_RUNG: Duration = Duration::from_secs(1);
+/// The most requests in flight of an open loop, as far as this process may have so many connections.
+const MOST_IN_FLIGHT: u32 = 4096;
 /// Shares of the budget at which the closed loop and the open loop must be over, where something comes after them.
 const CLOSED_LOOP_SHARE: f64 = 0.7;
 const OPEN_LOOP_SHARE: f64 = 0.92;
@@ -46,6 +48,7 @@ pub async fn saturate_until(
     let started_unix_s = unix_now();
     let budget = Budget { began: Instant::now(), all: config.budget };
     let (most, too_few) = descriptors::connections_for(config.search.max_concurrency);
+    let (most_in_flight, _) = descriptors::connections_for(most.max(MOST_IN_FLIGHT));
     let search = SearchConfig { max_concurrency: most, ..config.search.clone() };
     let client_ceiling = preflight::measure_client_ceiling(config.null_server_url.as_deref()).await?;
     progress(&Progress::Preflight(client_ceiling.clone()));
@@ -58,6 +61,7 @@ pub async fn saturate_until(
         requests: u64::MAX,
         slo: config.search.slo,
         stop: stop.clone(),
+        check_usage: config.warmup > 0,
         process: config.server_process,
     })
     .await?;
@@ -66,6 +70,7 @@ pub async fn saturate_until(
     let mut walk = Walk {
         config,
         search: &search,
+        most_in_flight,
         target: &target,
         client_ceiling: &client_ceiling,
         budget,
@@ -77,7 +82,7 @@ pub async fn saturate_until(
         rechecks: Vec::new(),
     };
     let answer = walk.to_the_end().await?;
-    let findings = too_few.into_iter().chain(walk.findings(&answer)).collect();
+    let findings = target.usage.clone().into_iter().chain(too_few).chain(walk.findings(&answer)).collect();
     let Walk { mut rungs, offered, rechecks, .. } = walk;
     rungs.sort_by_key(|rung| rung.summary.concurrency);
     Ok(SaturationReport {
@@ -122,6 +127,8 @@ impl Budget {
 struct Walk<'a, P> {
     config: &'a SaturateConfig,
     search: &'a SearchConfig,
+    /// Of an open loop.
+    most_in_flight: u32,
     target: &'a Target,
     client_ceiling: &'a ClientCeiling,
     budget: Budget,
@@ -148,17 +155,27 @@ impl<P: Fn(&Progress)> Walk<'_, P> {
                 Step::Recheck(_) if over(self.budget.left(1.0)) => self.measured.no_more_rechecks = true,
                 Step::Measure(concurrency) => {
                     let rung = self.closed(Stage::ClosedLoop, concurrency, self.left_for_rungs()).await;
-                    self.measured.rungs.push(point(&rung, self.client_ceiling));
+                    match says_something(&rung) {
+                        true => self.measured.rungs.push(point(&rung, self.client_ceiling)),
+                        false => self.measured.no_more_rungs = true,
+                    }
                     self.rungs.push(rung);
                 }
                 Step::Recheck(concurrency) => {
                     let rung = self.closed(Stage::Recheck, concurrency, self.budget.left(1.0)).await;
-                    self.measured.rechecks.push(point(&rung, self.client_ceiling));
+                    // Too short a rung would show a change that is its own.
+                    match rung.summary.window.steady {
+                        true => self.measured.rechecks.push(point(&rung, self.client_ceiling)),
+                        false => self.measured.no_more_rechecks = true,
+                    }
                     self.rechecks.push(rung);
                 }
                 Step::Offer { share, rate } => {
                     let rung = self.open(rate).await;
-                    self.measured.offered.push(offered_point(share, rate, &rung));
+                    match says_something(&rung) {
+                        true => self.measured.offered.push(offered_point(share, rate, &rung)),
+                        false => self.measured.no_more_offers = true,
+                    }
                     self.offered.push(OfferedReport { share, rate, rung });
                 }
             }
@@ -205,7 +222,7 @@ impl<P: Fn(&Progress)> Walk<'_, P> {
         let rule = &self.config.rung;
         let longest = self.left_for_offers().max(SHORTEST_RUNG);
         let rung = Rung {
-            concurrency: self.search.max_concurrency,
+            concurrency: self.most_in_flight,
             arrivals: Arrivals::Poisson { rate },
             // A seed of its own for each.
             seed: self.config.workload.seed.wrapping_add(1 + self.offered.len() as u64),
@@ -292,6 +309,11 @@ fn is_enough(rule: &RungRule, concurrency: u32, live: &Live<'_>) -> bool {
     live.precision().is_some_and(|half_width| half_width <= rule.half_width)
 }
 
+/// Whether any request of a rung ended before it was cut off.
+fn says_something(rung: &RungReport) -> bool {
+    rung.summary.outcomes.total() > 0
+}
+
 /// What the search looks at of a rung.
 fn point(rung: &RungReport, client_ceiling: &ClientCeiling) -> RungPoint {
     let summary = &rung.summary;
@@ -330,5 +352,6 @@ fn offered_point(share: f64, rate: f64, rung: &RungReport) -> OfferedPoint {
 
 fn nothing_works(rungs: &[RungReport]) -> BenchError {
     let mut samples = rungs.iter().flat_map(|rung| &rung.failure_samples);
-    BenchError::NothingWorks(samples.next().cloned().unwrap_or_else(|| "no reply carried a token".to_owned()))
+    let silent = "no request ended with a token before the time was up";
+    BenchError::NothingWorks(samples.next().cloned().unwrap_or_else(|| silent.to_owned()))
 }

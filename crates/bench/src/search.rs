@@ -187,7 +187,7 @@ pub struct Answer {
 pub fn next_step(config: &SearchConfig, measured: &Measured) -> Option<Step> {
     let rungs = Rungs::new(config, &measured.rungs);
     if rungs.all.is_empty() {
-        return Some(Step::Measure(1));
+        return (!measured.no_more_rungs).then_some(Step::Measure(1));
     }
     if let Some(next) = rungs.next().filter(|_| !measured.no_more_rungs) {
         return (!rungs.serving().is_empty() || rungs.is_in_doubt()).then_some(Step::Measure(next));

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::arrivals::Arrivals;
 use crate::client::{Client, Clock, HttpClients};
 use crate::config::{Endpoint, Generation, PromptSource, Workload};
 use crate::endpoint::{Asking, Base, RemoteTokenizer, find_model};
 use crate::error::Result;
+use crate::findings::Finding;
 use crate::load::{Live, LoadPlan, Phase, drive};
 use crate::report::{RungReport, WorkloadFacts};
 use crate::selection::select;
@@ -18,6 +20,7 @@ use crate::source::RequestSource;
 use crate::stop::Stop;
 use crate::telemetry::Telemetry;
 use crate::timeline::Timeline;
+use crate::usage_check::check_usage;
 
 /// More distinct prompts than this are not looked for: their lengths take one request each to find out.
 const MAX_PROMPTS: u64 = 4096;
@@ -26,6 +29,8 @@ const MAX_PROMPTS: u64 = 4096;
 pub(crate) struct Target {
     pub(crate) model: String,
     pub(crate) workload: WorkloadFacts,
+    /// What is wrong with the server's token counts.
+    pub(crate) usage: Option<Finding>,
     client: Arc<Client>,
     source: Arc<RequestSource>,
     request_timeout: Duration,
@@ -45,6 +50,8 @@ pub(crate) struct TargetConfig<'a> {
     pub(crate) requests: u64,
     pub(crate) slo: Slo,
     pub(crate) stop: Stop,
+    /// Hold the server's token counts against its tokenizer, with one request.
+    pub(crate) check_usage: bool,
     /// The server's process, where it is known.
     pub(crate) process: Option<u32>,
 }
@@ -66,12 +73,22 @@ impl Target {
         let generation = Generation { ignore_eos: exact, ..config.generation.clone() };
         let source = RequestSource::new(kind, &model, &generation, config.workload, selection.prompts)?;
         let source = source.with_trace(selection.trace);
-        let client = Arc::new(Client::new(http, base.generate(kind), config.request_timeout));
+        let source = Arc::new(source);
+        let job = if config.check_usage { source.session().next_job() } else { None };
+        let usage = match (tokenizer, job) {
+            (Some(tokenizer), Some(job)) => {
+                let check = check_usage(asking, &tokenizer, base.generate(kind), job.body);
+                timeout(config.request_timeout, check).await.ok().flatten()
+            }
+            _ => None,
+        };
+        let client = Arc::new(Client::new(http.clone(), base.generate(kind), config.request_timeout));
         Ok(Self {
+            usage,
             model,
             workload,
             client,
-            source: Arc::new(source),
+            source,
             request_timeout: config.request_timeout,
             slo: config.slo,
             stop: config.stop,

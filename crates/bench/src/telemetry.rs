@@ -16,7 +16,7 @@ use crate::endpoint::Asking;
 use crate::series::{GpuSample, ServerSample, ServerSide, TtftSplit};
 use crate::summary::RungSummary;
 
-/// How often the server is looked at, and how long it may take to answer.
+/// How often the server is looked at, and how long it may take to answer at most.
 const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// No metrics page is longer.
@@ -107,6 +107,7 @@ impl Page {
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     http: reqwest::Client,
+    patience: Duration,
     /// None: it has no metrics that are known.
     url: Option<Url>,
     /// Of the server, where it is known.
@@ -126,8 +127,13 @@ impl Telemetry {
     pub(crate) async fn of(asking: Asking<'_>, process: Option<u32>) -> Option<Self> {
         let url = asking.base.join("metrics");
         let local = url.host_str().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"));
-        let mut telemetry =
-            Self { http: asking.http.clone(), url: Some(url), process, gpus: if local { Gpus::watch() } else { None } };
+        let mut telemetry = Self {
+            http: asking.http.clone(),
+            patience: asking.patience.min(PATIENCE),
+            url: Some(url),
+            process,
+            gpus: if local { Gpus::watch() } else { None },
+        };
         if !telemetry.page().await.is_some_and(|page| page.is_known()) {
             telemetry.url = None;
         }
@@ -168,7 +174,7 @@ impl Telemetry {
     }
 
     async fn page(&self) -> Option<Page> {
-        let request = self.http.get(self.url.clone()?).timeout(PATIENCE);
+        let request = self.http.get(self.url.clone()?).timeout(self.patience);
         let mut response = request.send().await.ok()?.error_for_status().ok()?;
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.ok()? {

@@ -3,7 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use plimsoll_bench::{BenchConfig, BenchError, OutcomeCounts, RungReport, SaturateConfig, Verdict, run, saturate};
+use plimsoll_bench::{
+    BenchConfig, BenchError, FindingKind, OutcomeCounts, RungReport, SaturateConfig, Verdict, run, saturate,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -124,7 +126,7 @@ async fn a_body_cut_off_in_the_middle_is_truncated() {
 #[tokio::test]
 async fn an_endless_line_is_malformed_and_not_kept() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata: ";
-    let line = "x".repeat(6 << 20);
+    let line = "x".repeat(10 << 20);
     all_end(vec![Act::Say(head.to_owned()), Act::Say(line)], |c| &mut c.malformed, "too long").await;
 }
 
@@ -186,6 +188,67 @@ async fn tokens_are_what_the_server_says_and_not_the_chunks() {
     let content = rung.time_to_first_content_ms.expect("there is content").min;
     assert!((19.0..).contains(&ttft), "the role is no token: {ttft}");
     assert!((39.0..).contains(&content), "the thought is not the answer: {content}");
+}
+
+#[tokio::test]
+async fn all_tokens_in_one_burst_are_no_speed() {
+    let report = run(&config(&server(vec![stream(&[ROLE, TEXT, TEXT, TEXT, END, USAGE, DONE])]).await), |_| ()).await;
+    let rung = report.expect("a run").rung.summary;
+    assert_eq!((rung.outcomes.success, rung.tokens.output), (6, 54));
+    // What lies between two chunks of one packet is no time a token took.
+    assert!(rung.itl_ms.is_none() && rung.tokens_per_chunk == Some(3.0), "{:?}", rung.itl_ms);
+}
+
+#[tokio::test]
+async fn usage_that_cannot_be_is_told() {
+    let lie = r#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5000,"total_tokens":5007}}"#;
+    let report = run(&config(&server(vec![stream(&[ROLE, TEXT, END, lie, DONE])]).await), |_| ()).await.expect("a run");
+    let told = report.findings.iter().find(|finding| finding.kind == FindingKind::UsageWrong).expect("a finding");
+    assert!(told.invalidates() && told.text.contains("6 replies"), "{}", told.text);
+}
+
+/// A server with a tokenizer by which every text has `count` tokens.
+async fn server_with_tokenizer(script: Vec<Act>, count: u32) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let mut head = [0; 14];
+            let peeked = connection.peek(&mut head).await.is_ok();
+            let script = match peeked && &head == b"POST /tokenize" {
+                true => vec![status("200 OK", &format!("{{\"count\": {count}}}"))],
+                false => script.clone(),
+            };
+            tokio::spawn(async move { drop(play(connection, script).await) });
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn usage_is_held_against_the_server_s_own_tokenizer() {
+    for (count, lies) in [(9, false), (60, true)] {
+        let url = server_with_tokenizer(vec![stream(&[ROLE, TEXT, TEXT, END, USAGE, DONE])], count).await;
+        let mut config = config(&url);
+        config.warmup = 1;
+        let report = run(&config, |_| ()).await.expect("a run");
+        assert_eq!(report.rung.summary.outcomes.success, 6, "{:?}", report.rung.failure_samples);
+        assert_eq!(report.findings.iter().any(|finding| finding.invalidates()), lies, "{:?}", report.findings);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_and_not_the_end_of_what_was_measured() {
+    let report = run(&config(&server(vec![stream(&[ROLE, TEXT, END, USAGE, DONE])]).await), |_| ()).await;
+    let report = report.expect("a run");
+    let folder = std::env::temp_dir().join(format!("plimsoll-full-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    // Every write to this device fails as on a full disk.
+    std::os::unix::fs::symlink("/dev/full", folder.join("bench.json")).expect("a link");
+    let error = report.write(&folder).expect_err("no space");
+    assert!(error.to_string().contains("bench.json"), "{error}");
+    assert!(report.to_string().contains("output tok/s"), "{report}");
+    std::fs::remove_dir_all(&folder).expect("our own folder");
 }
 
 #[tokio::test]

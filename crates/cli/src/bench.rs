@@ -30,9 +30,6 @@ pub(crate) struct BenchOptions {
     #[arg(long, conflicts_with_all = ["concurrency", "requests", "arrivals", "rate", "prompts", "random_input", "trace"])]
     single: bool,
 
-    #[command(flatten)]
-    arrivals: ArrivalOptions,
-
     /// Milliseconds to the first token, from when the request was due, that a request may take to count for goodput
     #[arg(long, value_name = "MS")]
     slo_ttft: Option<f64>,
@@ -56,6 +53,9 @@ pub(crate) struct BenchOptions {
     /// Folder to write bench.json to. Ctrl-C ends the run early and reports what was measured
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+
+    #[command(flatten)]
+    arrivals: ArrivalOptions,
 
     #[command(flatten)]
     load: LoadOptions,

@@ -17,6 +17,9 @@ use crate::arrivals::Schedule;
 use crate::record::RequestRecord;
 use crate::source::Session;
 
+/// A session that panicked would take its records along.
+const SOUND: &str = "a session makes a record of every failure, and never panics";
+
 /// Sends all requests of the plan, and waits for their ends.
 pub(super) async fn dispatch(shared: Arc<Shared>, records: Sender<RequestRecord>) {
     let plan = &shared.plan;
@@ -39,7 +42,9 @@ pub(super) async fn dispatch(shared: Arc<Shared>, records: Sender<RequestRecord>
             idle = shared.clock.now().min(due);
             break;
         }
-        while sessions.try_join_next().is_some() {}
+        while let Some(joined) = sessions.try_join_next() {
+            joined.expect(SOUND);
+        }
         let mut session = shared.source.session();
         match places.clone().try_acquire_owned() {
             Ok(place) => {
@@ -60,7 +65,9 @@ pub(super) async fn dispatch(shared: Arc<Shared>, records: Sender<RequestRecord>
         idle = plan.max_duration.min(shared.clock.now());
     }
     shared.note_idle(idle.max(Duration::from_nanos(1)));
-    while sessions.join_next().await.is_some() {}
+    while let Some(joined) = sessions.join_next().await {
+        joined.expect(SOUND);
+    }
 }
 
 /// Plays one session through: its first request is due at `due`, each further one when the reply before it has ended.
