@@ -82,6 +82,10 @@ fn it_answers_like_any_other_model() {
     stream["stream"] = json!(true);
     let delta = |chunk: &Value| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned);
     assert_eq!(streamed(&server, "/v1/chat/completions", &stream, delta), said);
+    let (_, metrics) = server.get("/metrics");
+    for part in ["device", "open", "plan", "weights", "KV cache", "warm-up", "engine"] {
+        assert!(metrics.contains(&format!("plimsoll:startup_seconds{{part=\"{part}\"")), "{part}: {metrics}");
+    }
     drop(server);
 
     // The same config is the same model, whenever and wherever it is made.
@@ -136,6 +140,11 @@ fn contradictions_are_refused_before_anything_starts() {
             ["serve", "--port", "0"].into_iter().chain(dummy).chain(arguments.iter().copied()).collect();
         refused(&command, named);
     }
+    let mut huge: Value = serde_json::from_str(&std::fs::read_to_string(&good).expect("written")).expect("JSON");
+    (huge["num_hidden_layers"], huge["intermediate_size"]) = (json!(1000), json!(1 << 20));
+    (huge["hidden_size"], huge["num_attention_heads"]) = (json!(1 << 16), json!(512));
+    let huge = write("huge.json", &huge.to_string());
+    refused(&["serve", "--port", "0", "--load-format", "dummy", "--config", &huge], "the weights alone take");
     refused(&["serve", "--port", "0", "--config", &good], "--load-format dummy");
     refused(&["saturate", "--config", &good], "--load-format dummy");
 }

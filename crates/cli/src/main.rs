@@ -61,9 +61,10 @@ enum Command {
     Pull(pull::PullOptions),
     /// Say what a checkpoint is, what it takes, and what of it would not load
     ///
-    /// Its architecture, the formats of its tensors, its parameters, its tokenizer; the memory that it takes at a length and
-    /// a number of requests, by the plan that `serve` makes; and every reason why it would not load. Headers are read, no
-    /// weights. Ends with an error where it would not load.
+    /// Its architecture, the formats of its tensors, its parameters, its tokenizer; the memory that
+    /// it takes at a length and a number of requests, by the plan that `serve` makes; and every
+    /// reason why it would not load. Headers are read, no weights. Ends with an error where it would
+    /// not load.
     ///
     ///   plimsoll inspect model.gguf
     ///   plimsoll inspect ./llama-3.1-8b --max-model-len 8192 --max-num-seqs 32

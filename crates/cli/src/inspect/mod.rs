@@ -17,7 +17,7 @@ use crate::config::{Config, Model};
 use crate::device;
 use crate::means::Means;
 use crate::model;
-use crate::options::{CacheDtype, LoadFormat, ServeOptions, SharedOptions};
+use crate::options::{CacheDtype, LoadFormat, QuantizeKind, ServeOptions, SharedOptions};
 use crate::source::Source;
 use crate::start_times::StartTimes;
 
@@ -52,6 +52,10 @@ pub(crate) struct InspectOptions {
     /// Element type of the KV cache [default: auto]
     #[arg(long, value_name = "TYPE")]
     kv_cache_dtype: Option<CacheDtype>,
+
+    /// Format that matrices would be brought to while they are loaded [default: as stored]
+    #[arg(long, value_name = "FORMAT")]
+    quantize: Option<QuantizeKind>,
 }
 
 impl InspectOptions {
@@ -66,6 +70,7 @@ impl InspectOptions {
             max_num_batched_tokens: self.max_num_batched_tokens,
             kv_cache_memory: self.kv_cache_memory,
             kv_cache_dtype: self.kv_cache_dtype,
+            quantize: self.quantize,
             ..ServeOptions::default()
         }
     }

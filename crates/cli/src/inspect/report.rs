@@ -111,7 +111,7 @@ impl Display for Text<'_> {
         }
         write_stored(f, report)?;
         if let Some(parameters) = report.parameters {
-            line(f, "parameters", format_args!("{:.2} billion", parameters as f64 / 1e9))?;
+            line(f, "parameters", Count(parameters))?;
         }
         match &report.tokenizer {
             Some(TokenizerFacts { vocab_size, has_chat_template }) => {
@@ -124,12 +124,29 @@ impl Display for Text<'_> {
         if let Some(memory) = &report.memory {
             write_memory(f, memory)?;
         }
+        let refuses = report.memory.as_ref().is_some_and(|memory| matches!(memory.serve, Outcome::Refuses(_)));
         match &report.problems[..] {
+            [] if refuses => {
+                writeln!(f, "\nit would load on a machine with more memory, or with the changes named above")
+            }
             [] => writeln!(f, "\nit would load"),
             problems => {
                 writeln!(f, "\nit would not load:")?;
                 problems.iter().try_for_each(|problem| writeln!(f, "  - {problem}"))
             }
+        }
+    }
+}
+
+/// A large number as people say it.
+struct Count(u64);
+
+impl Display for Count {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n if n >= 1_000_000_000 => write!(f, "{:.2} billion", n as f64 / 1e9),
+            n if n >= 1_000_000 => write!(f, "{:.1} million", n as f64 / 1e6),
+            n => write!(f, "{n}"),
         }
     }
 }
@@ -169,7 +186,7 @@ fn write_tensors(f: &mut Formatter<'_>, groups: &[Group]) -> fmt::Result {
     for Group { name, element, count, shape, bytes } in groups {
         let shape = shape.as_ref().map_or_else(|| "various".to_owned(), |shape| format!("{shape:?}"));
         let size = ByteSize(*bytes).to_string();
-        let name = name.escape_debug();
+        let name = name.escape_debug().to_string();
         writeln!(f, "{name:<width$} {count:>6}  {element:<8} {size:>10}  {shape}")?;
     }
     Ok(())
@@ -193,9 +210,8 @@ fn write_memory(f: &mut Formatter<'_>, memory: &Memory) -> fmt::Result {
     if memory.overhead > 0 {
         row(f, "graphs and libraries (estimate)", memory.overhead)?;
     }
-    let verdict = if memory.total <= memory.available { "fits" } else { "more than" };
-    row(f, &format!("all, with {seqs} requests of {len} tokens"), memory.total)?;
-    row(f, &format!("which {verdict} what may be used now"), memory.available)?;
+    row(f, &format!("all, with {seqs} such requests"), memory.total)?;
+    row(f, "what may be used now", memory.available)?;
     match &memory.serve {
         Outcome::Starts { kv_cache, total, max_model_len, full_length_requests } => writeln!(
             f,
