@@ -12,20 +12,21 @@ pub(crate) fn without_thoughts(text: &str) -> &str {
     }
 }
 
-/// What stands after the last "Answer:", else the whole.
-fn stated(text: &str) -> &str {
+/// What stands after the last "Answer:" or "answer is"; `None` where neither does.
+fn stated(text: &str) -> Option<&str> {
+    // Of ASCII letters alone, so that places in it are places in the text.
     let lower = text.to_ascii_lowercase();
-    match lower.rfind("answer:").or_else(|| lower.rfind("answer is")) {
-        Some(at) => text[at + "answer:".len()..].trim_start_matches([':', 's', ' ', '*', '`']),
-        None => text,
-    }
+    let after = |marker: &str| lower.rfind(marker).map(|at| at + marker.len());
+    let at = after("answer:").max(after("answer is"))?;
+    Some(text[at..].trim_start_matches([':', ' ', '*', '`', '_']))
 }
 
 /// The stated number, else the last in the text.
 pub(crate) fn number(text: &str) -> Option<f64> {
-    let stated = stated(text);
-    let found = numbers(stated);
-    if stated.len() < text.len() { found.first().copied() } else { found.last().copied() }
+    match stated(text) {
+        Some(stated) => numbers(stated).first().copied(),
+        None => numbers(text).last().copied(),
+    }
 }
 
 /// Numbers with `.` as decimal point; commas between digits are dropped.
@@ -52,26 +53,43 @@ fn numbers(text: &str) -> Vec<f64> {
     found
 }
 
-/// The stated letter, else the only or last capital A to D that stands alone.
+/// The stated letter, else the last capital A to D that stands alone.
 pub(crate) fn choice(text: &str) -> Option<char> {
-    let stated = stated(text);
-    let is_stated = stated.len() < text.len();
-    let words = stated.split(|c: char| !c.is_alphanumeric());
-    let mut letters = words.filter_map(|word| match word.as_bytes() {
+    let capital = |word: &str| match word.as_bytes() {
         [letter @ b'A'..=b'D'] => Some(char::from(*letter)),
-        [letter @ b'a'..=b'd'] if is_stated => Some(char::from(letter.to_ascii_uppercase())),
         _ => None,
-    });
-    if is_stated { letters.next() } else { letters.next_back() }
+    };
+    let words = |text| str::split(text, |c: char| !c.is_alphanumeric());
+    let Some(stated) = stated(text) else { return words(text).filter_map(capital).last() };
+    // In lower case a letter may be an article, unless it is all that is said.
+    let alone = bare(stated.lines().next().unwrap_or_default()).to_ascii_uppercase();
+    capital(&alone).or_else(|| words(stated).find_map(capital))
 }
 
-/// The stated words, else the last line: lower case, without punctuation around them.
-pub(crate) fn word(text: &str) -> String {
-    let stated = stated(text);
-    let lines: Vec<&str> = stated.lines().filter(|line| !line.trim().is_empty()).collect();
-    let line = if stated.len() < text.len() { lines.first() } else { lines.last() };
-    let line = line.copied().unwrap_or_default();
-    line.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase()
+/// Whether the stated line, or else the last one, is `word`, or begins (where it is stated) or ends with it; in any case.
+pub(crate) fn says_word(text: &str, word: &str) -> bool {
+    let line = match stated(text) {
+        Some(stated) => stated.lines().next(),
+        None => text.lines().rfind(|line| !line.trim().is_empty()),
+    };
+    let line = bare(line.unwrap_or_default()).to_lowercase();
+    let word = word.to_lowercase();
+    let mut words = line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let is_first = stated(text).is_some() && words.clone().next() == Some(&word);
+    line == word || is_first || words.next_back() == Some(&word)
+}
+
+/// Without punctuation around it.
+fn bare(text: &str) -> &str {
+    text.trim_matches(|c: char| !c.is_alphanumeric())
+}
+
+/// The text, if it is a JSON object and nothing else but a code block around it.
+pub(crate) fn only_json_object(text: &str) -> Option<Map<String, Value>> {
+    let text = text.trim();
+    let inner = text.strip_prefix("```").and_then(|text| text.strip_suffix("```"));
+    let inner = inner.map_or(text, |text| text.strip_prefix("json").unwrap_or(text));
+    serde_json::from_str(inner).ok()
 }
 
 /// The first JSON object in the text.
@@ -128,19 +146,29 @@ mod tests {
 
     #[test]
     fn choices_and_words() {
-        for (text, expected) in
-            [("B", Some('B')), ("A) is wrong, so it is C", Some('C')), ("Answer: (d)", Some('D')), ("a dog", None)]
-        {
+        for (text, expected) in [
+            ("B", Some('B')),
+            ("A) is wrong, so it is C", Some('C')),
+            ("Answer: (d)", Some('D')),
+            ("a dog", None),
+            ("The answer is a cat, B", Some('B')),
+        ] {
             assert_eq!(choice(text), expected, "{text}");
         }
-        assert_eq!(word("Let me see.\n**Paris**."), "paris");
-        assert_eq!(word("Answer: Paris\nIt is large."), "paris");
+        for text in ["Let me see.\n**Paris**.", "Answer: Paris, of course\nRome", "The capital is \"Paris\".", "PARIS"]
+        {
+            assert!(says_word(text, "Paris"), "{text}");
+        }
+        for text in ["Paris or Rome", "The answer is: Rome. Not Paris, Texas", "", "Answer:"] {
+            assert!(!says_word(text, "Paris"), "{text}");
+        }
     }
 
     #[test]
     fn objects_and_programs() {
         assert_eq!(json_object("x {no} {\"a\": 1} {\"b\": 2}").unwrap().len(), 1);
         assert!(json_object("{\"a\": 1").is_none());
+        assert!(only_json_object("```json\n{\"a\": 1}\n```").is_some() && only_json_object("data = {}").is_none());
         let reply = "Try:\n```\nother\n```\nBetter:\n```python\ndef f(x):\n    return x\n```\nDone.";
         assert_eq!(python(reply, "f").unwrap(), "def f(x):\n    return x\n");
         assert_eq!(python("def f(x): return 1", "f").unwrap(), "def f(x): return 1");

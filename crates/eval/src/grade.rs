@@ -26,9 +26,8 @@ pub(crate) fn grade(check: &Check, answer: &str) -> Verdict {
             None => Some("no choice".to_owned()),
         },
         Check::Word(accepted) => {
-            let word = extract::word(answer);
-            let is_accepted = accepted.iter().any(|accepted| accepted.to_lowercase() == word);
-            (!is_accepted).then(|| format!("`{}`, not `{}`", shortened(&word), accepted[0]))
+            let is_said = accepted.iter().any(|word| extract::says_word(answer, word));
+            (!is_said).then(|| format!("not `{}`", accepted[0]))
         }
         Check::Json(expected) => wrong_field(expected, answer),
         Check::Text(rules) => rules.broken_by(answer),
@@ -53,10 +52,6 @@ fn wrong_field(expected: &Map<String, Value>, answer: &str) -> Option<String> {
 pub(crate) fn defined_name(stub: &str) -> &str {
     let definition = stub.trim_start().trim_start_matches("def ").trim_start_matches("class ");
     definition.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default()
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(60).collect()
 }
 
 #[cfg(test)]

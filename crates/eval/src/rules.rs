@@ -130,7 +130,9 @@ impl TextRules {
         if self.json_keys.is_empty() {
             return None;
         }
-        let Some(object) = crate::extract::json_object(text) else { return Some("is no JSON object".to_owned()) };
+        let Some(object) = crate::extract::only_json_object(text) else {
+            return Some("is not a JSON object alone".to_owned());
+        };
         if let Some(key) = self.json_keys.iter().find(|key| !object.contains_key(*key)) {
             return Some(format!("has no key `{key}`"));
         }
