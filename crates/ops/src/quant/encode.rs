@@ -84,8 +84,8 @@ fn mxfp4(block: &[f32; MX_BLOCK], out: &mut Vec<u8>) {
     let exponent = exponent.max(-BIAS);
     out.push((exponent + BIAS) as u8);
     // In two steps: the whole may be beyond the normal numbers.
-    let (first, second) = (-exponent / 2, -exponent - -exponent / 2);
-    let code = |value: f32| e2m1(value * 2f32.powi(first) * 2f32.powi(second));
+    let (first, second) = (2f32.powi(-exponent / 2), 2f32.powi(-exponent - -exponent / 2));
+    let code = |value: f32| e2m1(value * first * second);
     out.extend((0..MX_BLOCK / 2).map(|at| code(block[at]) | code(block[at + MX_BLOCK / 2]) << 4));
 }
 
