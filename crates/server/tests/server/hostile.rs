@@ -114,7 +114,7 @@ const FIELD_CASES: &[Case<'static>] = &[
     (r#""logprobs":true,"top_logprobs":21"#, 400, Some("logprobs"), "at most 20"),
     (r#""logprobs":true,"top_logprobs":4000000000"#, 400, Some("logprobs"), "at most 20"),
     (r#""logprobs":true,"top_logprobs":-1"#, 400, Some("top_logprobs"), "expected u32"),
-    (r#""prompt_logprobs":100000"#, 400, Some("prompt_logprobs"), "not served yet"),
+    (r#""prompt_logprobs":100000"#, 400, Some("prompt_logprobs"), "must be from 0 to 20"),
     // Stops and streams.
     (r#""stop":"""#, 400, Some("stop"), "empty string"),
     (r#""stop":["a",5]"#, 400, Some("stop[1]"), "expected a string"),
