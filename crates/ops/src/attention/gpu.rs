@@ -102,7 +102,7 @@ pub(super) fn paged_attention(
     let (num_blocks, kv_heads, block_size, _) = cache.k.dims4()?;
     let fits = (heads, kv_heads, head_dim, block_size)
         == (group.heads as usize, group.kv_heads as usize, group.head_dim as usize, group.block_size as usize);
-    if !fits || (params.window, params.chunk) != (group.window, group.chunk) {
+    if !fits || params.window != group.window || params.chunk.is_some_and(|chunk| Some(chunk) != group.window) {
         bail!("paged_attention: q {:?}, cache {:?}, {params:?} do not fit {group:?}", q.shape(), cache.k.shape());
     }
     let cuda = Cuda::of(q.device())?;
@@ -126,7 +126,7 @@ pub(super) fn paged_attention(
         k_scale: 1.0,
         v_scale: 1.0,
     };
-    // A layer of chunks is planned for as one of a window as long: what it does not see it passes over.
+    // A layer of chunks is planned for as one of a window as long: what it does not see besides it passes over.
     let group = KvGroup { chunk: params.chunk, ..group };
     attention.run(cuda.queue(), &group, &on_device.size).map_err(launch_error)?;
     Ok(out)
