@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::fmt::Display;
 use std::rc::Rc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use plimsoll_ops::linear::{Activations, Linear, Placement, RowSource};
 use plimsoll_ops::quant::{GgmlType, RowFormat, dequantize_row};
 use serde_json::Value;
@@ -248,7 +248,8 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// The device is out of memory.
     pub fn unit_norm(&self, len: usize) -> Result<Tensor, CheckpointError> {
-        Tensor::ones(len, DType::F32, &self.loader.placement.device()).map_err(|e| CheckpointError::tensor("(none)", e))
+        Tensor::from_vec(vec![1f32; len], len, &self.loader.placement.device())
+            .map_err(|e| CheckpointError::tensor("(none)", e))
     }
 
     /// As [`Weights::norm`], of a norm whose published weights are stored around zero, to be used as `1 + w`: gives
