@@ -11,7 +11,7 @@ mod tests;
 mod text;
 
 use crate::config::PromptSource;
-use crate::page::{Fact, Page, Section};
+use crate::page::{self, Fact, Page, Section};
 use crate::report::{RungReport, SaturationReport};
 
 use self::reference::Published;
@@ -168,7 +168,7 @@ fn fact(one: &Candidate) -> Fact {
         width.map(|width| format!("\u{b1}{:.1}%, ", 100.0 * width / answer.peak_throughput)).unwrap_or_default();
     Fact {
         name: one.name.clone(),
-        value: format!("{:.0}", answer.peak_throughput),
+        value: page::number(answer.peak_throughput),
         unit: "output tok/s".to_owned(),
         detail: format!("{width}saturates at N = {}", answer.saturation),
     }

@@ -17,6 +17,7 @@ use std::fmt::{self, Write};
 pub use self::bars::{Bars, Part};
 pub use self::chart::{Axis, Chart, Color, Line, Point, Rule, Scale, Series, Span};
 use self::draw::sizes;
+pub use self::markup::number;
 use self::markup::text;
 
 const STYLE: &str = include_str!("page/style.css");

@@ -31,6 +31,9 @@ pub struct ServerSide {
     pub samples: Vec<ServerSample>,
     /// Requests that were preempted during the run.
     pub preemptions: Option<u64>,
+    /// Seconds that the server took to start, all its parts together.
+    #[serde(default)]
+    pub start_up_s: Option<f64>,
 }
 
 /// Where the time to the first token goes, on average over the requests of a run. Milliseconds.

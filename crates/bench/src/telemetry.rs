@@ -43,6 +43,7 @@ const KV_USAGE: &[&str] = &[
     "llamacpp:kv_cache_usage_ratio",
 ];
 const PREEMPTIONS: &[&str] = &["plimsoll:num_preemptions_total", "vllm:num_preemptions_total", "vllm:num_preemptions"];
+const START_UP: &[&str] = &["plimsoll:startup_seconds"];
 const RESIDENT: &[&str] = &["process_resident_memory_bytes"];
 const QUEUE_TIME: &[&str] = &["plimsoll:request_queue_time_seconds", "vllm:request_queue_time_seconds"];
 const PREFILL_TIME: &[&str] = &["plimsoll:request_prefill_time_seconds", "vllm:request_prefill_time_seconds"];
@@ -169,7 +170,8 @@ impl Telemetry {
         let ttft_split = split(&seen.before, &after, summary.ttft_ms.as_ref().map(|ttft| ttft.mean));
         let preemptions = after.get(PREEMPTIONS).zip(seen.before.get(PREEMPTIONS));
         let preemptions = preemptions.map(|(now, before)| (now - before).max(0.0) as u64);
-        let side = ServerSide { ttft_split, samples: seen.samples, preemptions };
+        let start_up_s = after.get(START_UP);
+        let side = ServerSide { ttft_split, samples: seen.samples, preemptions, start_up_s };
         (side != ServerSide::default()).then_some(side)
     }
 

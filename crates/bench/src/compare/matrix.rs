@@ -54,6 +54,8 @@ impl Measured {
     }
 
     fn shown(&self, decimals: usize) -> String {
+        // Beyond a thousand a decimal says nothing.
+        let decimals = if self.value.abs() < 1e3 { decimals } else { 0 };
         let interval = self.interval.map(|[low, high]| format!(" ({low:.decimals$} to {high:.decimals$})"));
         format!("{:.decimals$}{}", self.value, interval.unwrap_or_default())
     }
@@ -174,6 +176,10 @@ impl Comparison {
         use Better::Lower;
         let gib = |bytes: f64| Measured::exact(bytes / f64::from(1 << 30));
         vec![
+            self.row("Start-up, s", Lower, 1, |_, one| {
+                let started = |rung: &RungReport| rung.server.as_ref()?.start_up_s;
+                one.report.rungs.iter().find_map(started).map(Measured::exact)
+            }),
             self.row("Memory of the server's process, GiB", Lower, 2, |_, one| {
                 most(at_peak(&one.report)?, |rung, index| rung.server.as_ref()?.samples[index].rss_bytes).map(gib)
             }),
@@ -188,11 +194,11 @@ impl Comparison {
             self.row("Energy at the highest throughput, J/token", Lower, 3, |_, one| {
                 joules_per_token(at_peak(&one.report)?).map(Measured::exact)
             }),
-            self.row("A million output tokens at the highest throughput, price", Lower, 3, |index, one| {
+            self.row("Price of a million output tokens at the highest throughput", Lower, 4, |index, one| {
                 let price = self.price(index)?;
                 Some(peak(&one.report).map(|rate| cost_of_a_million(price, rate)))
             }),
-            self.row("A million output tokens at its saturation, price", Lower, 3, |index, one| {
+            self.row("Price of a million output tokens at its saturation", Lower, 4, |index, one| {
                 let price = self.price(index)?;
                 let summary = &one.report.at_saturation()?.summary;
                 let rate = around(summary.rates.output_tokens_per_s, summary.output_half_width);

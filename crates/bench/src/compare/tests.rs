@@ -50,7 +50,7 @@ fn cost_follows_from_price_and_throughput() {
     let comparison = compared(2.0, options);
     let matrix = comparison.matrix();
     let row = |name: &str| matrix.rows.iter().find(|row| row.name.starts_with(name)).expect("a row");
-    let cost = row("A million output tokens at the highest throughput");
+    let cost = row("Price of a million output tokens at the highest throughput");
     let [a, b] = [0, 1].map(|index| cost.cells[index].expect("a price"));
     assert!((b.value / a.value - 0.75).abs() < 1e-9, "half the time at one and a half times the price");
     let [low, high] = a.interval.expect("throughput has one");
@@ -58,7 +58,7 @@ fn cost_follows_from_price_and_throughput() {
     assert_eq!(cost.best(), Some(1));
     let each = row("the same for each GPU");
     assert_eq!(each.cells[0].map(|cell| cell.value), each.cells[1].map(|cell| cell.value));
-    assert!(!compared(2.0, CompareOptions::default()).to_string().contains("price"));
+    assert!(!compared(2.0, CompareOptions::default()).to_string().contains("Price"));
 }
 
 #[test]

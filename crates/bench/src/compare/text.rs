@@ -11,6 +11,11 @@ use super::{Comparison, is_reference_load, reference};
 impl Comparison {
     /// Which serves the most, if that can be told.
     pub(super) fn answer(&self) -> String {
+        let invalid = self.candidates.iter().any(|one| one.report.is_invalid());
+        format!("{}{}", self.verdict(), if invalid { ", if the reports can be believed" } else { "" })
+    }
+
+    fn verdict(&self) -> String {
         let matrix = self.matrix();
         let first = matrix.rows.iter().find(|row| row.name.starts_with("Highest throughput"));
         let best =

@@ -45,7 +45,7 @@ pub(crate) fn is_drawable(value: f64) -> bool {
 }
 
 /// A number for a person, to about three digits, its thousands apart: `0.123`, `12.3`, `1,234`.
-pub(crate) fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return "\u{2013}".to_owned();
     }

@@ -9,6 +9,7 @@ pub(crate) use self::server::joules_per_token;
 
 use crate::page::{Axis, Bars, Chart, Color, Line, Part, Point, Rule, Scale, Section, Series, Span};
 use crate::report::{PageOptions, RungReport, SaturationReport};
+use crate::search::Verdict;
 use crate::summary::{Distribution, RungSummary};
 
 /// What each cause of failure is drawn in, in the order of `OutcomeCounts::failures`.
@@ -143,7 +144,7 @@ fn spans(report: &SaturationReport) -> Vec<Span> {
 fn marks(report: &SaturationReport) -> Vec<Rule> {
     let answer = &report.answer;
     let saturation = (answer.saturation > 0).then(|| Rule::X {
-        name: format!("saturates at {}", answer.saturation),
+        name: format!("{} {}", called(answer.verdict), answer.saturation),
         at: answer.saturation.into(),
         color: Color::Aqua,
     });
@@ -153,6 +154,15 @@ fn marks(report: &SaturationReport) -> Vec<Rule> {
         color: Color::Red,
     });
     saturation.into_iter().chain(breaks).collect()
+}
+
+/// What the saturation point of such a search may be called.
+fn called(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Plateaued | Verdict::Retrograde | Verdict::SloBroken => "saturates at",
+        Verdict::StillScaling | Verdict::ClientLimited | Verdict::OutOfTime => "at least",
+        Verdict::AdmissionLimited | Verdict::ServiceBroken | Verdict::ServerGone => "best from",
+    }
 }
 
 #[derive(Clone, Copy)]

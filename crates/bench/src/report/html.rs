@@ -1,7 +1,7 @@
 //! A saturation report as a page: the answer, what it rests on, and its charts.
 
 use crate::findings::{Finding, FindingKind};
-use crate::page::{Fact, Page, Section, Table};
+use crate::page::{self, Fact, Page, Section, Table};
 use crate::report::{RungReport, SaturationReport, charts};
 use crate::search::{Answer, Constraint, Fall};
 use crate::summary::RungSummary;
@@ -144,7 +144,7 @@ fn facts(answer: &Answer, at_saturation: Option<&RungSummary>) -> Vec<Fact> {
         fact("Saturation point", answer.saturation.to_string(), "concurrent", interval),
         fact(
             "Highest throughput",
-            format!("{:.0}", answer.peak_throughput),
+            page::number(answer.peak_throughput),
             "output tok/s",
             format!("{width}at N = {}", answer.peak),
         ),
@@ -157,7 +157,7 @@ fn facts(answer: &Answer, at_saturation: Option<&RungSummary>) -> Vec<Fact> {
             facts.push(fact("Time to first token", number(Some(ttft.p50), 0), "ms, p50", detail));
         }
         let user = summary.per_user.one_over_tpot.as_ref().map(|user| user.mean);
-        facts.push(fact("Each user sees", number(user, 1), "tok/s", at.clone()));
+        facts.push(fact("Each user sees", user.map_or("-".to_owned(), page::number), "tok/s", at.clone()));
         facts.push(fact("Success", percent(summary.success_rate), "", at));
     }
     facts

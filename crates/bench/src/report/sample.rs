@@ -89,6 +89,7 @@ fn with_server(mut rung: RungReport, n: f64) -> RungReport {
         }),
         samples: (0..SECONDS as u32).map(sample).collect(),
         preemptions: Some(if n > SLOTS { 3 } else { 0 }),
+        start_up_s: Some(4.5),
     });
     rung
 }

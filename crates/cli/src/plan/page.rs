@@ -51,7 +51,7 @@ impl Plan {
             fact("Saturation point", self.answer.saturation.to_string(), "concurrent", "predicted".to_owned()),
             fact(
                 "Highest throughput",
-                format!("{:.0}", self.answer.peak_throughput),
+                number(self.answer.peak_throughput),
                 "output tok/s",
                 format!("predicted, at N = {}", self.answer.peak),
             ),
