@@ -74,8 +74,8 @@ const SUBJECTS: [Subject; 8] = [
     of_folder("llama", "config.json"),
     of_folder("llama3", "model.safetensors.index.json"),
     of_folder("llama3", "model-00002-of-00002.safetensors"),
-    of_folder("cpu/gpt-oss-mxfp4", "model.safetensors"),
-    of_folder("cpu/gpt-oss-mxfp4", "config.json"),
+    of_folder("gpt-oss-mxfp4", "model.safetensors"),
+    of_folder("gpt-oss-mxfp4", "config.json"),
     Subject { folder: "llama", file: "q4_0.gguf", opened: "q4_0.gguf" },
     Subject { folder: "gemma3", file: "q8_0.gguf", opened: "q8_0.gguf" },
 ];

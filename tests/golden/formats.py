@@ -275,8 +275,8 @@ CASES = [
     ("llama", tiny.tiny_llama3, LlamaForCausalLM, list(FORMATS)),
     ("gemma3", short_gemma3, Gemma3ForCausalLM, ["fp8-channel", "ct-int4"]),
     ("qwen3", tiny.tiny_qwen3_yarn, Qwen3ForCausalLM, ["fp8-block", "gptq", "awq"]),
-    ("cpu/qwen3_moe", tiny.tiny_qwen3_moe, Qwen3MoeForCausalLM, ["fp8-block", "gptq", "awq"]),
-    ("cpu/llama4", tiny.tiny_llama4, Llama4ForCausalLM, ["fp8-channel", "ct-int4"]),
+    ("qwen3_moe", tiny.tiny_qwen3_moe, Qwen3MoeForCausalLM, ["fp8-block", "gptq", "awq"]),
+    ("llama4", tiny.tiny_llama4, Llama4ForCausalLM, ["fp8-channel", "ct-int4"]),
 ]
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def tiny_gemma3_seeing():
     return Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
 
 
-# case (under cpu/ where only a CPU serves the model yet), config, model class, dtype of the safetensors (or None, for
+# case (under cpu/ where only the tests on a CPU read it), config, model class, dtype of the safetensors (or None, for
 # GGUF files alone), GGUF files as {stem: quantization of the matrices; or of the experts, if it is MXFP4}
 TINY = [
     ("llama", tiny_llama, LlamaForCausalLM, torch.float32, {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}),
@@ -201,14 +201,14 @@ TINY = [
     ("gemma3-seeing", tiny_gemma3_seeing, Gemma3ForConditionalGeneration, torch.bfloat16, {}),
     ("qwen3", tiny_qwen3, Qwen3ForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
     ("qwen3-yarn", tiny_qwen3_yarn, Qwen3ForCausalLM, torch.float32, {"q8_0": "Q8_0"}),
-    ("cpu/gpt-oss", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
-    ("cpu/gpt-oss-mxfp4", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
+    ("gpt-oss", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
+    ("gpt-oss-mxfp4", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
     ("cpu/gpt-oss-gguf", tiny_gpt_oss_gguf, GptOssForCausalLM, None, {"mxfp4": "MXFP4", "q8_0": "Q8_0"}),
-    ("cpu/qwen3_moe", tiny_qwen3_moe, Qwen3MoeForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
-    ("cpu/qwen3_moe-mixed", tiny_qwen3_moe_mixed, Qwen3MoeForCausalLM, torch.bfloat16, {}),
-    ("cpu/llama4", tiny_llama4, Llama4ForCausalLM, torch.bfloat16, {}),
+    ("qwen3_moe", tiny_qwen3_moe, Qwen3MoeForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
+    ("qwen3_moe-mixed", tiny_qwen3_moe_mixed, Qwen3MoeForCausalLM, torch.bfloat16, {}),
+    ("llama4", tiny_llama4, Llama4ForCausalLM, torch.bfloat16, {}),
     ("cpu/llama4-gguf", tiny_llama4_gguf, Llama4ForCausalLM, None, {"q8_0": "Q8_0"}),
-    ("cpu/llama4-maverick", tiny_llama4_maverick, Llama4ForConditionalGeneration, torch.bfloat16, {}),
+    ("llama4-maverick", tiny_llama4_maverick, Llama4ForConditionalGeneration, torch.bfloat16, {}),
 ]
 
 

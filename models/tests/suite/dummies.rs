@@ -18,10 +18,10 @@ const CASES: &[&str] = &[
     "gemma3",
     "qwen3",
     "qwen3-yarn",
-    "cpu/gpt-oss",
-    "cpu/qwen3_moe",
-    "cpu/qwen3_moe-mixed",
-    "cpu/llama4",
+    "gpt-oss",
+    "qwen3_moe",
+    "qwen3_moe-mixed",
+    "llama4",
 ];
 
 fn config(case: &str) -> Value {

@@ -219,8 +219,8 @@ fn error(driver: &mut Driver, case: &str) -> f64 {
 /// are chosen, another choice loses more.
 #[test]
 fn checkpoints_are_quantized_at_load() {
-    let cases = [("llama3", 1.0), ("qwen3", 1.0), ("gemma3", 1.0), ("cpu/qwen3_moe", 1.0)];
-    for (case, times) in cases.into_iter().chain([("cpu/llama4", 5.0), ("cpu/gpt-oss", 5.0)]) {
+    let cases = [("llama3", 1.0), ("qwen3", 1.0), ("gemma3", 1.0), ("qwen3_moe", 1.0)];
+    for (case, times) in cases.into_iter().chain([("llama4", 5.0), ("gpt-oss", 5.0)]) {
         let checkpoint = Checkpoint::open(&golden_dir().join(case)).unwrap();
         let config = checkpoint.config();
         let mut bytes = dummy_bytes(config).unwrap();
@@ -284,11 +284,11 @@ fn dummies_have_the_form_of_their_config_or_the_one_asked_for() {
     for case in ["llama-ct-int4", "llama-gptq", "llama-gptq-act-order", "llama-awq"] {
         packed(case, 0.5 + 6.0 / 32.0);
     }
-    for case in ["cpu/gpt-oss-mxfp4", "cpu/qwen3_moe-awq", "cpu/llama4-fp8-channel", "gemma3-ct-int4"] {
+    for case in ["gpt-oss-mxfp4", "qwen3_moe-awq", "llama4-fp8-channel", "gemma3-ct-int4"] {
         check(case, None);
     }
     for quantize in [Quantize::Int8, Quantize::Int4, Quantize::Fp8, Quantize::Mxfp4] {
         check("llama3", Some(quantize));
-        check("cpu/gpt-oss", Some(quantize));
+        check("gpt-oss", Some(quantize));
     }
 }

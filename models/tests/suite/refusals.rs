@@ -55,7 +55,7 @@ impl Copy {
 
 #[test]
 fn an_undamaged_copy_loads_and_reports_progress() {
-    let (llama, gpt_oss) = (Copy::of("llama", "undamaged"), Copy::of("cpu/gpt-oss-mxfp4", "undamaged-experts"));
+    let (llama, gpt_oss) = (Copy::of("llama", "undamaged"), Copy::of("gpt-oss-mxfp4", "undamaged-experts"));
     let files = ["", "f16.gguf", "q8_0.gguf", "q4_0.gguf"].map(|file| llama.0.join(file));
     for path in files.into_iter().chain([gpt_oss.0.clone()]) {
         let checkpoint = Checkpoint::open(&path).unwrap();
@@ -72,7 +72,7 @@ fn configs_that_would_change_the_result() {
     let llama = Copy::of("llama", "llama-config");
     let gemma3 = Copy::of("gemma3", "gemma3-config");
     let qwen3 = Copy::of("qwen3", "qwen3-config");
-    let gpt_oss = Copy::of("cpu/gpt-oss", "gpt-oss-config");
+    let gpt_oss = Copy::of("gpt-oss", "gpt-oss-config");
     let cases: &[(&Copy, &str, Value)] = &[
         (&llama, "architectures", json!(["OPTForCausalLM"])),
         (&llama, "architectures", Value::Null),
@@ -196,19 +196,19 @@ fn the_text_of_a_model_that_also_sees_is_found_by_either_name() {
 #[test]
 fn experts_that_are_not_there() {
     let keep = |name: &str, view: &TensorView<'_>| Some((name.to_owned(), view.shape().to_vec(), view.data().to_vec()));
-    let modules = Copy::of("cpu/qwen3_moe", "expert-modules");
+    let modules = Copy::of("qwen3_moe", "expert-modules");
     let lost = "model.layers.1.mlp.experts.5.up_proj.weight";
     rewrite(&modules, |name, view| keep(name, view).filter(|_| name != lost));
     modules.check("", &[lost, "missing"]);
     modules.edit_json("config.json", |config| config["num_local_experts"] = json!(5));
     modules.check("", &["model.layers.0.mlp.gate", "[6, 64]", "[5, 64]"]);
-    let fused = Copy::of("cpu/llama4", "expert-stack");
+    let fused = Copy::of("llama4", "expert-stack");
     let lost = "model.layers.0.feed_forward.shared_expert.up_proj.weight";
     rewrite(&fused, |name, view| keep(name, view).filter(|_| name != lost));
     fused.check("", &[lost, "missing"]);
     fused.edit_json("config.json", |config| config["moe_layers"] = json!([2]));
     fused.check("", &["model.layers.0.feed_forward.gate_proj", "missing"]);
-    let fused = Copy::of("cpu/llama4", "expert-shape");
+    let fused = Copy::of("llama4", "expert-shape");
     rewrite(&fused, |name, view| {
         let (name, mut shape, data) = keep(name, view)?;
         if name == "model.layers.2.feed_forward.experts.down_proj" {
@@ -276,7 +276,7 @@ fn tensors_that_do_not_fit_the_config() {
 
 #[test]
 fn experts_that_do_not_fit_the_config() {
-    let copy = Copy::of("cpu/gpt-oss-mxfp4", "experts");
+    let copy = Copy::of("gpt-oss-mxfp4", "experts");
     let original = fs::read(copy.0.join("model.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&original).unwrap();
     let (blocks, scales) = ("mlp.experts.down_proj_blocks", "mlp.experts.down_proj_scales");
