@@ -23,12 +23,11 @@ pub(super) fn function(function: &Value) -> String {
 
 /// The type that `schema` describes, for a place that is indented so.
 fn type_of(schema: &Value, indent: &str, depth: usize) -> String {
-    let variants = schema["oneOf"].as_array();
     if depth > MAX_DEPTH {
         return "any".to_owned();
     }
-    if let Some(variants) = variants {
-        return variants.iter().map(|variant| self::variant(variant, indent, depth)).collect();
+    if schema["oneOf"].is_array() {
+        return variants(schema, None, indent, depth);
     }
     let name = match &schema["type"] {
         Value::Array(types) => {
@@ -57,13 +56,21 @@ fn type_of(schema: &Value, indent: &str, depth: usize) -> String {
     text
 }
 
-/// One line of a `oneOf`.
-fn variant(schema: &Value, indent: &str, depth: usize) -> String {
-    let mut line = format!("\n{indent} | {}", type_of(schema, &format!("{indent}   "), depth + 1));
-    if let Some(default) = schema.get("default") {
-        line.push_str(&format!(" // default: {}", default_text(schema, default)));
+/// The lines of a `oneOf`. Where the whole is described (or would be, in the first one's words, which the library leaves
+/// out), the first is not, nor is another in the same words.
+fn variants(schema: &Value, described: Option<&str>, indent: &str, depth: usize) -> String {
+    let mut out = String::new();
+    for (index, variant) in schema["oneOf"].as_array().into_iter().flatten().enumerate() {
+        out.push_str(&format!("\n{indent} | {}", type_of(variant, &format!("{indent}   "), depth + 1)));
+        let is_new = |text: &&str| described.is_none_or(|described| index > 0 && *text != described);
+        let description = variant["description"].as_str().filter(is_new);
+        let default = variant.get("default").map(|default| format!("default: {}", default_text(variant, default)));
+        let notes: Vec<&str> = description.into_iter().chain(default.as_deref()).collect();
+        if !notes.is_empty() {
+            out.push_str(&format!(" // {}", notes.join(" ")));
+        }
     }
-    line
+    out
 }
 
 fn simple_name(name: &str) -> &str {
@@ -98,7 +105,9 @@ fn property(out: &mut String, name: &str, schema: &Value, indent: &str, depth: u
         comment(&format!(" {title}"));
         comment("");
     }
-    if let Some(description) = schema["description"].as_str() {
+    let description = schema["description"].as_str();
+    let is_the_firsts = schema["oneOf"][0]["description"].as_str() == description;
+    if let Some(description) = description.filter(|_| !is_the_firsts) {
         comment(&format!(" {description}"));
     }
     if let Some(examples) = schema["examples"].as_array().filter(|examples| !examples.is_empty()) {
@@ -110,18 +119,13 @@ fn property(out: &mut String, name: &str, schema: &Value, indent: &str, depth: u
         if let Some(default) = &default {
             comment(&format!(" default: {default}"));
         }
-        let variants = variants(schema, indent, depth);
+        let variants = variants(schema, description, indent, depth);
         out.push_str(&format!("{indent}{name}:{variants}\n{indent},\n"));
         return;
     }
     let inner = type_of(schema, &format!("{indent}{INDENT}"), depth + 1);
     let default = default.map(|default| format!(" // default: {default}")).unwrap_or_default();
     out.push_str(&format!("{indent}{name}: {inner},{default}\n"));
-}
-
-/// Those of a property stand at its own indentation.
-fn variants(schema: &Value, indent: &str, depth: usize) -> String {
-    schema["oneOf"].as_array().into_iter().flatten().map(|schema| variant(schema, indent, depth)).collect()
 }
 
 /// A string stands in quotes, unless it is one of an enumeration.

@@ -64,11 +64,13 @@ impl Dialect {
             return Self { reasoning: ReasoningSyntax::Harmony, tools: ToolSyntax::Harmony };
         }
         let reasoning = if template.contains("</think>") { ReasoningSyntax::Think } else { ReasoningSyntax::None };
+        // Others put XML between the same tags.
+        let has_json_arguments = template.contains("arguments\":") || template.contains("arguments\\\":");
         let is_json_call = template.contains("\"parameters\": dictionary");
         let tools = if !template.contains("tools") {
             // Whoever renders the tools in the template's stead asks for what this reads.
             if template.is_empty() { ToolSyntax::None } else { ToolSyntax::Gemma }
-        } else if template.contains("<tool_call>") && !template.contains("<function=") {
+        } else if template.contains("<tool_call>") && has_json_arguments {
             ToolSyntax::Hermes
         } else if has_control("<|python_start|>") {
             ToolSyntax::Pythonic

@@ -47,6 +47,8 @@ pub(super) struct Harmony {
     /// There was a message of this kind: the next is a new paragraph.
     has_content: bool,
     has_reasoning: bool,
+    /// The message has no text yet.
+    is_new: bool,
 }
 
 enum State {
@@ -108,7 +110,7 @@ impl Harmony {
             Opening::Reasoning => State::Body(Body::Reasoning),
             Opening::Content => State::Body(Body::Content),
         };
-        Self { state, has_tools, calls: 0, has_content: false, has_reasoning: false }
+        Self { state, has_tools, calls: 0, has_content: false, has_reasoning: false, is_new: true }
     }
 
     /// The prompt began a call of the function `name`.
@@ -124,18 +126,21 @@ impl Harmony {
 
     /// Takes ordinary text.
     pub(super) fn push(&mut self, text: &str, said: &mut Said) {
+        if text.is_empty() {
+            return;
+        }
         match &mut self.state {
             State::Header(header) => {
                 header.push(text);
                 if !header.is_plausible() {
                     let text = std::mem::take(&mut header.text);
-                    self.begin(Body::Content, said);
+                    self.begin(Body::Content);
                     self.say(&text, said);
                 }
             }
             State::Body(_) => self.say(text, said),
             State::Outside => {
-                self.begin(Body::Content, said);
+                self.begin(Body::Content);
                 self.say(text, said);
             }
         }
@@ -148,7 +153,7 @@ impl Harmony {
                 let header = std::mem::take(header);
                 self.begin_message(&header, said);
             }
-            (Mark::Message, _) => self.begin(Body::Content, said),
+            (Mark::Message, _) => self.begin(Body::Content),
             (Mark::Channel, State::Header(header)) if header.channel.is_none() => header.channel = Some(String::new()),
             // `<|constrain|>json`: the content's type, which is a word of the header like others.
             (Mark::Constrain, State::Header(header)) => header.push(" "),
@@ -178,7 +183,7 @@ impl Harmony {
         let State::Header(header) = &self.state else { return };
         if header.channel.is_none() && !matches!(header.sender.trim(), "" | "assistant") {
             let text = header.text.clone();
-            self.begin(Body::Content, said);
+            self.begin(Body::Content);
             self.say(&text, said);
         }
     }
@@ -195,29 +200,26 @@ impl Harmony {
             (None, "analysis") => Body::Reasoning,
             (None, _) => Body::Content,
         };
-        self.begin(body, said);
+        self.begin(body);
     }
 
-    fn begin(&mut self, body: Body, said: &mut Said) {
-        match body {
-            Body::Content if self.has_content => said.content.push_str(PARAGRAPH),
-            Body::Reasoning if self.has_reasoning => said.reasoning.push_str(PARAGRAPH),
-            _ => {}
-        }
+    fn begin(&mut self, body: Body) {
+        self.is_new = true;
         self.state = State::Body(body);
     }
 
     fn say(&mut self, text: &str, said: &mut Said) {
-        match self.state {
-            State::Body(Body::Reasoning) => {
-                self.has_reasoning = true;
-                said.reasoning.push_str(text);
-            }
-            State::Body(Body::Call(index)) => said.push_arguments(index, text),
-            _ => {
-                self.has_content = true;
-                said.content.push_str(text);
-            }
+        if text.is_empty() {
+            return;
         }
+        let (out, has_any) = match self.state {
+            State::Body(Body::Call(index)) => return said.push_arguments(index, text),
+            State::Body(Body::Reasoning) => (&mut said.reasoning, &mut self.has_reasoning),
+            _ => (&mut said.content, &mut self.has_content),
+        };
+        if std::mem::take(&mut self.is_new) && std::mem::replace(has_any, true) {
+            out.push_str(PARAGRAPH);
+        }
+        out.push_str(text);
     }
 }

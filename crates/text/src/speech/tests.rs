@@ -300,3 +300,26 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Control tokens in any order, and text cut anywhere: nothing panics, and the cuts do not matter.
+    #[test]
+    fn any_order_of_harmonys_tokens_is_read(
+        parts in prop::collection::vec((0..7usize, prop::sample::select(&["", " ", "assistant", "analysis", "final x",
+            " to=functions.f", "commentary", "text", "é\n"][..])), 0..12),
+        has_tools: bool,
+    ) {
+        let text: String = parts.iter().map(|(mark, text)| format!("{}{text}", Mark::ALL[*mark].text())).collect();
+        let by_character = harmony(Opening::Reply, has_tools, &text);
+        let mut reader = Harmony::new(Opening::Reply, has_tools);
+        let mut whole = Said::default();
+        for (mark, text) in &parts {
+            reader.mark(Mark::ALL[*mark], &mut whole);
+            reader.push(text, &mut whole);
+        }
+        reader.finish(&mut whole);
+        let mut joined = Said::default();
+        joined.append(whole);
+        prop_assert_eq!(by_character, joined);
+    }
+}

@@ -1,7 +1,7 @@
 //! Harmony against OpenAI's own library: `harmony_golden.json`, which `harmony_golden.py` makes.
 //!
-//! With PLIMSOLL_HARMONY naming a folder that holds gpt-oss's tokenizer.json (no chat template) and harmony_tokens.json
-//! (as the script writes it), every prompt is compared token for token, too.
+//! With PLIMSOLL_HARMONY naming a folder that holds gpt-oss's tokenizer.json (no chat template), and harmony_golden.json
+//! and harmony_tokens.json as the script writes them, prompts are compared token for token, too.
 
 use std::path::Path;
 
@@ -67,13 +67,13 @@ fn prompts_are_the_librarys() {
 #[test]
 fn prompts_are_the_librarys_token_for_token() {
     let Some(folder) = std::env::var_os("PLIMSOLL_HARMONY") else {
-        println!("skipped: PLIMSOLL_HARMONY names no folder with gpt-oss's tokenizer.json and harmony_tokens.json");
+        println!("skipped: PLIMSOLL_HARMONY names no folder with gpt-oss's tokenizer.json and the library's tokens");
         return;
     };
     let folder = Path::new(&folder);
     let tokenizer = Tokenizer::from_files(folder).unwrap();
-    let tokens: Value = serde_json::from_slice(&std::fs::read(folder.join("harmony_tokens.json")).unwrap()).unwrap();
-    let golden = golden();
+    let read = |name: &str| serde_json::from_slice::<Value>(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+    let (golden, tokens) = (read("harmony_golden.json"), read("harmony_tokens.json"));
     let seconds = golden["unix_seconds"].as_i64().unwrap();
     for (case, expected) in golden["prompts"].as_array().unwrap().iter().zip(tokens["prompts"].as_array().unwrap()) {
         assert_eq!(json!(encode(&tokenizer, case, seconds).unwrap()), *expected, "{}", case["text"]);

@@ -1,7 +1,7 @@
-"""Makes harmony_golden.json with OpenAI's library: `python harmony_golden.py OUT.json [TOKENS.json]`.
+"""Makes harmony_golden.json with OpenAI's library: `python harmony_golden.py OUT.json [COUNT TOKENS.json]`.
 
-Needs openai-harmony 0.0.8, and TIKTOKEN_ENCODINGS_BASE naming a folder with o200k_base.tiktoken. TOKENS.json gets the
-token ids, too, for the test that compares them over the real vocabulary.
+Needs openai-harmony 0.0.8, and TIKTOKEN_ENCODINGS_BASE naming a folder with o200k_base.tiktoken. COUNT is of random
+conversations; TOKENS.json gets the token ids, too, for the test that compares them over the real vocabulary.
 """
 
 import json
@@ -51,7 +51,36 @@ def tool(name, description, schema):
     return {"type": "function", "function": function}
 
 
-def conversations():
+def random_schema(rng, depth=0):
+    kind = rng.choice(["string", "integer", "number", "boolean", "array", "object", "enum", "union", "oneOf"][: 9 if depth < 3 else 4])
+    schema = {"type": kind}
+    if kind == "array":
+        schema = {"type": "array", **({"items": random_schema(rng, depth + 1)} if rng.random() < 0.8 else {})}
+    elif kind == "object":
+        names = rng.sample(["a", "b_c", "größe", "x", "y"], rng.randint(0, 4))
+        schema = {"type": "object", "properties": {name: random_schema(rng, depth + 1) for name in names}}
+        if names and rng.random() < 0.5:
+            schema["required"] = rng.sample(names, 1)
+    elif kind == "enum":
+        schema = {"type": "string", "enum": ["a", "b c"]}
+    elif kind == "union":
+        schema = {"type": rng.sample(["string", "null", "integer", "boolean"], 2)}
+    elif kind == "oneOf":
+        schema = {"oneOf": [random_schema(rng, 3) for _ in range(rng.randint(1, 3))]}
+    if rng.random() < 0.5:
+        schema["description"] = rng.choice(TEXTS)
+    if rng.random() < 0.3 and kind in ("string", "integer", "boolean", "enum"):
+        schema["default"] = {"string": "a", "integer": 3, "boolean": False, "enum": "b c"}[kind]
+    return schema
+
+
+def random_function(rng):
+    names = rng.sample(["a", "b", "c", "d"], rng.randint(1, 4))
+    schema = {"type": "object", "properties": {name: random_schema(rng) for name in names}, "required": names[:1]}
+    return tool("f", rng.choice(TEXTS), schema)
+
+
+def conversations(count):
     user = {"role": "user", "content": "What is the weather in Paris?"}
     system = {"role": "system", "content": "Always answer in riddles.\nBe short."}
     call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city":"Paris"}'}}
@@ -73,7 +102,7 @@ def conversations():
     yield dict(messages=[user, final, user, final, user])
     yield dict(messages=[user, {**final, "reasoning": None}])
     rng = random.Random(7)
-    for _ in range(6):
+    for _ in range(count):
         messages = [{"role": "system", "content": rng.choice(TEXTS)}] if rng.random() < 0.5 else []
         for _ in range(rng.randint(1, 4)):
             messages.append({"role": "user", "content": rng.choice(TEXTS)})
@@ -84,7 +113,7 @@ def conversations():
                 messages.append({"role": "assistant", "content": None, "tool_calls": [called], **thoughts})
                 messages.append({"role": "tool", "tool_call_id": str(index), "name": "f", "content": rng.choice(TEXTS)})
             messages.append({"role": "assistant", "content": rng.choice(TEXTS), "reasoning": rng.choice(TEXTS)})
-        yield dict(messages=messages[:-1] if rng.random() < 0.7 else messages, tools=[tool("f", "F", SCHEMAS[2])])
+        yield dict(messages=messages[:-1] if rng.random() < 0.7 else messages, tools=[random_function(rng)])
 
 
 def is_final(message):
@@ -155,7 +184,7 @@ def replies():
 
 def main():
     cases, tokens = [], []
-    for given in conversations():
+    for given in conversations(int(sys.argv[2]) if len(sys.argv) > 2 else 6):
         conversation = Conversation.from_messages(library(**given))
         ids = ENCODING.render_conversation_for_completion(conversation, Role.ASSISTANT)
         cases.append({**given, "text": ENCODING.decode_utf8(ids)})
@@ -164,8 +193,8 @@ def main():
     golden = {"unix_seconds": UNIX_SECONDS, "prompts": cases, "replies": [reply for reply, _ in parsed]}
     with open(sys.argv[1], "w") as out:
         json.dump(golden, out, ensure_ascii=False, indent=0)
-    if len(sys.argv) > 2:
-        with open(sys.argv[2], "w") as out:
+    if len(sys.argv) > 3:
+        with open(sys.argv[3], "w") as out:
             json.dump({"prompts": tokens, "replies": [ids for _, ids in parsed]}, out)
 
 
