@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
 use float8::F8E4M3;
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 
 use crate::attention::PagedBatch;
@@ -57,8 +58,19 @@ impl LayerCache {
         dtype: KvDtype,
         device: &Device,
     ) -> Result<Self> {
-        let zeros = || Tensor::zeros((num_blocks, kv_heads, block_size, head_dim), dtype.dtype(), device);
-        Ok(Self { k: zeros()?, v: zeros()? })
+        let shape = (num_blocks, kv_heads, block_size, head_dim);
+        Ok(Self { k: zeros(shape, dtype, device)?, v: zeros(shape, dtype, device)? })
+    }
+}
+
+/// Zeros; on a CPU, where they are of 16 bits or more, memory that the system hands out once it is written to, so that a
+/// large cache costs a start no time.
+fn zeros(shape: (usize, usize, usize, usize), dtype: KvDtype, device: &Device) -> Result<Tensor> {
+    let len = shape.0 * shape.1 * shape.2 * shape.3;
+    match (dtype, device) {
+        (KvDtype::F16, Device::Cpu) => Tensor::from_vec(vec![0u16; len].reinterpret_into::<f16>(), shape, device),
+        (KvDtype::BF16, Device::Cpu) => Tensor::from_vec(vec![0u16; len].reinterpret_into::<bf16>(), shape, device),
+        _ => Tensor::zeros(shape, dtype.dtype(), device),
     }
 }
 
