@@ -1,5 +1,5 @@
-//! Codes in their rows: FP8 (as FBGEMM-like scales, DeepSeek's blocks or compressed-tensors store them) and INT8, a byte
-//! each; and integers that compressed-tensors packs into words along the row.
+//! Codes in their rows: FP8 (under a scale for the matrix, for each row or for each block) and INT8, a byte each; and
+//! integers that compressed-tensors packs into words along the row.
 
 use plimsoll_ops::quant::Codes;
 use safetensors::Dtype;

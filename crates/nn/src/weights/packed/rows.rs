@@ -56,8 +56,8 @@ pub(super) fn format_of(
     Ok((format, format.row_bytes(cols).ok_or_else(|| module.error(tensor, problem()))?))
 }
 
-/// A matrix of integers: `code` gives a row's, one a byte, in the order they are stored; `zero` what stands for 0 in a
-/// row's group.
+/// A matrix of integers: `codes` gives a row's, one a byte, in the order they are stored; `zero` what stands for 0 in a
+/// row's group; `order` brings groups together.
 pub(super) fn integers<'a>(
     module: &Module<'_, '_>,
     (tensor, bits): (&str, usize),
