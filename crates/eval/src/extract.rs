@@ -60,7 +60,7 @@ pub(crate) fn choice(text: &str) -> Option<char> {
         _ => None,
     };
     let words = |text| str::split(text, |c: char| !c.is_alphanumeric());
-    let Some(stated) = stated(text) else { return words(text).filter_map(capital).last() };
+    let Some(stated) = stated(text) else { return words(text).filter_map(capital).next_back() };
     // In lower case a letter may be an article, unless it is all that is said.
     let alone = bare(stated.lines().next().unwrap_or_default()).to_ascii_uppercase();
     capital(&alone).or_else(|| words(stated).find_map(capital))
