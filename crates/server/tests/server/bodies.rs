@@ -2,6 +2,8 @@
 
 use hyper::Method;
 use insta::assert_snapshot;
+use plimsoll_core::{Executor, ExecutorError, StepOutput, StepPlan, Ticket};
+use plimsoll_sim::{NullConfig, NullExecutor};
 
 use crate::harness::{MAX_MODEL_LEN, Setup, TestServer};
 use plimsoll_server::ServerConfig;
@@ -52,6 +54,37 @@ async fn a_stream_begins_with_the_echoed_prompt_and_its_log_probabilities() {
     let texts: Vec<_> = nothing.matches(r#""text":""#).collect();
     assert_eq!(texts.len(), 2, "the prompt, and the end: {nothing}");
     assert!(nothing.contains(r#""text":"ab""#) && nothing.contains(r#""finish_reason":"length""#), "{nothing}");
+}
+
+/// As a GPU is.
+struct Unscoring(NullExecutor);
+
+impl Executor for Unscoring {
+    fn submit(&mut self, plan: &StepPlan) -> Result<Ticket, ExecutorError> {
+        assert!(plan.seqs.iter().all(|seq| seq.scores.is_none()), "such a request is refused at the door");
+        self.0.submit(plan)
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> Result<StepOutput, ExecutorError> {
+        self.0.wait(ticket)
+    }
+
+    fn scores_prompts(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_does_not_score_prompts_is_not_asked_to() {
+    let null = NullExecutor::new(NullConfig { vocab_size: 64, ..NullConfig::default() });
+    let server = TestServer::with(Setup { executor: Some(Box::new(Unscoring(null))), ..Setup::default() }).await;
+    for (wish, param) in [(r#""prompt_logprobs":1"#, "prompt_logprobs"), (r#""echo":true,"logprobs":1"#, "echo")] {
+        let reply = server.complete(&format!(r#"{{"prompt":"ab",{wish}}}"#)).await;
+        let error = &reply.json()["error"];
+        assert_eq!((reply.status.as_u16(), &error["param"], &error["code"]), (400, &param.into(), &"not_served".into()));
+        assert!(error["message"].as_str().unwrap().contains("on a GPU yet"), "{error}");
+    }
+    assert_eq!(server.complete(r#"{"prompt":"ab","echo":true}"#).await.status, 200);
 }
 
 #[tokio::test]
