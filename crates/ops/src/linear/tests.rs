@@ -152,7 +152,7 @@ fn packed(linear: &Linear) -> &Weights {
     match &linear.weights {
         Form::Packed(weights) => weights,
         #[cfg(feature = "cuda")]
-        Form::Dense(_) => panic!("on a GPU"),
+        Form::Dense(_) | Form::Quantized(_) => panic!("on a GPU"),
     }
 }
 
