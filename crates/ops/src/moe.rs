@@ -158,7 +158,7 @@ pub struct Experts {
     experts: Vec<Expert>,
     activation: Activation,
     #[cfg(feature = "cuda")]
-    on_gpu: Option<gpu::GpuExperts>,
+    on_gpu: Option<std::sync::Arc<gpu::GpuExperts>>,
 }
 
 impl Experts {
@@ -178,7 +178,8 @@ impl Experts {
         #[cfg(feature = "cuda")]
         if first.gate_up.on_gpu().is_some() {
             let (gate_up, down) = experts.into_iter().map(|expert| (expert.gate_up, expert.down)).unzip();
-            return Ok(Self { experts: Vec::new(), activation, on_gpu: Some(gpu::GpuExperts::new(gate_up, down)?) });
+            let on_gpu = Some(gpu::GpuExperts::new(gate_up, down)?.into());
+            return Ok(Self { experts: Vec::new(), activation, on_gpu });
         }
         Ok(Self {
             experts,

@@ -89,7 +89,7 @@ struct Stack {
 }
 
 impl GpuExperts {
-    /// `None` where the matrices are on a CPU.
+    /// Of matrices that are on the GPU.
     ///
     /// # Errors
     /// Sizes that no kernel takes, experts in different formats, or the GPU is out of memory.
