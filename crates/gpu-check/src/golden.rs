@@ -26,6 +26,8 @@ const SIZES: Sizes =
 #[derive(Debug)]
 pub struct Golden {
     pub name: String,
+    /// A layer is a mixture of experts.
+    pub is_mixture: bool,
     folder: PathBuf,
     prompts: Vec<Prompt>,
 }
@@ -42,6 +44,8 @@ struct Prompt {
 pub struct Agreement {
     /// Root mean square error of the likeliest tokens' log probabilities, over the standard deviation of the logits.
     pub error: f64,
+    /// The same of the position in the middle: what one that went astray does not change.
+    pub typical_error: f64,
     /// Positions where the likeliest token is the recorded one, and all positions.
     pub same_choice: usize,
     pub positions: usize,
@@ -80,7 +84,8 @@ impl Golden {
             Ok(Prompt { ids: integers(&format!("ids.{number}"))?, rows })
         };
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, folder: folder.to_owned(), prompts: vec![prompt(0)?, prompt(1)?] })
+        let is_mixture = std::fs::read_to_string(folder.join("config.json"))?.contains("num_experts_per_tok");
+        Ok(Self { name, is_mixture, folder: folder.to_owned(), prompts: vec![prompt(0)?, prompt(1)?] })
     }
 
     /// Runs the checkpoint on `device`.
@@ -92,21 +97,27 @@ impl Golden {
         let rows = || self.prompts.iter().flat_map(|prompt| prompt.rows.iter().map(move |row| (prompt, row)));
         let asks: Vec<Ask> = rows().map(|(prompt, (position, _))| ask(&prompt.ids[..=*position], 1)).collect();
         let run = driver.run(&asks, &mut Unobserved)?;
-        let (mut squares, mut count, mut same_choice) = (0.0, 0usize, 0);
+        let (mut squares, mut same_choice) = (Vec::new(), 0);
         for ((_, (_, logits)), generated) in rows().zip(&run.generated) {
             let expected = Expected::new(logits);
             let found = generated.first().context("a request got no token")?;
             same_choice += usize::from(found.token == expected.choice);
             let top = &found.logprobs.as_ref().context("no log probabilities came")?.top;
             ensure!(top.len() == TOP as usize, "{} log probabilities came instead of {TOP}", top.len());
-            for (token, logprob) in top {
-                squares += ((f64::from(*logprob) - expected.logprob(*token)) / expected.deviation).powi(2);
-                count += 1;
-            }
+            let off = |(token, logprob): &(TokenId, f32)| f64::from(*logprob) - expected.logprob(*token);
+            let total: f64 = top.iter().map(|found| (off(found) / expected.deviation).powi(2)).sum();
+            squares.push(total / top.len() as f64);
         }
+        squares.sort_by(f64::total_cmp);
         let deviation = Expected::new(&self.prompts[0].rows[0].1).deviation;
         let decode_error = self.decode_error(&mut driver)? / deviation;
-        Ok(Agreement { error: (squares / count as f64).sqrt(), same_choice, positions: asks.len(), decode_error })
+        Ok(Agreement {
+            error: (squares.iter().sum::<f64>() / squares.len() as f64).sqrt(),
+            typical_error: squares[squares.len() / 2].sqrt(),
+            same_choice,
+            positions: asks.len(),
+            decode_error,
+        })
     }
 
     fn decode_error(&self, driver: &mut Driver) -> Result<f64> {
@@ -163,7 +174,7 @@ mod tests {
         let all = all(&folder).unwrap();
         assert!(all.len() >= 4, "{all:?}");
         for golden in all {
-            let Agreement { error, same_choice, positions, decode_error } = golden.run(&Device::Cpu).unwrap();
+            let Agreement { error, same_choice, positions, decode_error, .. } = golden.run(&Device::Cpu).unwrap();
             assert!(error < 1e-4, "{}: {error:e}", golden.name);
             assert_eq!((same_choice, positions), (12, 12), "{}", golden.name);
             assert!(decode_error < 1e-4, "{}: {decode_error:e}", golden.name);

@@ -13,6 +13,9 @@ use crate::worker::Item;
 /// under this; a wrong kernel does not.
 const TOLERANCE: f64 = 0.05;
 
+/// Of a mixture of experts, where rounding sends a token elsewhere whose scores for two experts are nearly the same.
+const MIXTURE_TOLERANCE: f64 = 0.15;
+
 /// # Errors
 /// A recording cannot be read.
 pub(crate) fn items(folder: &Path) -> Result<Vec<Item>> {
@@ -25,12 +28,14 @@ pub(crate) fn items(folder: &Path) -> Result<Vec<Item>> {
 
 fn check(golden: &Golden, device: &candle_core::Device) -> Result<Row> {
     let found = golden.run(device)?;
-    ensure!(
-        found.error < TOLERANCE,
-        "the error is {:.4} of the logits' deviation; {TOLERANCE} is allowed",
-        found.error
-    );
-    ensure!(found.decode_error < TOLERANCE, "decoding differs from prefill by {:.4} of the same", found.decode_error);
+    let most = if golden.is_mixture { MIXTURE_TOLERANCE } else { TOLERANCE };
+    for (what, error, most) in [
+        ("the error of half the positions", found.typical_error, TOLERANCE),
+        ("the error", found.error, most),
+        ("what decoding differs by from prefill", found.decode_error, most),
+    ] {
+        ensure!(error < most, "{what} is {error:.4} of the logits' deviation; {most} is allowed");
+    }
     Ok(row(json!({
         "error": found.error, "decode error": found.decode_error,
         "same choice": format!("{}/{}", found.same_choice, found.positions),

@@ -11,3 +11,4 @@ pub mod results;
 pub mod serving;
 pub mod supervise;
 pub mod table;
+pub mod traffic;

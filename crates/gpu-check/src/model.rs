@@ -12,6 +12,8 @@ use plimsoll_runner::{MemoryBudget, MemoryLimits, MemoryPlan, RunnerConfig, exec
 use plimsoll_sched::{Policy, SchedulerConfig, WaitingLimits};
 use serde_json::Value;
 
+use crate::traffic::Traffic;
+
 const BLOCK_SIZE: u32 = 16;
 
 /// What is loaded.
@@ -38,8 +40,7 @@ pub struct Opened {
     pub executor: Box<dyn Executor>,
     pub scheduler: SchedulerConfig,
     pub info: ModelInfo,
-    /// Bytes of weights that a step reads whatever is in it: all but the rows of an embedding that is no head as well.
-    pub weight_bytes: u64,
+    pub traffic: Traffic,
     pub kv_dtype: KvDtype,
 }
 
@@ -95,7 +96,7 @@ pub fn open(source: Source<'_>, sizes: Sizes, device: &Device) -> Result<Opened>
     Ok(Opened {
         executor: executor(model, cache, &info, runner, device, |_, _| ())?,
         scheduler: scheduler(sizes, &plan),
-        weight_bytes: stored - unread_embedding(&config, &info),
+        traffic: Traffic::of(&config, &info)?,
         info,
         kv_dtype,
     })
@@ -135,14 +136,5 @@ fn scheduler(sizes: Sizes, plan: &MemoryPlan) -> SchedulerConfig {
         max_waiting: WaitingLimits { requests: u32::MAX, prompt_tokens: u64::MAX },
         policy: Policy::Fcfs,
         prefix_caching: false,
-    }
-}
-
-/// Bytes of an embedding table, of which a step reads a few rows; 0 where the head is the same table.
-fn unread_embedding(config: &Value, info: &ModelInfo) -> u64 {
-    const BF16: u64 = 2;
-    match config["tie_word_embeddings"].as_bool() {
-        Some(false) => BF16 * info.vocab_size as u64 * info.hidden_size as u64,
-        _ => 0,
     }
 }

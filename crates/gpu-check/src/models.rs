@@ -11,6 +11,7 @@ use cudarc::driver::sys::CUevent_flags;
 use plimsoll_gpu_check::drive::{Ask, Driver, Observer, Run, Unobserved, median};
 use plimsoll_gpu_check::model::{Opened, Source, open};
 use plimsoll_gpu_check::results::{Row, row};
+use plimsoll_gpu_check::traffic::Traffic;
 use plimsoll_kernel_checks::Random;
 use serde_json::json;
 
@@ -25,7 +26,7 @@ type Loaded = Rc<RefCell<Option<Model>>>;
 struct Model {
     name: &'static str,
     driver: Driver,
-    weight_bytes: u64,
+    traffic: Traffic,
     /// Bytes of keys and values that one sequence of the short and of the long kind reads halfway.
     short_kv: u64,
     long_kv: u64,
@@ -71,7 +72,7 @@ impl Model {
         let halfway = |(prompt, tokens): (usize, u32)| opened.kv_bytes(prompt as u64 + u64::from(tokens / 2));
         Ok(Self {
             name,
-            weight_bytes: opened.weight_bytes,
+            traffic: opened.traffic,
             short_kv: halfway(gpu.scale.short),
             long_kv: halfway(gpu.scale.long),
             vocab: opened.info.vocab_size,
@@ -92,7 +93,7 @@ fn decode(gpu: &Gpu, model: &mut Model, seqs: u32, ceilings: Ceilings) -> Result
     model.driver.run(&asks, &mut Unobserved)?; // warm up
     let plain = model.driver.run(&asks, &mut Unobserved)?;
     let seconds = plain.decode_interval(seqs as usize).context("no steady decode step was seen")?;
-    let bytes = model.weight_bytes + u64::from(seqs) * model.short_kv;
+    let bytes = model.traffic.step_bytes(seqs) + u64::from(seqs) * model.short_kv;
     let mut found = ceilings.rates(bytes, 0, seconds);
     found.insert("tok/s".to_owned(), json!(f64::from(seqs) / seconds));
     let mut events = Events { gpu, pairs: Vec::new() };
@@ -106,11 +107,10 @@ fn long(gpu: &Gpu, model: &mut Model, ceilings: Ceilings) -> Result<Row> {
     model.driver.run(&asks, &mut Unobserved)?; // warm up
     let run = model.driver.run(&asks, &mut Unobserved)?;
     let (tokens, seconds) = run.prefill();
-    // Two operations a weight and token: the attention's own come on top.
-    let flops = model.weight_bytes * tokens as u64;
-    let prefill = ceilings.rates(0, flops, seconds);
+    // The attention's own come on top.
+    let prefill = ceilings.rates(0, model.traffic.flops(tokens as u64), seconds);
     let step = run.decode_interval(1).context("no steady decode step was seen")?;
-    let mut found = ceilings.rates(model.weight_bytes + model.long_kv, 0, step);
+    let mut found = ceilings.rates(model.traffic.step_bytes(1) + model.long_kv, 0, step);
     found.insert("tok/s".to_owned(), json!(1.0 / step));
     let mut events = Events { gpu, pairs: Vec::new() };
     let timed = model.driver.run(&asks, &mut events)?;

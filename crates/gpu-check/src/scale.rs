@@ -35,6 +35,7 @@ pub(crate) struct Scale {
 }
 
 const LLAMA_8B: &str = "configs/architectures/llama-3.1-8b.json";
+const GPT_OSS_20B: &str = "configs/architectures/gpt-oss-20b.json";
 const GEMMA_27B: &str = "configs/architectures/gemma-3-27b-it.json";
 
 pub(crate) const FULL: Scale = Scale {
@@ -47,7 +48,9 @@ pub(crate) const FULL: Scale = Scale {
     layer_tokens: &[1, 8, 32, 128, 512, 8192],
     models: &[
         ("llama-3.1-8b", LLAMA_8B),
+        ("gpt-oss-20b", GPT_OSS_20B),
         ("gemma-3-27b-it", GEMMA_27B),
+        ("qwen3-30b-a3b", "configs/architectures/qwen3-30b-a3b.json"),
         ("qwen3-8b", "configs/architectures/qwen3-8b.json"),
         ("llama-3.2-1b", "configs/architectures/llama-3.2-1b.json"),
     ],
@@ -66,12 +69,14 @@ pub(crate) const FULL: Scale = Scale {
             LLAMA_8B,
             &[load(32, 320, 20), load(4096, 8192, 30), load(256, 1536, 20), load(1024, 4096, 25)],
         ),
+        ("gpt-oss-20b", GPT_OSS_20B, &[load(32, 320, 20), load(4096, 8192, 30)]),
         ("gemma-3-27b-it", GEMMA_27B, &[load(32, 256, 25), load(256, 1024, 25)]),
     ],
     served_len: 2048,
 };
 
 const TINY: &str = "tests/golden/llama/config.json";
+const TINY_EXPERTS: &str = "tests/golden/gpt-oss-mxfp4/config.json";
 
 pub(crate) const REHEARSAL: Scale = Scale {
     repetitions: 1,
@@ -81,7 +86,7 @@ pub(crate) const REHEARSAL: Scale = Scale {
     most_bytes: 1 << 18,
     layer_divisor: 64,
     layer_tokens: &[1, 32],
-    models: &[("tiny", TINY)],
+    models: &[("tiny", TINY), ("tiny experts", TINY_EXPERTS)],
     sizes: Sizes { max_num_seqs: 2, max_num_batched_tokens: 64, max_model_len: 128, cached_tokens: 256 },
     batches: &[1, 2],
     short: (4, 6),
