@@ -81,7 +81,10 @@ async fn a_device_that_does_not_score_prompts_is_not_asked_to() {
     for (wish, param) in [(r#""prompt_logprobs":1"#, "prompt_logprobs"), (r#""echo":true,"logprobs":1"#, "echo")] {
         let reply = server.complete(&format!(r#"{{"prompt":"ab",{wish}}}"#)).await;
         let error = &reply.json()["error"];
-        assert_eq!((reply.status.as_u16(), &error["param"], &error["code"]), (400, &param.into(), &"not_served".into()));
+        assert_eq!(
+            (reply.status.as_u16(), &error["param"], &error["code"]),
+            (400, &param.into(), &"not_served".into())
+        );
         assert!(error["message"].as_str().unwrap().contains("on a GPU yet"), "{error}");
     }
     assert_eq!(server.complete(r#"{"prompt":"ab","echo":true}"#).await.status, 200);
