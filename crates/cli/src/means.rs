@@ -142,13 +142,6 @@ impl Means {
         Ok(plan)
     }
 
-    /// Bytes of the host's memory that may hold weights which were read and not used yet.
-    fn read_ahead(&self, plan: &MemoryPlan) -> u64 {
-        const LEAST: u64 = 256 << 20;
-        let taken = if matches!(self.compute, Compute::Gpu(_)) { 0 } else { plan.total() };
-        machine::available_memory().saturating_sub(taken).max(LEAST)
-    }
-
     /// Loads the weights and makes ready to compute.
     ///
     /// # Errors
@@ -170,7 +163,7 @@ impl Means {
         };
         let bar = pull::progress_bar(plan.weights, "loading");
         let loading = Loading { placement, quantize: self.engine.quantize.map(quantize) };
-        let model = source.load(loading, self.read_ahead(plan), |loaded| bar.set_position(loaded))?;
+        let model = source.load(loading, |loaded| bar.set_position(loaded))?;
         let loaded = bar.position();
         bar.finish_and_clear();
         times.end_weights(loaded);

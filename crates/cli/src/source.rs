@@ -99,17 +99,14 @@ impl Source {
         Ok(self.bf16_bytes()? / 2)
     }
 
-    /// Reads or makes the weights; `progress` is told the bytes so far. Files are read at most `read_ahead` bytes
-    /// ahead of their use.
+    /// Reads or makes the weights; `progress` is told the bytes so far. Files are left to the kernel's own reading ahead:
+    /// asking for them in large pieces ([`Checkpoint::read_ahead`]) was no faster where it was measured.
     ///
     /// # Errors
     /// A checkpoint that does not fit its config.
-    pub(crate) fn load(&self, loading: Loading, read_ahead: u64, progress: impl Fn(u64)) -> Result<Box<dyn Model>> {
+    pub(crate) fn load(&self, loading: Loading, progress: impl Fn(u64)) -> Result<Box<dyn Model>> {
         Ok(match self {
-            Self::Checkpoint(checkpoint) => {
-                let _reading = checkpoint.read_ahead(read_ahead);
-                plimsoll_models::load(checkpoint, loading, |loaded, _| progress(loaded))
-            }
+            Self::Checkpoint(checkpoint) => plimsoll_models::load(checkpoint, loading, |loaded, _| progress(loaded)),
             Self::Dummy(config) => plimsoll_models::load_dummy(config, DUMMY_SEED, loading, progress),
         }?)
     }
