@@ -270,13 +270,14 @@ def short_gemma3():
     return Gemma3TextConfig(**(tiny.tiny_gemma3().to_dict() | layers))
 
 
-# Of llama every format there is; of the others those that they are published in.
+# Of llama all the ways there are; of the others one of each kind.
+KINDS = ["fp8-tensor", "fp8-channel", "fp8-block", "ct-int8", "ct-int4", "gptq", "awq"]
 CASES = [
     ("llama", tiny.tiny_llama3, LlamaForCausalLM, list(FORMATS)),
-    ("gemma3", short_gemma3, Gemma3ForCausalLM, ["fp8-channel", "ct-int4"]),
-    ("qwen3", tiny.tiny_qwen3_yarn, Qwen3ForCausalLM, ["fp8-block", "gptq", "awq"]),
-    ("qwen3_moe", tiny.tiny_qwen3_moe, Qwen3MoeForCausalLM, ["fp8-block", "gptq", "awq"]),
-    ("llama4", tiny.tiny_llama4, Llama4ForCausalLM, ["fp8-channel", "ct-int4"]),
+    ("gemma3", short_gemma3, Gemma3ForCausalLM, KINDS),
+    ("qwen3", tiny.tiny_qwen3_yarn, Qwen3ForCausalLM, KINDS),
+    ("cpu/qwen3_moe", tiny.tiny_qwen3_moe, Qwen3MoeForCausalLM, KINDS),
+    ("cpu/llama4", tiny.tiny_llama4, Llama4ForCausalLM, KINDS),
 ]
 
 if __name__ == "__main__":
