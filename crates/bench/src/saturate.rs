@@ -81,7 +81,7 @@ pub async fn saturate_until(
         offered: Vec::new(),
         rechecks: Vec::new(),
     };
-    let answer = walk.to_the_end().await?;
+    let answer = walk.run().await?;
     let findings = target.usage.clone().into_iter().chain(too_few).chain(walk.findings(&answer)).collect();
     let Walk { mut rungs, offered, rechecks, .. } = walk;
     rungs.sort_by_key(|rung| rung.summary.concurrency);
@@ -141,12 +141,12 @@ struct Walk<'a, P> {
 }
 
 impl<P: Fn(&Progress)> Walk<'_, P> {
-    async fn to_the_end(&mut self) -> Result<Answer> {
+    async fn run(&mut self) -> Result<Answer> {
         loop {
             let step = next_step(self.search, &self.measured).ok_or_else(|| nothing_works(&self.rungs))?;
             let over = |left: Duration| left.is_zero() || self.stop.is_set();
             match step {
-                Step::Done(answer) => return Ok(answer),
+                Step::Done(answer) => return Ok(*answer),
                 // The first rung is measured whatever the time, for without it there is no answer at all.
                 Step::Measure(_) if !self.rungs.is_empty() && over(self.left_for_rungs()) => {
                     self.measured.no_more_rungs = true;

@@ -103,7 +103,7 @@ pub struct RungPoint {
 }
 
 /// What to do next.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Measure this concurrency, which may have been measured before.
     Measure(u32),
@@ -114,7 +114,7 @@ pub enum Step {
     },
     /// Measure this concurrency once more, to be held against what it was.
     Recheck(u32),
-    Done(Answer),
+    Done(Box<Answer>),
 }
 
 /// All that was measured, each in the order it was.
@@ -195,7 +195,7 @@ pub fn next_step(config: &SearchConfig, measured: &Measured) -> Option<Step> {
     let mut answer = rungs.answer()?;
     // A server that is gone, or one that was not seen for the client, has nothing more to say.
     if matches!(answer.verdict, Verdict::ServerGone | Verdict::ClientLimited) {
-        return Some(Step::Done(answer));
+        return Some(Step::Done(Box::new(answer)));
     }
     let offers = Offers::new(config, rungs.max_rate(), &measured.offered);
     if let Some(share) = offers.next().filter(|_| !measured.no_more_offers) {
@@ -206,7 +206,7 @@ pub fn next_step(config: &SearchConfig, measured: &Measured) -> Option<Step> {
         return Some(Step::Recheck(next));
     }
     answer.drift = rungs.drift(&measured.rechecks);
-    Some(Step::Done(answer))
+    Some(Step::Done(Box::new(answer)))
 }
 
 /// The concurrencies that failed once and did not fail again.

@@ -261,7 +261,7 @@ fn search(config: &SearchConfig, mut measure: impl FnMut(Ask) -> Shows) -> (Answ
         let count = measured.rungs.len() + measured.offered.len() + measured.rechecks.len();
         assert!(count < 80, "no end: {measured:?}");
         match next_step(config, &measured).expect("a server that serves") {
-            Step::Done(answer) => return (answer, count),
+            Step::Done(answer) => return (*answer, count),
             Step::Measure(n) => measured.rungs.push(closed(measure(Ask::Closed(n)))),
             Step::Recheck(n) => measured.rechecks.push(closed(measure(Ask::Closed(n)))),
             Step::Offer { share, rate } => match measure(Ask::Open(rate)) {
@@ -338,7 +338,7 @@ fn miss(server: &Server, answer: &Answer) -> Option<&'static str> {
 
 /// Searches `SEEDS` servers of each kind, and prints every one that is missed.
 fn search_all(first_seed: u64) {
-    let (mut missed, mut count) = (0, 0);
+    let (mut missed, mut count, mut too_many) = (0, 0, Vec::new());
     for (i, kind) in (0..).zip(KINDS) {
         let mut of_kind = 0;
         for seed in (i * SEEDS..(i + 1) * SEEDS).map(|seed| first_seed + seed) {
@@ -352,19 +352,29 @@ fn search_all(first_seed: u64) {
             }
         }
         println!("{kind:?}: {of_kind} of {SEEDS} missed");
-        // Where a hiccup takes a rung by chance more often than not, nothing tells it from the server's doing.
-        let allowed = if kind == Kind::Disturbed { SEEDS * 3 / 20 } else { SEEDS / 10 };
-        assert!(of_kind <= allowed, "{of_kind} of {SEEDS} of one kind missed, more than {allowed}");
+        // Where rungs scatter by more than what is looked for, or fall to a hiccup more often than not, nothing tells that
+        // from the server's doing.
+        let allowed = if matches!(kind, Kind::Noisy | Kind::Disturbed) { SEEDS * 3 / 20 } else { SEEDS / 10 };
+        if of_kind > allowed {
+            too_many.push(kind);
+        }
         missed += of_kind;
     }
     let runs = SEEDS * KINDS.len() as u64;
     println!("{missed} of {runs} missed, {:.1} measurements a search", count as f64 / runs as f64);
     assert!(missed * 20 <= runs, "{missed} of {runs} missed, more than 5%");
+    assert!(too_many.is_empty(), "too many missed of {too_many:?}");
 }
 
 #[test]
 fn the_answers_are_within_a_tenth_of_the_truth() {
     search_all(0);
+}
+
+/// Servers that the search was not developed against.
+#[test]
+fn so_are_the_answers_of_servers_never_seen_before() {
+    search_all(200_000);
 }
 
 #[test]

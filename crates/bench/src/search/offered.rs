@@ -7,7 +7,7 @@ use super::SearchConfig;
 
 /// Where the lowest share that is asked for does not hold, these are tried, one after another.
 const LOWER_SHARES: [f64; 3] = [0.5, 0.35, 0.25];
-/// A share at which service did not hold is offered again, and the majority counts.
+/// The highest share that holds and the lowest that does not are offered again, and the majority counts.
 const REPLICATES: usize = 3;
 /// Fewer bad requests than this are stragglers.
 const LEAST_BAD: u64 = 2;
@@ -70,8 +70,8 @@ impl<'a> Offers<'a> {
         Self { config, max_rate, offered }
     }
 
-    /// The share to offer next: first all that are asked for, ascending; then the lowest that fails again until it is
-    /// sure; then lower ones until one holds.
+    /// The share to offer next: first all that are asked for, ascending; then the lowest that fails and the highest that
+    /// holds below it again, until both are sure; then lower ones until one holds.
     pub(super) fn next(&self) -> Option<f64> {
         if self.max_rate <= 0.0 {
             return None;
@@ -80,12 +80,15 @@ impl<'a> Offers<'a> {
         if let Some(share) = self.config.offered_shares.iter().copied().find(is_new) {
             return Some(share);
         }
-        let failing = self.shares().into_iter().find(|share| !self.holds(*share) || self.is_split(*share))?;
-        if !self.is_sure(failing) {
-            return Some(failing);
+        let shares = self.shares();
+        let at = shares.iter().position(|share| !self.holds(*share) || self.is_split(*share));
+        let failing = at.map(|at| shares[at]);
+        let holding = at.unwrap_or(shares.len()).checked_sub(1).map(|at| shares[at]);
+        if let Some(doubted) = failing.into_iter().chain(holding).find(|share| !self.is_sure(*share)) {
+            return Some(doubted);
         }
-        let lowest = self.shares().first().copied()?;
-        LOWER_SHARES.into_iter().find(|share| failing == lowest && *share < lowest)
+        let lowest = failing.filter(|_| holding.is_none())?;
+        LOWER_SHARES.into_iter().find(|share| *share < lowest)
     }
 
     pub(super) fn answer(&self) -> Option<OpenLoopAnswer> {
@@ -175,9 +178,15 @@ mod tests {
         let (answer, offered) = offer(|share, _| share < 0.95);
         assert_eq!((answer.holds_rate, answer.fails_rate), (Some(9.0), Some(10.0)));
         assert_eq!(answer.fault, Some(OpenLoopFault::Backlog));
-        assert_eq!(offered, [0.7, 0.8, 0.9, 1.0, 1.05, 1.0], "what fails is tried twice");
+        assert_eq!(offered, [0.7, 0.8, 0.9, 1.0, 1.05, 1.0, 0.9], "both ends are tried twice");
         let (answer, offered) = offer(|_, _| true);
-        assert_eq!((answer.holds_rate, answer.fails_rate, offered.len()), (Some(10.5), None, 5));
+        assert_eq!((answer.holds_rate, answer.fails_rate, offered.len()), (Some(10.5), None, 6));
+    }
+
+    #[test]
+    fn luck_is_not_believed() {
+        let (answer, _) = offer(|share, before| share < 0.95 || before == 0);
+        assert_eq!((answer.holds_rate, answer.fails_rate), (Some(9.0), Some(10.0)));
     }
 
     #[test]

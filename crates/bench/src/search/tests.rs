@@ -48,7 +48,7 @@ fn search(config: &SearchConfig, mut server: impl FnMut(u32) -> RungPoint) -> (A
         let rungs = &mut measured.rungs;
         assert!(rungs.len() < 60, "no end: {rungs:?}");
         match next_step(config, &measured).expect("a server that serves") {
-            Step::Done(answer) => return (answer, measured.rungs.iter().map(|rung| rung.concurrency).collect()),
+            Step::Done(answer) => return (*answer, measured.rungs.iter().map(|rung| rung.concurrency).collect()),
             Step::Recheck(n) => measured.rechecks.push(server(n)),
             Step::Offer { .. } => panic!("the length of a reply is not known"),
             Step::Measure(n) => {
@@ -342,7 +342,7 @@ fn a_server_that_changed_is_told() {
                 Step::Measure(n) => measured.rungs.push(at(n, 1.0)),
                 Step::Recheck(n) => measured.rechecks.push(at(n, now)),
                 Step::Offer { .. } => panic!("the length of a reply is not known"),
-                Step::Done(answer) => break answer,
+                Step::Done(answer) => break *answer,
             }
         };
         let drift = answer.drift.expect("looked at");
