@@ -161,9 +161,12 @@ async fn a_run_that_is_stopped_reports_what_there_was() {
     // Every second request hangs: the others must be in the report, and those cut off.
     let config = config(server(|i| i % 2 == 0).await, Arrivals::Poisson { rate: 50.0 });
     let stop = Stop::default();
-    let report = run_until(&config, &stop, |news| match news {
-        Progress::Running(running) if running.done >= 5 => stop.now(),
-        _ => (),
+    let report = run_until(&config, &stop, |news| {
+        if let Progress::Running(running) = news
+            && running.done >= 5
+        {
+            stop.now();
+        }
     });
     let report = tokio::time::timeout(Duration::from_secs(60), report).await.expect("an end").expect("a report");
     let outcomes = report.rung.summary.outcomes;
@@ -178,9 +181,10 @@ async fn a_search_that_is_stopped_answers_from_what_it_has() {
     let server = paced(10);
     let stop = Stop::default();
     let config = search(server.url());
-    let report = saturate_until(&config, &stop, |news| match news {
-        Progress::Rung(..) => stop.now(),
-        _ => (),
+    let report = saturate_until(&config, &stop, |news| {
+        if let Progress::Rung(..) = news {
+            stop.now();
+        }
     });
     let report = report.await.expect("one rung");
     assert_eq!((report.rungs.len(), report.answer.verdict), (1, Verdict::OutOfTime));
@@ -227,9 +231,12 @@ async fn a_whole_search_is_confirmed_and_checked() {
 async fn a_server_that_dies_within_a_rung_is_told_and_what_came_before_is_kept() {
     let server = std::cell::RefCell::new(Some(paced(5)));
     let config = search(server.borrow().as_ref().map(NullServer::url).expect("a server"));
-    let report = saturate(&config, |news| match news {
-        Progress::Running(running) if running.concurrency == 2 => drop(server.borrow_mut().take()),
-        _ => (),
+    let report = saturate(&config, |news| {
+        if let Progress::Running(running) = news
+            && running.concurrency == 2
+        {
+            drop(server.borrow_mut().take());
+        }
     });
     let report = report.await.expect("the first rung was served");
     assert_eq!(report.answer.peak, 1, "{report}");
