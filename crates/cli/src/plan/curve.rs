@@ -116,7 +116,7 @@ impl Load<'_> {
         let mut measured = Measured { no_more_offers: true, no_more_rechecks: true, ..Measured::default() };
         let answer = loop {
             match next_step(&search, &measured).context("no concurrency is served at all")? {
-                Step::Done(answer) => break answer,
+                Step::Done(answer) => break *answer,
                 Step::Measure(clients) => {
                     let before = measured.rungs.iter().find(|point| point.concurrency == clients).copied();
                     if let Some(point) = before {

@@ -1,7 +1,7 @@
 //! A plan as a page with charts.
 
 use plimsoll_bench::page::{
-    Axis, Bars, Chart, Color, Fact, Line, Page, Part, Point, Rule, Scale, Section, Series, Table,
+    Axis, Bars, Chart, Color, Fact, Line, Page, Part, Point, Rule, Scale, Section, Series, Table, number,
 };
 
 use super::curve::Rung;
