@@ -76,7 +76,7 @@ enum Command {
     /// By default a closed loop: N clients, each with one request in flight, until M requests were sent. --arrivals poisson
     /// --rate 20 sends 20 requests a second whatever the server does, and counts latency from when each was due. Works
     /// against any OpenAI-compatible server.
-    Bench(bench::BenchOptions),
+    Bench(Box<bench::BenchOptions>),
     /// Find the concurrencies at which a server's throughput saturates and at which service breaks
     ///
     /// Walks up N = 1, 2, 4 ... until two doublings in a row gain less than 5%, narrows down the smallest N with 95% of the
@@ -144,7 +144,7 @@ fn run(Cli { command, shared }: Cli) -> Result<()> {
         Command::Bench(options) => {
             let config = Config::resolve(shared, ServeOptions::default())?;
             logging::init(config.shared.log_format);
-            block_on(bench::run(&config.shared, options))
+            block_on(bench::run(&config.shared, *options))
         }
         Command::Eval(options) => {
             let config = Config::resolve(shared.clone(), options.serve.clone())?;
