@@ -78,6 +78,7 @@ async fn saturation_is_found_and_reported() {
     let mut config = SaturateConfig::new(server.url());
     config.generation.max_tokens = 10;
     config.search.max_concurrency = 4;
+    (config.search.offered_shares, config.search.check_drift) = (Vec::new(), false);
     config.rung =
         RungRule { min_time: Duration::from_millis(300), max_time: Duration::from_secs(2), ..RungRule::default() };
     let seen = RefCell::new(Vec::new());
@@ -104,6 +105,7 @@ async fn a_broken_latency_limit_is_reported() {
     let mut config = SaturateConfig::new(server.url());
     config.generation.max_tokens = 10;
     config.search.max_concurrency = 2;
+    (config.search.offered_shares, config.search.check_drift) = (Vec::new(), false);
     config.search.slo = Slo { ttft_ms: Some(60_000.0), tpot_ms: Some(5.0), ..Slo::default() };
     config.rung =
         RungRule { min_time: Duration::from_millis(300), max_time: Duration::from_secs(2), ..RungRule::default() };
