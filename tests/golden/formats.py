@@ -276,8 +276,8 @@ CASES = [
     ("llama", tiny.tiny_llama3, LlamaForCausalLM, list(FORMATS)),
     ("gemma3", short_gemma3, Gemma3ForCausalLM, KINDS),
     ("qwen3", tiny.tiny_qwen3_yarn, Qwen3ForCausalLM, KINDS),
-    ("cpu/qwen3_moe", tiny.tiny_qwen3_moe, Qwen3MoeForCausalLM, KINDS),
-    ("cpu/llama4", tiny.tiny_llama4, Llama4ForCausalLM, KINDS),
+    ("qwen3_moe", tiny.tiny_qwen3_moe, Qwen3MoeForCausalLM, KINDS),
+    ("llama4", tiny.tiny_llama4, Llama4ForCausalLM, KINDS),
 ]
 
 if __name__ == "__main__":

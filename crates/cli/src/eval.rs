@@ -136,8 +136,8 @@ pub(crate) async fn run(shared: SharedOptions, options: EvalOptions) -> Result<(
     }
     check(&options)?;
     // Both before a server is started: a file that cannot be written should not cost an evaluation.
-    let mut log = options.log.as_ref().map(|path| created(path)).transpose()?;
-    options.out.as_ref().map(|path| created(path)).transpose()?;
+    let mut log = options.log.as_ref().map(created).transpose()?;
+    options.out.as_ref().map(created).transpose()?;
     let began = Instant::now();
     let own = match options.starts_server() {
         true => Some(Listening::server(&shared, &without_line(options.serve.clone()))?),

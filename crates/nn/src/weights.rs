@@ -304,6 +304,9 @@ impl<'a> Weights<'a> {
 
     /// The numbers of a small tensor, row by row.
     fn numbers(&self, full_name: &str, shape: &[usize], role: Role) -> Result<Vec<f32>, CheckpointError> {
+        if let (Source::Checkpoint(stored), true) = (&self.loader.source, self.is_survey()) {
+            stored.note(full_name);
+        }
         self.or_note(self.read_numbers(full_name, shape, role), || Ok(vec![0.0; shape.iter().product()]))
     }
 
