@@ -129,7 +129,11 @@ fn tell_apart(candidates: &mut [Candidate]) {
 fn is_reference_load(report: &SaturationReport) -> bool {
     let load = &reference::published().workload;
     let config = &report.config;
-    config.workload.min_tokens == load.min_prompt_tokens
+    let single = config.workload.turns == 1 && config.workload.shared_prefix.is_none();
+    let texts = matches!(config.workload.prompts, PromptSource::Bundled | PromptSource::File(_));
+    single
+        && texts
+        && config.workload.min_tokens == load.min_prompt_tokens
         && config.workload.max_tokens == load.max_prompt_tokens
         && config.generation.max_tokens == load.max_output_tokens
 }
@@ -143,6 +147,10 @@ fn differences(a: &SaturationReport, b: &SaturationReport) -> Vec<String> {
         other => format!("{other:?}"),
     };
     let prompts = |load: &crate::Workload| format!("prompts of {} to {} tokens", load.min_tokens, load.max_tokens);
+    let shape = |load: &crate::Workload| match load.shared_prefix {
+        Some(prefix) => format!("turns {}, prefixes of {} tokens shared", load.turns, prefix.tokens),
+        None => format!("turns {}, no prefix shared", load.turns),
+    };
     let pairs = [
         (a.model.clone(), b.model.clone()),
         (source(&a_load.prompts), source(&b_load.prompts)),
@@ -150,6 +158,7 @@ fn differences(a: &SaturationReport, b: &SaturationReport) -> Vec<String> {
         (format!("at most {} output tokens", a_made.max_tokens), format!("{}", b_made.max_tokens)),
         (format!("ignore_eos {}", a_made.ignore_eos), format!("ignore_eos {}", b_made.ignore_eos)),
         (format!("salted {}", a_load.salt), format!("salted {}", b_load.salt)),
+        (shape(a_load), shape(b_load)),
     ];
     let same = |index: usize| match index {
         3 => a_made.max_tokens == b_made.max_tokens,

@@ -78,6 +78,9 @@ fn the_published_result_stands_beside_the_same_model_under_the_same_load_alone()
     let mut longer = ours.clone();
     longer.config.generation.max_tokens = 200;
     assert!(!shown(longer).0.contains("published"));
+    let mut turns = ours.clone();
+    turns.config.workload.turns = 3;
+    assert!(!shown(turns).0.contains("published"));
     ours.model = "another".to_owned();
     assert!(!shown(ours).0.contains("published"));
 }
