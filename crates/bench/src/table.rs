@@ -24,17 +24,25 @@ impl fmt::Display for BenchReport {
         let summary = &self.rung.summary;
         writeln!(
             out,
-            "{} at {} concurrent: {:.1} output tok/s, {:.2} req/s, success {}",
+            "{} at {}: {:.1} output tok/s, {:.2} req/s, success {}",
             self.model,
-            summary.concurrency,
+            load(summary),
             summary.rates.output_tokens_per_s,
             summary.rates.requests_per_s,
             percent(summary.success_rate)
         )?;
+        self.findings.iter().try_for_each(|finding| writeln!(out, "! {}", finding.text))?;
         writeln!(out)?;
         table(out, std::slice::from_ref(&self.rung))?;
         lines(out, &notes(&self.workload, std::slice::from_ref(&self.rung)))
     }
+}
+
+/// What a run was driven with.
+fn load(summary: &RungSummary) -> String {
+    let Some(facts) = &summary.open_loop else { return format!("{} concurrent", summary.concurrency) };
+    let backlog = if facts.growth.is_some_and(|growth| !growth.is_flat) { ", and ever more" } else { "" };
+    format!("{:.2} arrivals/s ({:.1} in flight on average{backlog})", facts.offered_per_s, facts.in_flight_mean)
 }
 
 impl fmt::Display for SaturationReport {
@@ -203,7 +211,10 @@ pub(crate) fn row(summary: &RungSummary) -> [String; HEADERS.len()] {
     let width = summary.output_half_width.map(|width| width / summary.rates.output_tokens_per_s);
     let unsteady = if summary.window.steady { "" } else { "*" };
     [
-        format!("{}{unsteady}", summary.concurrency),
+        format!(
+            "{}{unsteady}",
+            summary.open_loop.map_or(summary.concurrency, |facts| facts.in_flight_mean.round() as u32)
+        ),
         format!("{:.2}", summary.rates.requests_per_s),
         format!("{:.1}", summary.rates.input_tokens_per_s),
         format!("{:.1}", summary.rates.output_tokens_per_s),
