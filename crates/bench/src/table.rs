@@ -167,8 +167,11 @@ pub(crate) fn drift(answer: &Answer) -> Option<String> {
     let found = answer.drift.as_ref()?;
     let again = |recheck: &Recheck| format!("{:+.1}% at N = {}", 100.0 * recheck.change, recheck.concurrency);
     let changes: Vec<String> = std::iter::once(&found.at_one).chain(&found.at_saturation).map(again).collect();
-    let said =
-        if found.invalidates() { "The server had changed by the end" } else { "The server was the same at the end" };
+    let said = if found.invalidates() {
+        "The server had changed by the end"
+    } else {
+        "The server was not shown to have changed by the end"
+    };
     Some(format!("{said}: throughput {}.", changes.join(" and ")))
 }
 

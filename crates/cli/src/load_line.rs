@@ -2,11 +2,11 @@
 //! there, for `serve` to hold itself to. One file a subject, in a folder of the user's cache.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use plimsoll_bench::{SaturationReport, Verdict};
+use plimsoll_bench::{Finding, FindingKind, SaturationReport, Verdict};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -47,16 +47,18 @@ pub(crate) struct LoadLine {
 }
 
 impl LoadLine {
-    /// From a search that ended: the saturation point, or where that is more than service holds at, the most it holds
-    /// at. `None` if neither says anything about this server: the client was the bottleneck, or service held nowhere.
+    /// From a search that found an end of the throughput: the saturation point, or where that is more than service holds
+    /// at, the most it holds at. `None` if the figures are not to be used, if service held nowhere, or if throughput still
+    /// rose where the search ended: how far it was looked for says nothing about the server.
     pub(crate) fn of(report: &SaturationReport, subject: Subject) -> Option<Self> {
         let answer = &report.answer;
+        let is_cut = |finding: &Finding| finding.invalidates() || finding.kind == FindingKind::Interrupted;
+        if !has_end(answer.verdict) || report.findings.iter().any(is_cut) {
+            return None;
+        }
         let wanted = answer.saturation.min(answer.holds_at);
         // The measured rung at or below it.
         let rung = report.rungs.iter().map(|rung| &rung.summary).rfind(|rung| rung.concurrency <= wanted)?;
-        if answer.verdict == Verdict::ClientLimited {
-            return None;
-        }
         Some(Self {
             schema: SCHEMA.into(),
             subject,
@@ -73,8 +75,11 @@ impl LoadLine {
     /// # Errors
     /// The file is there and cannot be read or understood.
     pub(crate) fn find(subject: &Subject) -> Result<Option<Self>> {
-        let path = subject.path()?;
-        let text = match std::fs::read(&path) {
+        Self::read(&subject.path()?, subject)
+    }
+
+    fn read(path: &Path, subject: &Subject) -> Result<Option<Self>> {
+        let text = match std::fs::read(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             text => text.with_context(|| format!("cannot read the load line {}", path.display()))?,
         };
@@ -90,20 +95,36 @@ impl LoadLine {
     /// The file cannot be written.
     pub(crate) fn write(&self) -> Result<PathBuf> {
         let path = self.subject.path()?;
+        self.write_to(&path)?;
+        Ok(path)
+    }
+
+    fn write_to(&self, path: &Path) -> Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
         let unfinished = path.with_extension("new");
         let folder = path.parent().expect("it lies in a folder");
         std::fs::create_dir_all(folder)
             .and_then(|()| std::fs::write(&unfinished, text))
-            .and_then(|()| std::fs::rename(&unfinished, &path))
-            .with_context(|| format!("cannot write the load line {}", path.display()))?;
-        Ok(path)
+            .and_then(|()| std::fs::rename(&unfinished, path))
+            .with_context(|| format!("cannot write the load line {}", path.display()))
     }
 
     /// As the server takes it.
     pub(crate) fn limit(&self) -> plimsoll_server::LoadLine {
         plimsoll_server::LoadLine { sequences: self.sequences as usize, requests_per_s: self.requests_per_s }
+    }
+}
+
+/// Whether the search saw where throughput ends, or service.
+fn has_end(verdict: Verdict) -> bool {
+    match verdict {
+        Verdict::Plateaued
+        | Verdict::Retrograde
+        | Verdict::AdmissionLimited
+        | Verdict::ServiceBroken
+        | Verdict::SloBroken => true,
+        Verdict::StillScaling | Verdict::ServerGone | Verdict::ClientLimited | Verdict::OutOfTime => false,
     }
 }
 
@@ -160,6 +181,32 @@ mod tests {
             threads: 2,
             settings: "s".into(),
         }
+    }
+
+    #[test]
+    fn what_is_written_is_found_for_its_subject_alone() {
+        let line = LoadLine {
+            schema: SCHEMA.into(),
+            subject: subject("m"),
+            measured_unix_s: 1,
+            sequences: 48,
+            requests_per_s: 17.25,
+            output_tokens_per_s: 1373.0,
+            verdict: Verdict::Plateaued,
+        };
+        let folder = std::env::temp_dir().join(format!("plimsoll-load-lines-{}", std::process::id()));
+        let path = folder.join("m.json");
+        assert_eq!(LoadLine::read(&path, &line.subject).unwrap(), None);
+        line.write_to(&path).unwrap();
+        assert_eq!(LoadLine::read(&path, &line.subject).unwrap(), Some(line.clone()));
+        assert_eq!(LoadLine::read(&path, &subject("other")).unwrap(), None);
+        let empty = serde_json::to_string(&LoadLine { sequences: 0, ..line.clone() }).unwrap();
+        for broken in ["{", &empty] {
+            std::fs::write(&path, broken).unwrap();
+            let told = LoadLine::read(&path, &line.subject).unwrap_err().to_string();
+            assert!(told.contains("delete it"), "{told}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

@@ -182,7 +182,10 @@ fn keep_line(report: &SaturationReport, config: Config) -> Result<()> {
             let path = line.write()?;
             println!("load line: {line}; `plimsoll serve` with these options keeps to it ({})", path.display());
         }
-        None => println!("no load line: this says too little about the server"),
+        None => println!(
+            "no load line: the search saw no end of the throughput, or its figures are not to be used (see above); a longer \
+             --budget or a higher --max-concurrency may show more"
+        ),
     }
     Ok(())
 }
