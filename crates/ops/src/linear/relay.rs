@@ -1,5 +1,6 @@
-//! Brings the rows of packed matrices into the order in which a GPU's kernels read them, without loss: codes stay codes.
-//! How they lie there is the kernels' business ([`Layout`]); what codes mean is [`crate::quant`]'s.
+//! Brings the rows of packed matrices into the order in which a GPU's kernels read them: codes stay codes, and f32 scales
+//! keep 16 significant bits ([`scale_word`]). How they lie there is the kernels' business ([`Layout`]); what codes mean is
+//! [`crate::quant`]'s.
 
 use candle_core::Result;
 use plimsoll_kernels::packed::{Format, Layout, scale_word};
@@ -66,14 +67,16 @@ pub(super) fn lay(sources: &[RowSource<'_>]) -> Result<Option<Laid>> {
     Ok(Some(laid))
 }
 
-/// Kernels keep the code that stands for zero in a byte.
+/// Kernels keep the code that stands for zero in a byte, and that of four bits as 128 more in bf16, which counts by ones
+/// up to 256.
 fn zeros_fit(format: RowFormat, row: &[u8]) -> bool {
-    match format {
-        RowFormat::Grouped(format) if format.codes != Codes::E4M3 => {
-            format.groups(row).all(|group| (0..=255).contains(&group.zero))
-        }
-        _ => true,
-    }
+    let RowFormat::Grouped(format) = format else { return true };
+    let most = match format.codes {
+        Codes::Int4 => 128,
+        Codes::Int8 => 255,
+        Codes::E4M3 => return true,
+    };
+    format.groups(row).all(|group| (0..=most).contains(&group.zero))
 }
 
 /// Appends a row's codes, one a byte, and what its groups are scaled by.
@@ -127,6 +130,8 @@ mod tests {
             let (first, rest) = bytes.split_at(13 * row);
             let parts = [RowSource::new(format, 13, 96, first), RowSource::new(format, 27, 96, rest)];
             let parts = lay(&parts).unwrap().unwrap();
+            assert_eq!((whole.layout.rows, whole.layout.columns), (40, 96), "{format}");
+            assert_eq!(whole.layout, parts.layout);
             assert!(whole.codes == parts.codes && whole.scales == parts.scales, "{format}");
             assert!(whole.codes.iter().any(|byte| *byte != 0) && whole.scales.iter().any(|byte| *byte != 0));
         }
@@ -145,9 +150,19 @@ mod tests {
         assert!(lay(&[dense]).unwrap().is_none() && lay(&[source, dense]).unwrap().is_none());
         let odd = vec![0; 12 * FORMATS[0].row_bytes(64).unwrap()];
         assert!(lay(&[RowSource::new(FORMATS[0], 12, 64, &odd)]).unwrap().is_none());
-        let mut outside = bytes.clone();
-        outside[4..6].copy_from_slice(&(-1i16).to_le_bytes());
-        assert!(lay(&[RowSource::new(FORMATS[1], 16, 64, &outside)]).unwrap().is_none());
+    }
+
+    #[test]
+    fn zeros_are_those_that_kernels_decode() {
+        let mut random = Random::new(93);
+        let is_laid = |format, bytes: &[u8]| lay(&[RowSource::new(format, 16, 96, bytes)]).unwrap().is_some();
+        for (format, most) in [(FORMATS[1], 128i16), (FORMATS[2], 255)] {
+            let mut bytes = rows(format, 16, 96, &mut random);
+            for (zero, fits) in [(-1, false), (0, true), (most, true), (most + 1, false)] {
+                bytes[4..6].copy_from_slice(&zero.to_le_bytes());
+                assert_eq!(is_laid(format, &bytes), fits, "{format}: zero {zero}");
+            }
+        }
     }
 
     #[test]
