@@ -53,7 +53,7 @@ fn saturate_starts_its_own_server_and_finds_a_plateau() {
 #[test]
 fn serve_keeps_to_the_load_line_that_saturate_found() {
     let options = ["--max-num-seqs", "1"];
-    let measured = ["saturate", "--max-concurrency", "8", "--rung-seconds", "2", "--max-tokens", "8"];
+    let measured = ["saturate", "--max-concurrency", "8", "--rung-seconds", "2", "--max-tokens", "8", "--keep-line"];
     let search = ["--no-open-loop", "--no-drift-check"];
     let output = run(&[&measured[..], &search, &options].concat());
     let said = String::from_utf8_lossy(&output.stdout);

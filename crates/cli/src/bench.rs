@@ -156,7 +156,7 @@ pub(crate) async fn run(shared: &Shared, options: BenchOptions) -> Result<()> {
         ..BenchConfig::new("")
     };
     let bar = progress::bar(Some(requests));
-    let stop = progress::stop_on_ctrl_c();
+    let stop = progress::StopOnSignal::new()?;
     let report = plimsoll_bench::run_until(&config, &stop, |news| progress::show(news, &bar)).await;
     bar.finish_and_clear();
     let report = report?;

@@ -56,9 +56,7 @@ impl LoadLine {
         if !has_end(answer.verdict) || report.findings.iter().any(is_cut) {
             return None;
         }
-        let wanted = answer.saturation.min(answer.holds_at);
-        // The measured rung at or below it.
-        let rung = report.rungs.iter().map(|rung| &rung.summary).rfind(|rung| rung.concurrency <= wanted)?;
+        let rung = &report.rung_at(answer.saturation.min(answer.holds_at))?.summary;
         Some(Self {
             schema: SCHEMA.into(),
             subject,
@@ -171,6 +169,8 @@ impl Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
+    use crate::options::{LoadFormat, ServeOptions, SharedOptions};
 
     fn subject(model: &str) -> Subject {
         Subject {
@@ -207,6 +207,42 @@ mod tests {
             assert!(told.contains("delete it"), "{told}");
         }
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_served_decides_the_subject() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/architectures");
+        let of = |name: &str, change: &dyn Fn(&mut ServeOptions)| {
+            let shared = SharedOptions {
+                device: Some(Device::Null),
+                config: vec![folder.join(name)],
+                ..SharedOptions::default()
+            };
+            let mut options = ServeOptions { load_format: Some(LoadFormat::Dummy), ..ServeOptions::default() };
+            change(&mut options);
+            let config = Config::resolve(shared, options).unwrap();
+            Subject::of(&crate::model::find(&config).unwrap(), &config).unwrap()
+        };
+        let plain = of("llama-3.2-1b.json", &|_| ());
+        let same = of("llama-3.2-1b.json", &|options| options.max_queued_requests = Some(7));
+        assert_eq!(plain, same, "who waits outside does not matter");
+        let others = [
+            of("llama-3.1-8b.json", &|_| ()),
+            of("llama-3.2-1b.json", &|options| options.max_num_seqs = Some(3)),
+            of("llama-3.2-1b.json", &|options| options.prefix_caching = Some(false)),
+        ];
+        for other in others {
+            assert_ne!(plain, other);
+            assert_ne!(plain.path().unwrap(), other.path().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_search_without_an_end_gives_no_line() {
+        let ends = [Verdict::Plateaued, Verdict::Retrograde, Verdict::SloBroken, Verdict::ServiceBroken];
+        assert!(ends.into_iter().all(has_end));
+        let open = [Verdict::StillScaling, Verdict::OutOfTime, Verdict::ClientLimited, Verdict::ServerGone];
+        assert!(!open.into_iter().any(has_end));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! The terminal while a measurement runs, and Ctrl-C, which ends it without losing what was measured.
 
+use std::ops::Deref;
 use std::time::Duration;
 
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use plimsoll_bench::{Progress, RungReport, Running, Stage, Stop};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 /// A bar for so many requests; without a number, a spinner.
 pub(crate) fn bar(requests: Option<u64>) -> ProgressBar {
@@ -76,20 +80,42 @@ fn clock(time: Duration) -> String {
     if seconds < 60 { format!("{seconds} s") } else { format!("{}m {:02}s", seconds / 60, seconds % 60) }
 }
 
-/// A handle that the first Ctrl-C sets; the second one ends the process.
-pub(crate) fn stop_on_ctrl_c() -> Stop {
-    let stop = Stop::default();
-    let handle = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
+/// What the first Ctrl-C (or SIGTERM) sets, while this lives; the second one ends the process.
+pub(crate) struct StopOnSignal {
+    stop: Stop,
+    listening: JoinHandle<()>,
+}
+
+impl StopOnSignal {
+    /// # Errors
+    /// The system takes no handler.
+    pub(crate) fn new() -> Result<Self> {
+        let stop = Stop::default();
+        let handle = stop.clone();
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let listening = tokio::spawn(async move {
+            tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
             eprintln!("  interrupted: the report is of what was measured; once more to end at once");
             handle.now();
-        }
-        if tokio::signal::ctrl_c().await.is_ok() {
+            tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
             std::process::exit(130);
-        }
-    });
-    stop
+        });
+        Ok(Self { stop, listening })
+    }
+}
+
+impl Deref for StopOnSignal {
+    type Target = Stop;
+
+    fn deref(&self) -> &Stop {
+        &self.stop
+    }
+}
+
+impl Drop for StopOnSignal {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
 }
 
 #[cfg(test)]

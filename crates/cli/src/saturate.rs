@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use plimsoll_bench::{RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo};
+use plimsoll_bench::{Generation, RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo, Workload};
 
 use crate::child::Listening;
 use crate::config::Config;
@@ -14,7 +14,7 @@ use crate::load::LoadOptions;
 use crate::load_line::{LoadLine, Subject};
 use crate::model;
 use crate::options::{LoadLineUse, ServeOptions, SharedOptions};
-use crate::progress;
+use crate::progress::{self, StopOnSignal};
 use crate::report::FormOptions;
 
 /// What `saturate` takes.
@@ -50,6 +50,10 @@ pub(crate) struct SaturateOptions {
     /// 3%, the result is marked as invalid
     #[arg(long)]
     no_drift_check: bool,
+
+    /// Keep what is found as the load line of `serve` though the workload is not the usual one
+    #[arg(long)]
+    keep_line: bool,
 
     /// Folder to write saturation.json to. Ctrl-C ends the search early and reports what was measured
     #[arg(long, value_name = "DIR")]
@@ -114,11 +118,17 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Result<()> {
+    measure(shared, options).await.map(drop)
+}
+
+/// Whether it was interrupted.
+async fn measure(shared: SharedOptions, options: SaturateOptions) -> Result<bool> {
     ensure!(options.rung_seconds != Some(0), "--rung-seconds is 0; give at least 1");
     let floor = options.limits.success_floor;
     ensure!((0.0..100.0).contains(&floor), "--success-floor is {floor}; give a percentage from 0 to below 100");
     let budget = if options.quick { QUICK_BUDGET } else { options.budget };
-    let api_key = options.serve.api_key.first().cloned();
+    let resolved = Config::resolve(shared.clone(), options.serve.clone())?;
+    let api_key = resolved.admission.api_keys.first().cloned();
     let own = match &options.url {
         // What is to be measured must not be held to an older measurement.
         None => Some(Listening::server(&shared, &without_line(options.serve.clone()))?),
@@ -153,7 +163,7 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
         ..SaturateConfig::new("")
     };
     let bar = progress::bar(None);
-    let stop = progress::stop_on_ctrl_c();
+    let stop = StopOnSignal::new()?;
     let report = plimsoll_bench::saturate_until(&config, &stop, |news| progress::show(news, &bar)).await;
     bar.finish_and_clear();
     let report = report?;
@@ -165,9 +175,22 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Resu
     if let Some(server) = own {
         // Its device is free again.
         drop(server);
-        keep_line(&report, Config::resolve(shared, options.serve)?)?;
+        if is_usual(&config) || options.keep_line {
+            keep_line(&report, &resolved)?;
+        } else {
+            println!(
+                "the load line is not changed: this is not the usual workload (--keep-line to keep to what was found)"
+            );
+        }
     }
-    Ok(())
+    Ok(stop.is_set())
+}
+
+/// Whether the load is the one that a server is measured with unless told otherwise.
+fn is_usual(config: &SaturateConfig) -> bool {
+    let usual = Workload { seed: config.workload.seed, salt: true, ..Workload::default() };
+    let asked = serde_json::to_value((&config.workload, &config.generation));
+    asked.ok() == serde_json::to_value((&usual, &Generation::default())).ok()
 }
 
 fn without_line(options: ServeOptions) -> ServeOptions {
@@ -175,8 +198,8 @@ fn without_line(options: ServeOptions) -> ServeOptions {
 }
 
 /// Writes down what `serve` will hold itself to.
-fn keep_line(report: &SaturationReport, config: Config) -> Result<()> {
-    let subject = Subject::of(&model::find(&config)?, &config)?;
+fn keep_line(report: &SaturationReport, config: &Config) -> Result<()> {
+    let subject = Subject::of(&model::find(config)?, config)?;
     match LoadLine::of(report, subject) {
         Some(line) => {
             let path = line.write()?;
@@ -203,7 +226,8 @@ pub(crate) async fn calibrate(shared: SharedOptions, serve: ServeOptions) -> Res
     println!("measuring the load line first, in about two minutes");
     let mut options = <Quick as clap::Parser>::parse_from(["saturate", "--quick"]).options;
     options.serve = serve;
-    run(shared, options).await
+    ensure!(!measure(shared, options).await?, "interrupted while the load line was measured; nothing is served");
+    Ok(())
 }
 
 #[cfg(test)]

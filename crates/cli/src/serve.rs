@@ -142,7 +142,13 @@ fn load_line(found: &Found, config: &Config) -> Result<Option<LoadLine>> {
     if config.admission.load_line == LoadLineUse::Off {
         return Ok(None);
     }
-    let line = LoadLine::find(&Subject::of(found, config)?)?;
+    let line = match Subject::of(found, config).and_then(|subject| LoadLine::find(&subject)) {
+        Err(error) if config.admission.load_line == LoadLineUse::Auto => {
+            println!("load line: none is kept to, {error:#}");
+            return Ok(None);
+        }
+        line => line?,
+    };
     match &line {
         Some(line) => println!("load line: {line}; more get 429 (--load-line off to let them wait)"),
         None => println!("load line: not measured yet for this model, device and configuration (`plimsoll saturate`)"),

@@ -74,6 +74,11 @@ impl Admission {
         (self.max_sequences.min(line), self.max_queued_tokens)
     }
 
+    /// Sequences that fit at all, whatever was measured to be well.
+    pub(crate) fn holds(&self) -> usize {
+        self.max_sequences
+    }
+
     pub(crate) fn load_line(&self) -> Option<LoadLine> {
         self.load_line
     }

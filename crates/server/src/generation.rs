@@ -60,7 +60,7 @@ impl Generation {
     /// Submits as many choices for each prompt as the order says.
     pub(crate) fn start(mut call: Call, order: Order) -> Result<Self, ApiError> {
         let Order { model, params, prompts, prompt_field, continues_text, speech } = order;
-        let (n, (limit, _)) = (params.n as usize, call.state.admission.limits());
+        let (n, limit) = (params.n as usize, call.state.admission.holds());
         let sequences = n * prompts.len();
         if sequences > limit {
             let message =

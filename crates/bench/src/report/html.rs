@@ -68,7 +68,7 @@ impl SaturationReport {
     }
 
     /// Of a concurrency that was measured more than once, the rung with the median throughput: the one that counts.
-    pub(crate) fn rung_at(&self, concurrency: u32) -> Option<&RungReport> {
+    pub fn rung_at(&self, concurrency: u32) -> Option<&RungReport> {
         let mut replicates: Vec<&RungReport> =
             self.rungs.iter().filter(|rung| rung.summary.concurrency == concurrency).collect();
         let throughput = |rung: &RungReport| rung.summary.rates.output_tokens_per_s;

@@ -57,6 +57,9 @@ async fn beyond_the_load_line_clients_are_told_when_to_come_back() {
     let ((a, b), ()) = tokio::join!(inside, outside);
     assert_eq!((a.status.as_u16(), b.status.as_u16()), (200, 200), "those inside finish");
     server.until_empty().await;
+    let alone = server.complete(r#"{"prompt":"a","n":3}"#).await;
+    assert_eq!(alone.status, 200, "more choices than the line has places, alone: {}", alone.body);
+    server.until_empty().await;
     server.prove_alive().await;
 }
 
