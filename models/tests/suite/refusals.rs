@@ -73,6 +73,7 @@ fn configs_that_would_change_the_result() {
     let gemma3 = Copy::of("gemma3", "gemma3-config");
     let qwen3 = Copy::of("qwen3", "qwen3-config");
     let gpt_oss = Copy::of("gpt-oss", "gpt-oss-config");
+    let llama4 = Copy::of("llama4", "llama4-config");
     let cases: &[(&Copy, &str, Value)] = &[
         (&llama, "architectures", json!(["OPTForCausalLM"])),
         (&llama, "architectures", Value::Null),
@@ -88,9 +89,14 @@ fn configs_that_would_change_the_result() {
         (&llama, "hidden_size", json!(-64)),
         (&llama, "hidden_size", json!(1u64 << 60)),
         (&llama, "num_hidden_layers", json!(1u64 << 40)),
+        (&llama, "num_hidden_layers", json!(1025)),
+        (&llama, "head_dim", json!(1 << 21)),
         (&llama, "vocab_size", Value::Null),
         (&llama, "rms_norm_eps", json!("small")),
         (&gemma3, "layer_types", json!(["full_attention"])),
+        (&gemma3, "rope_parameters", json!({"rope_type": "linear", "factor": 8.0})),
+        (&gemma3, "rope_parameters", json!({"full_attention": {"rope_type": "linear", "factor": 8.0}})),
+        (&gemma3, "rope_scaling", json!({"rope_type": "linear", "factor": 3.0})),
         (&gemma3, "layer_types", json!(["chunked_attention", "", "", "", "", ""])),
         (&gemma3, "attn_logit_softcapping", json!(50.0)),
         (&gemma3, "use_bidirectional_attention", json!(true)),
@@ -110,6 +116,9 @@ fn configs_that_would_change_the_result() {
         (&gpt_oss, "layer_types", json!(["full_attention"])),
         (&gpt_oss, "num_experts_per_tok", json!(7)),
         (&gpt_oss, "num_local_experts", Value::Null),
+        (&gpt_oss, "num_local_experts", json!(1 << 20)),
+        (&llama4, "moe_layers", json!([0, 99])),
+        (&llama4, "moe_layers", json!([-1])),
         (&gpt_oss, "sliding_window", Value::Null),
         (&gpt_oss, "swiglu_limit", json!(-1.0)),
     ];
@@ -330,12 +339,30 @@ fn damaged_indices() {
     set("model.norm.weight", json!("model-00001-of-00002.safetensors"));
     copy.check("", &["model-00001-of-00002.safetensors", "model.norm.weight"]);
     set("model.norm.weight", json!("model-00003-of-00002.safetensors"));
-    copy.check("", &["model-00002-of-00002.safetensors", "model.norm.weight", "does not put there"]);
+    copy.check("", &["model-00003-of-00002.safetensors"]);
     set("model.norm.weight", json!("model-00002-of-00002.safetensors"));
     set("model.extra.weight", json!("model-00003-of-00002.safetensors"));
     copy.check("", &["model-00003-of-00002.safetensors"]);
     copy.edit_json(index, |index| *index = json!([]));
     copy.check("", &["index.json", "weight_map"]);
+}
+
+#[test]
+fn what_an_index_leaves_out_is_judged_as_the_rest_is() {
+    let copy = Copy::of("llama3", "index-leaves-out");
+    let norm = "model.norm.weight";
+    let loads = || load(&Checkpoint::open(&copy.0).unwrap(), Activations::F32, |_, _| {}).map(drop);
+    copy.edit_json("model.safetensors.index.json", |index| {
+        assert!(index["weight_map"].as_object_mut().unwrap().remove(norm).is_some());
+    });
+    loads().unwrap();
+    let shard = copy.0.join("model-00002-of-00002.safetensors");
+    let original = fs::read(&shard).unwrap();
+    let mut tensors = safetensors::SafeTensors::deserialize(&original).unwrap().tensors();
+    let again = tensors.iter().find(|(name, _)| name == norm).expect("the second shard has it").1.clone();
+    tensors.push(("model.extra.weight".into(), again));
+    fs::write(shard, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    assert!(loads().unwrap_err().to_string().contains("model.extra.weight"));
 }
 
 #[test]
