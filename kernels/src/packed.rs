@@ -36,13 +36,14 @@ pub enum Way {
 }
 
 impl Way {
-    /// The one that should be fastest for so many tokens by one matrix, whose blocks of rows alone are few.
-    pub fn dense(tokens: usize) -> Self {
-        match tokens {
-            0..=32 => Way::Skinny,
-            33..=64 => Way::Tiled64,
-            _ => Way::Tiled128,
-        }
+    /// The one that should be fastest for so many tokens by one matrix of so many rows. `Skinny` decodes a code for every
+    /// 8 tokens, which from some 32 on is too much work; but where tiles would leave more than half of the GPU idle, less
+    /// than what they waste. An estimate.
+    pub fn dense(tokens: usize, rows: usize, multiprocessors: u32) -> Self {
+        let tiled = if tokens <= 64 { Way::Tiled64 } else { Way::Tiled128 };
+        let blocks = tokens.div_ceil(tiled.item_rows() as usize) * rows.div_ceil(tiled.block_rows() as usize);
+        let leaves_idle = 2 * blocks <= multiprocessors as usize;
+        if tokens <= 32 || tokens <= 128 && leaves_idle { Way::Skinny } else { tiled }
     }
 
     /// The one that should be fastest for so many slots, spread over so many experts.
@@ -230,6 +231,36 @@ impl Packed {
             (Format::Fp8, Way::Skinny) => "packed_skinny_fp8",
             (Format::Fp8, Way::Tiled64) => "packed_tiled64_fp8",
             (Format::Fp8, Way::Tiled128) => "packed_tiled128_fp8",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matrix_s_way_leaves_no_gpu_half_idle_that_another_would_fill() {
+        use Way::{Skinny, Tiled64, Tiled128};
+        for (tokens, rows, multiprocessors, way) in [
+            (1, 28_672, 132, Skinny),
+            (32, 28_672, 132, Skinny),
+            // 16, 32 and 112 blocks of 256 rows.
+            (33, 4096, 132, Skinny),
+            (64, 4096, 132, Skinny),
+            (64, 8192, 132, Skinny),
+            (64, 28_672, 132, Tiled64),
+            (64, 4096, 20, Tiled64),
+            // 32, 64 and 68 blocks of 128 rows.
+            (65, 4096, 132, Skinny),
+            (128, 4096, 132, Skinny),
+            (128, 8192, 132, Skinny),
+            (128, 8704, 132, Tiled128),
+            (65, 28_672, 132, Tiled128),
+            (129, 4096, 132, Tiled128),
+            (4096, 4096, 132, Tiled128),
+        ] {
+            assert_eq!(Way::dense(tokens, rows, multiprocessors), way, "{tokens} tokens, {rows} rows");
         }
     }
 }

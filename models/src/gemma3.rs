@@ -171,13 +171,19 @@ fn full_every(fields: Fields<'_>) -> Result<usize, CheckpointError> {
 fn ropes(fields: Fields<'_>) -> Result<(Rope, Rope), CheckpointError> {
     const FULL_THETA: f64 = 1_000_000.0;
     const SLIDING_THETA: f64 = 10_000.0;
-    if let Some(parameters) = fields.nested("rope_parameters")? {
-        let full = Rope::parse(parameters.nested("full_attention")?, FULL_THETA)?;
-        return Ok((full, Rope::parse(parameters.nested("sliding_attention")?, SLIDING_THETA)?));
-    }
     let theta = fields.positive("rope_theta")?.unwrap_or(FULL_THETA);
     let local = fields.positive("rope_local_base_freq")?.unwrap_or(SLIDING_THETA);
-    Ok((Rope::parse(fields.nested("rope_scaling")?, theta)?, Rope::parse(None, local)?))
+    let Some(parameters) = fields.nested("rope_parameters")? else {
+        return Ok((Rope::parse(fields.nested("rope_scaling")?, theta)?, Rope::parse(None, local)?));
+    };
+    let (full, sliding) = (parameters.nested("full_attention")?, parameters.nested("sliding_attention")?);
+    if full.is_none() || sliding.is_none() {
+        let problem = "must hold both full_attention and sliding_attention: each kind of layer has its own";
+        return Err(fields.wrong("rope_parameters", problem));
+    }
+    let full = Rope::parse(full, theta)?;
+    full.check_older(fields)?;
+    Ok((full, Rope::parse(sliding, local)?))
 }
 
 pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {

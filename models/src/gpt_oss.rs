@@ -107,7 +107,7 @@ impl Config {
             num_attention_heads: fields.size("num_attention_heads")?,
             num_key_value_heads: fields.size("num_key_value_heads")?,
             head_dim: fields.size("head_dim")?,
-            num_local_experts: fields.size("num_local_experts")?,
+            num_local_experts: fields.count("num_local_experts")?,
             num_experts_per_tok: fields.size("num_experts_per_tok")?,
             activation: Activation::ClampedSwiglu { alpha, limit },
             rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-5),

@@ -142,7 +142,7 @@ impl Config {
             intermediate_size: fields.size("intermediate_size")?,
             intermediate_size_mlp: fields.size("intermediate_size_mlp")?,
             layers: layers(fields)?,
-            num_local_experts: fields.size("num_local_experts")?,
+            num_local_experts: fields.count("num_local_experts")?,
             num_experts_per_tok: fields.optional_size("num_experts_per_tok")?.unwrap_or(1),
             num_attention_heads: heads,
             num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(heads),
@@ -208,7 +208,7 @@ impl Config {
 
 /// By default every fourth layer has neither rotary positions nor chunks, and every layer is a mixture of experts.
 fn layers(fields: Fields<'_>) -> Result<Vec<LayerKind>, CheckpointError> {
-    let layers = fields.size("num_hidden_layers")?;
+    let layers = fields.count("num_hidden_layers")?;
     let interval = fields.optional_size("no_rope_layer_interval")?.unwrap_or(4);
     let step = fields.optional_size("interleave_moe_layer_step")?.unwrap_or(1);
     let of_layers = |name: &str| match fields.list(name)? {
@@ -220,6 +220,10 @@ fn layers(fields: Fields<'_>) -> Result<Vec<LayerKind>, CheckpointError> {
     // Named for what it is not: 1 is a layer with rotary positions.
     let (rope, types) = (of_layers("no_rope_layers")?, of_layers("layer_types")?);
     let moe_layers = fields.list("moe_layers")?;
+    let is_layer = |index: &&Value| index.as_u64().is_some_and(|index| index < layers as u64);
+    if let Some(index) = moe_layers.unwrap_or_default().iter().find(|index| !is_layer(index)) {
+        return Err(fields.wrong("moe_layers", format!("{index} is none of {layers} layers")));
+    }
     let kind = |index: usize| {
         let has_rope = match rope.map(|listed| listed[index].as_u64()) {
             None => !(index + 1).is_multiple_of(interval),

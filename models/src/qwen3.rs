@@ -98,7 +98,7 @@ impl Config {
             vocab_size: fields.size("vocab_size")?,
             hidden_size: fields.size("hidden_size")?,
             intermediate_size: fields.size("intermediate_size")?,
-            num_hidden_layers: fields.size("num_hidden_layers")?,
+            num_hidden_layers: fields.count("num_hidden_layers")?,
             num_attention_heads: heads,
             num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(heads),
             head_dim: fields.optional_size("head_dim")?.unwrap_or(128),

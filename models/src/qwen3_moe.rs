@@ -127,9 +127,9 @@ impl Config {
             intermediate_size: fields.size("intermediate_size")?,
             moe_intermediate_size: fields.size("moe_intermediate_size")?,
             is_sparse: sparse_layers(fields)?,
-            num_experts: match fields.optional_size("num_experts")? {
+            num_experts: match fields.optional_count("num_experts")? {
                 Some(experts) => experts,
-                None => fields.size("num_local_experts")?,
+                None => fields.count("num_local_experts")?,
             },
             num_experts_per_tok: fields.size("num_experts_per_tok")?,
             weighting: match fields.flag("norm_topk_prob", false)? {
@@ -177,7 +177,7 @@ impl Config {
 
 /// Every `decoder_sparse_step`th layer is a mixture of experts, unless `mlp_only_layers` lists it.
 fn sparse_layers(fields: Fields<'_>) -> Result<Vec<bool>, CheckpointError> {
-    let layers = fields.size("num_hidden_layers")?;
+    let layers = fields.count("num_hidden_layers")?;
     let step = fields.optional_size("decoder_sparse_step")?.unwrap_or(1);
     let mut is_sparse: Vec<bool> = (1..=layers).map(|nth| nth.is_multiple_of(step)).collect();
     for index in fields.list("mlp_only_layers")?.unwrap_or_default() {

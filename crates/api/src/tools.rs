@@ -15,9 +15,8 @@ pub struct Tool {
     pub function: Option<FunctionDefinition>,
 }
 
-/// A function that the model may call.
+/// A function that the model may call. What else clients' libraries say of one is not for the model, and ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct FunctionDefinition {
     pub name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,6 +115,13 @@ pub struct FunctionDelta<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_known_of_a_function_is_ignored() {
+        let json = r#"{"type": "function", "id": 1, "function": {"name": "f", "returns": {"type": "string"}}}"#;
+        let tool: Tool = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&tool).unwrap(), r#"{"type":"function","function":{"name":"f"}}"#);
+    }
 
     #[test]
     fn choices_are_a_word_or_a_name() {

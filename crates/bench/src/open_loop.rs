@@ -19,7 +19,8 @@ const TOLERATED_GROWTH: f64 = 0.25;
 /// root of the arrivals. Growth within so many of that is no overload either.
 const TOLERATED_SWINGS: f64 = 1.5;
 
-/// What an open loop offered, and what became of it. Over the measured window.
+/// What an open loop offered, and what became of it. Over the measured window; the growth over as much of it as lies
+/// before the end of the arrivals.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OpenLoopFacts {
@@ -51,14 +52,19 @@ pub(crate) fn facts(log: &RunLog, window: &Window) -> Option<OpenLoopFacts> {
         return None;
     }
     let due = log.records.iter().filter(|record| window.contains(record.scheduled)).count();
-    let counts: Vec<f64> = series::in_flight(log, window, SLICES).into_iter().map(f64::from).collect();
     Some(OpenLoopFacts {
         arrivals: log.arrivals,
         offered_per_s: due as f64 / window.seconds(),
         in_flight_mean: window::mean_in_flight(log, window),
-        in_flight_max: counts.iter().copied().fold(0.0, f64::max) as u32,
-        growth: InFlightGrowth::of(&counts, due as u64, window.seconds()),
+        in_flight_max: series::in_flight(log, window, SLICES).into_iter().max().unwrap_or(0),
+        growth: window::loaded_window(log).and_then(|loaded| growth(log, &loaded)),
     })
+}
+
+fn growth(log: &RunLog, loaded: &Window) -> Option<InFlightGrowth> {
+    let arrived = log.records.iter().filter(|record| loaded.contains(record.scheduled)).count();
+    let counts: Vec<f64> = series::in_flight(log, loaded, SLICES).into_iter().map(f64::from).collect();
+    InFlightGrowth::of(&counts, arrived as u64, loaded.seconds())
 }
 
 impl InFlightGrowth {
@@ -116,6 +122,19 @@ mod tests {
         assert!(flat(35.0) >= 48, "{} of 50 at 70%", flat(35.0));
         assert!(flat(45.0) >= 45, "{} of 50 at 90%", flat(45.0));
         assert!(flat(65.0) <= 1, "{} of 50 at 130%", flat(65.0));
+    }
+
+    /// Each reply takes 80 s, so that the run is as much drain as load: what comes to be in flight goes away again.
+    #[test]
+    fn the_drain_does_not_hide_a_backlog() {
+        let mut log = log(65.0, 50.0, 1);
+        log.records.iter_mut().for_each(|record| record.done += Duration::from_secs(80));
+        log.ended += Duration::from_secs(80);
+        let whole = window::whole_run(&log);
+        let with_drain = growth(&log, &whole).expect("two hundred slices");
+        assert!(with_drain.is_flat, "{with_drain:?}: so the drain would hide it");
+        let facts = facts(&log, &whole).expect("an open loop");
+        assert!(!facts.growth.expect("two hundred slices").is_flat, "{facts:?}");
     }
 
     #[test]

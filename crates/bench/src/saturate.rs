@@ -26,6 +26,9 @@ const LONGEST_RAMP: Duration = Duration::from_secs(5);
 const SHORTEST_RUNG: Duration = Duration::from_secs(1);
 /// The most requests in flight of an open loop, as far as this process may have so many connections.
 const MOST_IN_FLIGHT: u32 = 4096;
+/// Arrivals are offered for so many times what a request takes at the saturation point, if there is time: what is in
+/// flight of a server that keeps up grows as well until the first have ended.
+const REQUEST_TIMES_OFFERED: f64 = 6.0;
 /// Shares of the budget at which the closed loop and the open loop must be over, where something comes after them.
 const CLOSED_LOOP_SHARE: f64 = 0.7;
 const OPEN_LOOP_SHARE: f64 = 0.92;
@@ -172,7 +175,8 @@ impl<P: Fn(&Progress)> Walk<'_, P> {
                 }
                 Step::Offer { share, rate } => {
                     let rung = self.open(rate).await;
-                    match says_something(&rung) {
+                    // Too short a time of arrivals shows a number in flight that grows or one that does not, by chance.
+                    match says_something(&rung) && rung.summary.window.steady {
                         true => self.measured.offered.push(offered_point(share, rate, &rung)),
                         false => self.measured.no_more_offers = true,
                     }
@@ -217,7 +221,8 @@ impl<P: Fn(&Progress)> Walk<'_, P> {
         .await
     }
 
-    /// Poisson arrivals for as long as a rung may take: a backlog shows by growing, which takes its time.
+    /// Poisson arrivals for as long as a rung may take, or longer where requests take long: a backlog shows by growing,
+    /// which takes its time.
     async fn open(&self, rate: f64) -> RungReport {
         let rule = &self.config.rung;
         let longest = self.left_for_offers().max(SHORTEST_RUNG);
@@ -227,7 +232,7 @@ impl<P: Fn(&Progress)> Walk<'_, P> {
             // A seed of its own for each.
             seed: self.config.workload.seed.wrapping_add(1 + self.offered.len() as u64),
             max_requests: u64::MAX,
-            max_duration: rule.max_time.min(longest),
+            max_duration: rule.max_time.max(request_time(&self.rungs).mul_f64(REQUEST_TIMES_OFFERED)).min(longest),
             ramp: Duration::ZERO,
             cut_after: Some(longest),
         };
@@ -285,6 +290,7 @@ impl<P: Fn(&Progress)> Walk<'_, P> {
             find(FindingKind::NotConfirmed, text.to_owned());
         }
         let all = self.rungs.iter().chain(self.offered.iter().map(|offered| &offered.rung)).chain(&self.rechecks);
+        findings.extend(unknown_offer(&self.offered));
         findings.extend(findings::of_rungs(all, self.config.workload.salt, self.stop));
         findings
     }
@@ -312,6 +318,26 @@ fn is_enough(rule: &RungRule, concurrency: u32, live: &Live<'_>) -> bool {
 /// Whether any request of a rung ended before it was cut off.
 fn says_something(rung: &RungReport) -> bool {
     rung.summary.outcomes.total() > 0
+}
+
+/// What is to be said of arrivals that were offered for too short a time.
+fn unknown_offer(offered: &[OfferedReport]) -> Option<Finding> {
+    let OfferedReport { rate, .. } = offered.iter().find(|offered| !offered.rung.summary.window.steady)?;
+    let text = format!(
+        "Whether the server keeps up with {rate:.2} requests a second is not known: too few of them ended while they \
+         were offered. Give a longer --budget, or ask for shorter replies."
+    );
+    Some(Finding::new(FindingKind::NotConfirmed, text))
+}
+
+/// What a request takes on average where throughput is all but the highest, at the least concurrency of such rungs.
+fn request_time(rungs: &[RungReport]) -> Duration {
+    let throughput = |rung: &RungReport| rung.summary.rates.output_tokens_per_s;
+    let most = rungs.iter().map(throughput).fold(0.0, f64::max);
+    let saturated = rungs.iter().filter(|rung| throughput(rung) >= 0.95 * most);
+    let least = saturated.min_by_key(|rung| rung.summary.concurrency);
+    let mean = least.and_then(|rung| rung.summary.e2e_ms.as_ref()).map_or(0.0, |e2e| e2e.mean / 1e3);
+    Duration::from_secs_f64(mean)
 }
 
 /// What the search looks at of a rung.
@@ -354,4 +380,36 @@ fn nothing_works(rungs: &[RungReport]) -> BenchError {
     let mut samples = rungs.iter().flat_map(|rung| &rung.failure_samples);
     let silent = "no request ended with a token before the time was up";
     BenchError::NothingWorks(samples.next().cloned().unwrap_or_else(|| silent.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn arrivals_that_were_offered_too_shortly_are_said() {
+        let mut offered = sample::report().offered;
+        offered.iter_mut().for_each(|offered| offered.rung.summary.window.steady = true);
+        assert_eq!(unknown_offer(&offered), None);
+        let last = offered.last_mut().expect("an offer");
+        (last.rate, last.rung.summary.window.steady) = (12.5, false);
+        let finding = unknown_offer(&offered).expect("a finding");
+        assert_eq!(finding.kind, FindingKind::NotConfirmed);
+        assert!(finding.text.contains("12.50 requests a second"), "{}", finding.text);
+    }
+
+    #[test]
+    fn the_time_of_a_request_is_that_at_saturation() {
+        let rung = |concurrency, throughput, e2e_ms| {
+            let mut rung = sample::report().rungs[0].clone();
+            rung.summary.concurrency = concurrency;
+            rung.summary.rates.output_tokens_per_s = throughput;
+            rung.summary.e2e_ms.as_mut().expect("latencies").mean = e2e_ms;
+            rung
+        };
+        let rungs = [rung(64, 101.0, 9000.0), rung(1, 20.0, 500.0), rung(8, 100.0, 1200.0), rung(256, 90.0, 30_000.0)];
+        assert_eq!(request_time(&rungs), Duration::from_millis(1200));
+        assert_eq!(request_time(&[]), Duration::ZERO);
+    }
 }

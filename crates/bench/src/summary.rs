@@ -156,7 +156,7 @@ pub struct RungSummary {
     pub tokens_per_chunk: Option<f64>,
     pub e2e_ms: Option<Distribution>,
     pub tokens: TokenTotals,
-    /// How the successful requests stood to the latency limits. None: there were no limits.
+    /// How the requests that were due in the window stood to the latency limits, whenever they ended. None: there were no limits.
     pub slo: Option<SloCounts>,
     /// |N - X R| / N: how far concurrency, completion rate and time in the system are from Little's law. Large where
     /// the window was not steady.
@@ -220,7 +220,7 @@ pub(crate) fn summarize(log: &RunLog, slo: &Slo) -> RungSummary {
         tokens_per_chunk: (chunks > 0).then(|| output as f64 / chunks as f64),
         e2e_ms: latency(|record| Some(record.e2e()), failures),
         tokens: token_totals(&log.records),
-        slo: SloCounts::new(slo, &good, window.seconds()),
+        slo: SloCounts::new(slo, &log.records, &window),
         littles_law_error: littles_law_error(
             open_loop.map_or(log.concurrency.into(), |o| o.in_flight_mean),
             &ended,

@@ -35,22 +35,30 @@ impl Window {
     }
 }
 
-/// The steady window of a run, or all of it.
-pub(crate) fn steady_window(log: &RunLog) -> Window {
-    let whole = whole_run(log);
+/// From the end of the transient to the end of the load, long enough to be steady or not: all of it that the drain, in
+/// which ever less is in flight whatever the server does, has no part in. None: the load ended before all had begun.
+pub(crate) fn loaded_window(log: &RunLog) -> Option<Window> {
     if log.first_idle <= log.ramp_end {
-        return whole;
+        return None;
     }
-    let busy = Window { start: log.ramp_end, end: log.first_idle, steady: true };
+    let busy = Window { start: log.ramp_end, end: log.first_idle, steady: false };
     let rates = output_rates(log, &busy, SLICES);
     let slice = (busy.end - busy.start) / SLICES as u32;
-    let window = Window { start: busy.start + slice * stats::transient(&rates) as u32, ..busy };
+    Some(Window { start: busy.start + slice * stats::transient(&rates) as u32, ..busy })
+}
+
+/// The steady window of a run, or all of it.
+pub(crate) fn steady_window(log: &RunLog) -> Window {
+    let Some(window) = loaded_window(log) else { return whole_run(log) };
     let completed = log.records.iter().filter(|record| window.contains(record.done)).count();
     let clients = match log.arrivals {
         Arrivals::Closed => log.concurrency.into(),
         _ => mean_in_flight(log, &window),
     };
-    if completed as f64 >= MIN_COMPLETIONS_PER_CLIENT * clients { window } else { whole }
+    match completed as f64 >= MIN_COMPLETIONS_PER_CLIENT * clients {
+        true => Window { steady: true, ..window },
+        false => whole_run(log),
+    }
 }
 
 /// Requests in flight on average over the window: the time that each spent in it.

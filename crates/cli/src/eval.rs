@@ -26,8 +26,8 @@ pub(crate) struct EvalOptions {
     tasks: Vec<Tasks>,
 
     /// Run the programs that the model writes, in a child process with limits of time, memory and output, and without
-    /// network where the kernel allows that; else they are logged and not graded. They run as you: use an account or a
-    /// machine that has nothing to lose
+    /// network where the kernel allows that; else they are logged and not graded. They run as you, and can read, change
+    /// and delete whatever you can: use an account or a machine that has nothing to lose
     #[arg(long)]
     run_code: bool,
 
@@ -216,6 +216,7 @@ fn show(news: Progress, bar: &ProgressBar, log: &mut Option<File>, passed: &mut 
             bar.println(format!("model {model}{form}"));
             bar.set_length(tasks as u64);
         }
+        Progress::NoChat(why) => bar.println(format!("the model cannot chat, as the server says: {why}")),
         Progress::Answered(answered) => {
             *passed += u64::from(answered.result.outcome == Outcome::Pass);
             bar.inc(1);

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, anyhow};
 use plimsoll_engine::{Engine, EngineConfig};
 use plimsoll_sched::{Policy, Scheduler, SchedulerConfig, WaitingLimits};
 use plimsoll_server::{ServedModel, ServerConfig, ServerState};
-use plimsoll_text::Dialect;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -79,6 +78,9 @@ async fn load(found: Found, config: Config, state: ServerState) -> Result<Servin
         .await
         .context("loading failed")??;
     let Loaded { tokenizer, executor, cache, max_model_len, vocab_size, defaults, mut times } = loaded;
+    let speech = config.speech;
+    let dialect = tokenizer.dialect().overridden(speech.reasoning_parser, speech.tool_call_parser);
+    let dialect = dialect.map_err(|error| anyhow!(error))?;
     let scheduler = Scheduler::new(SchedulerConfig {
         cache,
         max_num_seqs: steps.max_num_seqs,
@@ -95,8 +97,6 @@ async fn load(found: Found, config: Config, state: ServerState) -> Result<Servin
         ..EngineConfig::default()
     };
     let engine = plimsoll_engine::spawn(scheduler, executor, engine_config)?;
-    let speech = config.speech;
-    let told = tokenizer.dialect();
     state.set_ready(ServedModel {
         name: name.clone(),
         aliases: Vec::new(),
@@ -106,10 +106,7 @@ async fn load(found: Found, config: Config, state: ServerState) -> Result<Servin
         max_model_len,
         vocab_size,
         defaults,
-        dialect: Dialect {
-            reasoning: speech.reasoning_parser.unwrap_or(told.reasoning),
-            tools: speech.tool_call_parser.unwrap_or(told.tools),
-        },
+        dialect,
         adds_reasoning_content: speech.reasoning_content,
     });
     times.end_part("engine");

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::error::{EvalError, Result};
 use crate::perplexity::Perplexity;
-use crate::report::{Outcome, Report, TaskReport};
+use crate::report::{Report, TaskReport};
 use crate::stats::{mcnemar, mean_of};
 use crate::table::in_words;
 use crate::task::Category;
@@ -88,11 +88,7 @@ fn of_tasks(a: &TaskReport, b: &TaskReport) -> Vec<String> {
 fn of_category(category: Category, a: &TaskReport, b: &TaskReport) -> Option<String> {
     let passed = |tasks: &TaskReport, id: &str| {
         let result = tasks.results.iter().find(|result| result.category == category && result.id == id)?;
-        match result.outcome {
-            Outcome::Pass => Some(true),
-            Outcome::Fail => Some(false),
-            Outcome::NotGraded | Outcome::Error => None,
-        }
+        result.outcome.has_passed()
     };
     let ids = a.results.iter().filter(|result| result.category == category).map(|result| &result.id);
     let pairs: Vec<_> = ids.filter_map(|id| passed(a, id).zip(passed(b, id))).collect();
@@ -146,7 +142,7 @@ mod tests {
     use super::*;
     use crate::ask::Form;
     use crate::perplexity::WindowScore;
-    use crate::report::{Score, TaskResult};
+    use crate::report::{Outcome, Score, TaskResult};
 
     fn report(outcomes: &[Outcome], nats: &[f64]) -> Report {
         let mut report = Report::new("m".into(), "http://h".into(), "m".into(), None);
@@ -199,6 +195,23 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_failed_is_a_task_that_failed() {
+        let (pass, fail, error) = (Outcome::Pass, Outcome::Fail, Outcome::Error);
+        let whole = report(&[pass, pass, pass, pass, fail, fail, fail, fail], &[1.0]);
+        let broken = report(&[pass, pass, pass, pass, error, error, fail, fail], &[1.0]);
+        let [whole_score, broken_score] = [&whole, &broken].map(|report| report.tasks.as_ref().unwrap().scores[0]);
+        assert_eq!((broken_score.passed, broken_score.graded, broken_score.errors), (4, 8, 2));
+        assert_eq!(broken_score.interval, whole_score.interval, "errors do not improve a score");
+        let text = compared(whole, broken);
+        assert!(
+            text.contains("reasoning: 4 of 8 (50%; 95%: 22% to 78%); 2 of them requests that failed; passes 0"),
+            "{text}"
+        );
+        let text = compared(report(&[pass; 8], &[1.0]), report(&[error; 8], &[1.0]));
+        assert!(text.contains("fails 8 that [1] passes, of 8: a difference (McNemar p = 0.01)"), "{text}");
+    }
+
+    #[test]
     fn what_cannot_be_compared_is_not() {
         let (mut a, b) = (report(&[Outcome::Pass], &[1.0]), report(&[Outcome::NotGraded], &[1.0, 2.0]));
         let text = compared(a.clone(), b.clone());
@@ -215,8 +228,10 @@ mod tests {
         written.write(&path).unwrap();
         assert_eq!(Report::read(&path).unwrap().to_string(), written.to_string());
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, text.replace("\"schema_version\": 1", "\"schema_version\": 9")).unwrap();
+        std::fs::write(&path, text.replace("\"schema_version\": 2", "\"schema_version\": 9")).unwrap();
         assert!(Report::read(&path).unwrap_err().to_string().contains("version 9; this program reads"));
+        std::fs::write(&path, r#"{"schema": "plimsoll.eval", "schema_version": 1}"#).unwrap();
+        assert!(Report::read(&path).unwrap_err().to_string().contains("version 1; this program reads"));
         std::fs::write(&path, "{}").unwrap();
         assert!(Report::read(&path).unwrap_err().to_string().contains("no report of `plimsoll eval`"));
         std::fs::remove_file(&path).unwrap();

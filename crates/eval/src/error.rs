@@ -17,6 +17,11 @@ pub enum EvalError {
     Unreachable { url: String, why: String },
     #[error("{url} refused a request: {status}: {message}")]
     Refused { url: String, status: u16, message: String },
+    #[error(
+        "the model cannot be asked as a chat: {url} refused one: {status}: {message}. If it is a base model, give \
+         --endpoint completions"
+    )]
+    ChatRefused { url: String, status: u16, message: String },
     #[error("{url} answered with something else than was asked for: {why}")]
     Reply { url: String, why: String },
     #[error("{url} serves {}; name one with --served-model-name", listed(.names))]

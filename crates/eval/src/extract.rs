@@ -18,14 +18,45 @@ fn stated(text: &str) -> Option<&str> {
     let lower = text.to_ascii_lowercase();
     let after = |marker: &str| lower.rfind(marker).map(|at| at + marker.len());
     let at = after("answer:").max(after("answer is"))?;
-    Some(text[at..].trim_start_matches([':', ' ', '*', '`', '_']))
+    Some(text[at..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '`' | '_')))
 }
 
-/// The stated number, else the last in the text.
+/// The sentences of a text, none longer than its line, without what they deny. A point within a number ends none.
+fn affirmed(text: &str) -> Vec<String> {
+    let ends_sentence = |word: &&str| word.trim_end_matches(['"', '\'', '*', '_', '`', ')']).ends_with(['.', '!', '?']);
+    let of_line = |line: &str| -> Vec<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.split_inclusive(ends_sentence).map(without_denied).collect()
+    };
+    text.lines().flat_map(of_line).filter(|sentence| !sentence.is_empty()).collect()
+}
+
+/// A sentence's words, but for those from a "not" to the end of its clause.
+fn without_denied(words: &[&str]) -> String {
+    let (mut kept, mut is_denied) = (Vec::new(), false);
+    for word in words {
+        let plain = bare(word).to_lowercase().replace('’', "'");
+        let denies = matches!(plain.as_str(), "not" | "never" | "cannot" | "neither" | "nor") || plain.ends_with("n't");
+        is_denied = denies || (is_denied && plain != "but");
+        if !is_denied {
+            kept.push(*word);
+        }
+        is_denied &= !word.ends_with([',', ';', ':']);
+    }
+    kept.join(" ")
+}
+
+/// The last number of the first stated sentence that has one, else the last in the text. "2^5 = 32" states 32; what stands
+/// in brackets after a number is an aside.
 pub(crate) fn number(text: &str) -> Option<f64> {
+    let last = |text: &str| numbers(text).last().copied();
+    let of_sentence = |sentence: &String| {
+        let aside = sentence.find(" (").unwrap_or(sentence.len());
+        last(&sentence[..aside]).or_else(|| last(sentence))
+    };
     match stated(text) {
-        Some(stated) => numbers(stated).first().copied(),
-        None => numbers(text).last().copied(),
+        Some(stated) => affirmed(stated).iter().find_map(of_sentence),
+        None => last(text),
     }
 }
 
@@ -61,18 +92,20 @@ pub(crate) fn choice(text: &str) -> Option<char> {
     };
     let words = |text| str::split(text, |c: char| !c.is_alphanumeric());
     let Some(stated) = stated(text) else { return words(text).filter_map(capital).next_back() };
+    let sentences = affirmed(stated);
     // In lower case a letter may be an article, unless it is all that is said.
-    let alone = bare(stated.lines().next().unwrap_or_default()).to_ascii_uppercase();
-    capital(&alone).or_else(|| words(stated).find_map(capital))
+    let alone = bare(sentences.first()?).to_ascii_uppercase();
+    capital(&alone).or_else(|| sentences.iter().find_map(|sentence| words(sentence).find_map(capital)))
 }
 
-/// Whether the stated line, or else the last one, is `word`, or begins (where it is stated) or ends with it; in any case.
+/// Whether the stated sentence, or else the last line, is `word`, or begins (where it is stated) or ends with it, without
+/// denying it; in any case.
 pub(crate) fn says_word(text: &str, word: &str) -> bool {
     let line = match stated(text) {
-        Some(stated) => stated.lines().next(),
-        None => text.lines().rfind(|line| !line.trim().is_empty()),
+        Some(stated) => affirmed(stated).into_iter().next(),
+        None => text.lines().rfind(|line| !line.trim().is_empty()).map(|line| affirmed(line).join(" ")),
     };
-    let line = bare(line.unwrap_or_default()).to_lowercase();
+    let line = bare(&line.unwrap_or_default()).to_lowercase();
     let word = word.to_lowercase();
     let mut words = line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     let is_first = stated(text).is_some() && words.clone().next() == Some(&word);
@@ -138,10 +171,17 @@ mod tests {
             ("**Answer:** -2.50", -2.5),
             ("10-3 is 7.", 7.0),
             ("ANSWER: $54.00", 54.0),
+            ("Answer: 2^5 = 32", 32.0),
+            ("So the answer is 3 x 4 = 12. That is 2 more than 10.", 12.0),
+            ("Answer: 60 (5 times 12)", 60.0),
+            ("Answer:\n\n**7**", 7.0),
+            ("The answer is approx. 7", 7.0),
+            ("Answer: not 8, but 7", 7.0),
         ] {
             assert_eq!(number(text), Some(expected), "{text}");
         }
         assert_eq!(number("none"), None);
+        assert_eq!(number("Answer: not 7"), None);
     }
 
     #[test]
@@ -152,14 +192,39 @@ mod tests {
             ("Answer: (d)", Some('D')),
             ("a dog", None),
             ("The answer is a cat, B", Some('B')),
+            ("Answer: not A but B", Some('B')),
+            ("Answer: not B", None),
+            ("Answer:", None),
         ] {
             assert_eq!(choice(text), expected, "{text}");
         }
-        for text in ["Let me see.\n**Paris**.", "Answer: Paris, of course\nRome", "The capital is \"Paris\".", "PARIS"]
-        {
+    }
+
+    #[test]
+    fn words_are_said_and_not_denied() {
+        for text in [
+            "Let me see.\n**Paris**.",
+            "Answer: Paris, of course\nRome",
+            "The capital is \"Paris\".",
+            "PARIS",
+            "Answer: Paris. It is not Rome.",
+            "Answer: Paris, not Rome",
+            "It is not Rome but Paris",
+            "It isn't Rome, it is Paris.",
+        ] {
             assert!(says_word(text, "Paris"), "{text}");
         }
-        for text in ["Paris or Rome", "The answer is: Rome. Not Paris, Texas", "", "Answer:"] {
+        for text in [
+            "Paris or Rome",
+            "The answer is: Rome. Not Paris, Texas",
+            "",
+            "Answer:",
+            "Answer: not Paris",
+            "Answer: **not** Paris.",
+            "It is not Paris",
+            "It isn’t Paris",
+            "Answer: It is Rome. I like Paris",
+        ] {
             assert!(!says_word(text, "Paris"), "{text}");
         }
     }

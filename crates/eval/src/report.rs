@@ -15,8 +15,8 @@ use crate::task::Category;
 
 /// What `schema` says.
 const SCHEMA: &str = "plimsoll.eval";
-/// Counts up with each change that a reader of reports would notice.
-const SCHEMA_VERSION: u32 = 1;
+/// Counts up with each change that a reader of reports would notice, be it of the fields or of what passes.
+const SCHEMA_VERSION: u32 = 2;
 
 /// One evaluation of one model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,7 +56,9 @@ pub struct Score {
     pub passed: usize,
     /// Passed or failed.
     pub graded: usize,
-    /// Logged and not graded: programs that were not run, requests that failed.
+    /// Of those graded: requests that failed. A server that answers half of the questions is half as good.
+    pub errors: usize,
+    /// Logged and not graded: programs that were not run.
     pub not_graded: usize,
     /// Of the share passed, 95%: what the set's size lets one say about tasks like these.
     pub interval: Interval,
@@ -85,8 +87,19 @@ pub enum Outcome {
     Fail,
     /// A program that was not run.
     NotGraded,
-    /// The request failed.
+    /// The request failed, and the task with it.
     Error,
+}
+
+impl Outcome {
+    /// Whether the task passed; `None` where that was not found out.
+    pub(crate) fn has_passed(self) -> Option<bool> {
+        match self {
+            Self::Pass => Some(true),
+            Self::Fail | Self::Error => Some(false),
+            Self::NotGraded => None,
+        }
+    }
 }
 
 /// Of the tasks' requests.
@@ -110,6 +123,13 @@ pub struct Cost {
     pub startup_seconds: Option<f64>,
     pub memory: Memory,
     pub energy: Energy,
+}
+
+/// What every version of a report begins with.
+#[derive(Deserialize)]
+struct Header {
+    schema: String,
+    schema_version: u32,
 }
 
 impl Report {
@@ -137,16 +157,17 @@ impl Report {
     pub fn read(path: &Path) -> Result<Self> {
         let wrong = |why: String| EvalError::File { path: path.to_owned(), why };
         let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-        let report: Self = serde_json::from_str(&text)
-            .map_err(|error| wrong(format!("it is no report of `plimsoll eval`: {error}")))?;
-        if (report.schema.as_str(), report.schema_version) != (SCHEMA, SCHEMA_VERSION) {
+        let no_report = |error: serde_json::Error| wrong(format!("it is no report of `plimsoll eval`: {error}"));
+        // Before the fields, which another version may lack.
+        let Header { schema, schema_version } = serde_json::from_str(&text).map_err(no_report)?;
+        if (schema.as_str(), schema_version) != (SCHEMA, SCHEMA_VERSION) {
             let message = format!(
-                "it is `{}` version {}; this program reads `{SCHEMA}` version {SCHEMA_VERSION}",
-                report.schema, report.schema_version
+                "it is `{schema}` version {schema_version}; this program reads `{SCHEMA}` version {SCHEMA_VERSION}: \
+                 evaluate again"
             );
             return Err(wrong(message));
         }
-        Ok(report)
+        serde_json::from_str(&text).map_err(no_report)
     }
 
     /// Writes the report as JSON.
@@ -168,9 +189,10 @@ impl Score {
                 results.iter().filter(|result| result.category == category && test(result.outcome)).count()
             };
             let passed = count(|outcome| outcome == Outcome::Pass);
-            let graded = passed + count(|outcome| outcome == Outcome::Fail);
-            let not_graded = count(|outcome| matches!(outcome, Outcome::NotGraded | Outcome::Error));
-            Self { category, passed, graded, not_graded, interval: wilson(passed, graded) }
+            let graded = count(|outcome| outcome.has_passed().is_some());
+            let errors = count(|outcome| outcome == Outcome::Error);
+            let not_graded = count(|outcome| outcome == Outcome::NotGraded);
+            Self { category, passed, graded, errors, not_graded, interval: wilson(passed, graded) }
         };
         let has_results = |score: &Self| score.graded + score.not_graded > 0;
         Category::ALL.into_iter().map(score).filter(has_results).collect()

@@ -40,7 +40,7 @@ pub(crate) struct TextRules {
     is_upper: bool,
     /// The text is a JSON object with these keys.
     json_keys: Vec<String>,
-    /// ... in which one is a list of this length.
+    /// The text is a JSON object in which this key has a list of this length.
     json_list: Option<ListLength>,
 }
 
@@ -77,10 +77,11 @@ impl TextRules {
 
     fn broken_words(&self, text: &str) -> Option<String> {
         let lower = text.to_lowercase();
-        if let Some(wanted) = self.contains.iter().find(|wanted| !lower.contains(&wanted.to_lowercase())) {
+        let is_there = |wanted: &String| lower.contains(&wanted.to_lowercase());
+        if let Some(wanted) = self.contains.iter().find(|wanted| !is_there(wanted)) {
             return Some(format!("does not contain `{wanted}`"));
         }
-        if !self.contains_any.is_empty() && !self.contains_any.iter().any(|wanted| lower.contains(wanted)) {
+        if !self.contains_any.is_empty() && !self.contains_any.iter().any(is_there) {
             return Some(format!("contains none of {}", self.contains_any.join(", ")));
         }
         let plain: Vec<String> = words(text).into_iter().map(|word| bare(word).to_lowercase()).collect();
@@ -127,7 +128,7 @@ impl TextRules {
     }
 
     fn broken_json(&self, text: &str) -> Option<String> {
-        if self.json_keys.is_empty() {
+        if self.json_keys.is_empty() && self.json_list.is_none() {
             return None;
         }
         let Some(object) = crate::extract::only_json_object(text) else {
@@ -207,6 +208,27 @@ mod tests {
         assert!(broken("forbids = [\"cat\"]", "The Cat.").is_some());
         assert!(broken("without_letter = \"e\"", "hEm").is_some());
         assert!(broken("is_upper = true", "123").is_some() && broken("is_upper = true", "Ab").is_some());
+    }
+
+    #[test]
+    fn any_of_several_is_found_in_any_case() {
+        let rules = "contains_any = [\"Fur\", \"PAW\"]";
+        for text in ["It has fur.", "A PAW.", "Pawprints"] {
+            assert_eq!(broken(rules, text), None, "{text}");
+        }
+        assert!(broken(rules, "It has scales.").is_some());
+    }
+
+    #[test]
+    fn lists_are_counted_with_and_without_other_keys() {
+        let list = "json_list = { key = \"tags\", length = 2 }";
+        let both = format!("json_keys = [\"title\"]\n{list}");
+        assert_eq!(broken(list, r#"{"tags": [1, 2]}"#), None);
+        for text in [r#"{"tags": [1]}"#, r#"{"tags": 2}"#, "{}", "tags: 1, 2"] {
+            assert!(broken(list, text).is_some() && broken(&both, text).is_some(), "{text}");
+        }
+        assert!(broken(&both, r#"{"tags": [1, 2]}"#).unwrap().contains("no key `title`"));
+        assert_eq!(broken(&both, r#"{"tags": [1, 2], "title": ""}"#), None);
     }
 
     #[test]

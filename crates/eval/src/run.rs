@@ -58,6 +58,8 @@ pub struct OwnServer {
 pub enum Progress {
     /// The model was found, and is asked so.
     Ready { model: String, form: Option<Form>, tasks: usize },
+    /// The model is asked for completions, since it has no chat template, as the server says in these words.
+    NoChat(String),
     /// A task is done; what was asked and answered is worth a line in a log.
     Answered(Box<Answered>),
     /// So many windows of the text are done, of so many.
@@ -119,7 +121,7 @@ async fn ask_all(
 ) -> Result<(TaskReport, Speed)> {
     let form = match config.form {
         Some(form) => form,
-        None => find_form(client).await?,
+        None => find_form(client, progress).await?,
     };
     let sandbox = match config.run_code && config.categories.contains(&Category::Code) {
         true => Some(Sandbox::find().await.map_err(EvalError::Option)?),
@@ -144,14 +146,29 @@ async fn ask_all(
     Ok((TaskReport { set_version: SET_VERSION, form, max_tokens, sandbox, scores, results }, speed))
 }
 
-/// Chat, if the model has a chat template.
-async fn find_form(client: &Client) -> Result<Form> {
+/// Chat, unless the server says that the model has no template for it. Any other refusal is an error: a server that is
+/// misconfigured, or busy, must not be taken for a base model, whose score is another.
+async fn find_form(client: &Client, progress: &mut impl FnMut(Progress)) -> Result<Form> {
     let body = serde_json::json!({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1});
     match client.generate(Form::Chat.path(), body).await {
         Ok(_) => Ok(Form::Chat),
-        Err(EvalError::Refused { status: 400 | 404 | 405 | 422 | 501, .. }) => Ok(Form::Completions),
+        Err(EvalError::Refused { message, .. }) if lacks_template(&message) => {
+            progress(Progress::NoChat(message));
+            Ok(Form::Completions)
+        }
+        Err(EvalError::Refused { url, status, message }) => Err(EvalError::ChatRefused { url, status, message }),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a refusal says that there is no chat template; servers have no code for it in common. That a template refused
+/// the chat, or failed, is another matter.
+fn lacks_template(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let says = |words: &str| message.contains(words);
+    ["no", "not have a", "must provide a", "missing"].iter().any(|absent| says(&format!("{absent} chat template")))
+        || ["found", "set", "defined"].iter().any(|present| says(&format!("template is not {present}")))
+        || says("template not found")
 }
 
 async fn ask_one(client: &Client, task: &Task, form: Form, max_tokens: u32, sandbox: Option<Sandbox>) -> Answered {

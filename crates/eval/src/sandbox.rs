@@ -1,32 +1,48 @@
-//! Runs the programs that models write. They are strangers' code, so this happens only where it was asked for, in a process
-//! of its own: ten seconds, one gigabyte, small files in a folder that is deleted afterwards, an empty environment, no
-//! input, and no network where the kernel lets a user cut it off. It guards against accidents, not against an attacker:
-//! the program runs as the user who started it, and may read what that user may read.
+//! Runs the programs that models write. They are strangers' code, so this happens only where it was asked for, in processes
+//! of their own: ten seconds, one gigabyte, few processes, small files in a folder that is deleted afterwards, an empty
+//! environment, no input, and no network where the kernel lets a user cut it off. It guards against accidents, not against
+//! an attacker: the program runs as the user who started it, and can read, change and delete whatever that user can.
 
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rand::distr::{Alphanumeric, SampleString};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// What the limits are, as a shell knows them: seconds of processor time, KiB of memory, blocks of files, open files.
-const LIMITS: &str = "ulimit -t 10; ulimit -v 1048576; ulimit -f 2048; ulimit -n 64; ulimit -c 0; exec \"$@\"";
+/// Sets the limits (seconds of processor time, bytes of memory, bytes of a file, open files, processes) and runs the file.
+/// Not as `__main__`: what an answer does as a program of its own, such as asking for input, is no part of the task.
+const DRIVER: &str = r#"
+import resource, runpy, sys
+path, processes = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:]
+limits = {"CPU": 10, "AS": 1 << 30, "FSIZE": 1 << 20, "NOFILE": 64, "CORE": 0, "NPROC": processes}
+for name, most in limits.items():
+    kind = getattr(resource, "RLIMIT_" + name)
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+runpy.run_path(path, run_name="answer")
+"#;
 /// Longer than the limit of processor time: a program may sleep.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Bytes of what a program prints that are read.
-const MAX_OUTPUT: u64 = 64 << 10;
+/// Seconds after which programs end that nobody waits for any more, since the evaluation itself was ended.
+const ABANDONED_AFTER: &str = "20";
+/// Bytes of what a program prints that are read: as large as its files may be.
+const MAX_OUTPUT: u64 = 1 << 20;
 
 /// How far programs are cut off from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sandbox {
-    /// Processes and network of their own.
+    /// Processes and network of their own: nothing outlives the program.
     Namespaces,
-    /// Limits alone: programs can reach the network.
+    /// Limits alone: programs can reach the network, and a child that makes a session of its own outlives them.
     Limits,
 }
 
@@ -44,7 +60,7 @@ impl Sandbox {
         Err("python3 cannot be run here, which --run-code needs".to_owned())
     }
 
-    /// Runs `program` and then `tests`.
+    /// Runs `program` and then `tests`. Whatever they started has ended afterwards, as far as the sandbox goes.
     ///
     /// # Errors
     /// Why it did not come to the end: the last line that it printed, or the limit.
@@ -53,10 +69,11 @@ impl Sandbox {
         // A program that ends the process early has not passed.
         let token = Alphanumeric.sample_string(&mut rand::rng(), 24);
         let script = folder.0.join("answer.py");
-        let text = format!("{program}\n\n{tests}\nprint(\"{token}\")\n");
-        std::fs::write(&script, text).map_err(|error| format!("cannot write the program: {error}"))?;
+        // The token has a line of its own, whatever was or will be printed.
+        let text = format!("{program}\n\n{tests}\nprint(\"\\n{token}\", flush=True)\n");
+        fs::write(&script, text).map_err(|error| format!("cannot write the program: {error}"))?;
         let output = self.output_of(&script, &folder.0).await?;
-        if output.lines().last() == Some(token.as_str()) {
+        if output.lines().any(|line| line == token) {
             return Ok(());
         }
         let last = output.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it ended early, without a word");
@@ -64,42 +81,62 @@ impl Sandbox {
     }
 
     async fn output_of(self, script: &Path, folder: &Path) -> Result<String, String> {
-        let mut command = self.command();
-        // Standard output and error come in one stream, as a reader would see them.
-        command.args(["sh", "-c", &format!("exec 2>&1; {LIMITS}"), "sh", "python3", "-I", "-B"]).arg(script);
-        command.current_dir(folder).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| format!("cannot run python3: {error}"))?;
-        let stdout = child.stdout.take().ok_or("its output cannot be read")?;
-        let mut reader = stdout.take(MAX_OUTPUT);
-        let reading = async move {
-            let mut output = Vec::new();
-            reader.read_to_end(&mut output).await.ok();
-            // Who prints more than is read must not wait for a reader.
-            drop(reader);
-            child.wait().await.map(|_| output)
+        // A file, since a pipe would have to be read for as long as any child of the program holds it.
+        let path = folder.join("output");
+        let opened = || -> std::io::Result<_> {
+            let written = File::options().append(true).create_new(true).open(&path)?;
+            Ok((written.try_clone()?, written, File::open(&path)?))
         };
-        match timeout(PATIENCE, reading).await {
-            Ok(Ok(output)) => Ok(String::from_utf8_lossy(&output).into_owned()),
-            Ok(Err(error)) => Err(format!("cannot wait for it: {error}")),
-            Err(_) => Err(format!("not done within {PATIENCE:?}")),
+        let (errors, output, read) = opened().map_err(|error| format!("cannot keep its output: {error}"))?;
+        let mut command = self.command();
+        command.args(["python3", "-I", "-B", "-c", DRIVER]).arg(script).arg(self.most_processes());
+        command.current_dir(folder).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0).kill_on_drop(true);
+        let mut child = command.spawn().map_err(|error| format!("cannot run python3: {error}"))?;
+        let _group = Group::of(&child);
+        match timeout(PATIENCE, child.wait()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(format!("cannot wait for it: {error}")),
+            Err(_) => return Err(format!("not done within {PATIENCE:?}")),
         }
+        let mut bytes = Vec::new();
+        read.take(MAX_OUTPUT).read_to_end(&mut bytes).map_err(|error| format!("cannot read its output: {error}"))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Both end everything that the program started: the one with its namespace, the other with its process group.
     fn command(self) -> Command {
-        match self {
-            Self::Namespaces => {
-                let mut command = Command::new("unshare");
-                command.args(["--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--"]);
-                command
-            }
-            Self::Limits => {
-                let mut command = Command::new("timeout");
-                command.args(["--signal=KILL", "12"]);
-                command
-            }
+        let mut command = Command::new("timeout");
+        command.args(["--signal=KILL", ABANDONED_AFTER]);
+        if self == Self::Namespaces {
+            command.args(["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--"]);
         }
+        command
+    }
+
+    /// The kernel counts a user's processes in a user namespace of their own; without one, together with all else that the
+    /// user runs. It holds root to no such limit.
+    fn most_processes(self) -> &'static str {
+        match self {
+            Self::Namespaces => "64",
+            Self::Limits => "2048",
+        }
+    }
+}
+
+/// A process group, which ends with this: on every path, also where the evaluation is given up.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// Of a child that leads one.
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(id.cast_signed())))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // An error says that none is left.
+        let _ = self.0.map(|group| kill_process_group(group, Signal::KILL));
     }
 }
 
@@ -110,7 +147,7 @@ impl Folder {
     fn new() -> std::io::Result<Self> {
         let name = Alphanumeric.sample_string(&mut rand::rng(), 16);
         let path = std::env::temp_dir().join(format!("plimsoll-eval-{name}"));
-        std::fs::create_dir(&path)?;
+        fs::create_dir(&path)?;
         Ok(Self(path))
     }
 }
@@ -118,7 +155,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         // What is left over lies in the system's folder for such.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -156,6 +193,65 @@ mod tests {
             let failure = sandbox.run(program, "").await.unwrap_err();
             assert!(failure.contains(complaint), "{program}: {failure}");
         }
-        assert!(sandbox.run("print('x' * 1000000)", "").await.is_err(), "what it prints is bounded");
+        let failure = sandbox.run("print('x' * 4000000)", "").await.unwrap_err();
+        assert!(failure.contains("File too large"), "what it prints is bounded: {failure}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_no_program_of_its_own() {
+        let sandbox = Sandbox::find().await.unwrap();
+        let main = "def f():\n    return 1\n\nif __name__ == \"__main__\":\n    print(input())\n";
+        assert_eq!(sandbox.run(main, "assert f() == 1").await, Ok(()));
+        // Classes look up the module that they are of.
+        let class = "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: 'int'\n";
+        assert_eq!(sandbox.run(class, "assert P(1).x == 1").await, Ok(()));
+        for talkative in ["import atexit\natexit.register(print, 'bye')", "print('no end of line', end='')"] {
+            assert_eq!(sandbox.run(talkative, "").await, Ok(()), "{talkative}");
+        }
+    }
+
+    /// Ids of processes that have this in their command line.
+    fn processes_with(text: &str) -> Vec<String> {
+        let command = |id: &str| fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let ids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        ids.filter(|id| String::from_utf8_lossy(&command(id)).contains(text)).collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_program_leaves_behind_is_ended() {
+        let found = Sandbox::find().await.unwrap();
+        for (sandbox, number) in [(found, 1), (Sandbox::Limits, 2)] {
+            let seconds = format!("86{number}.{}", std::process::id());
+            let straggler = format!("import subprocess\nsubprocess.Popen(['sleep', '{seconds}'])\n");
+            assert_eq!(sandbox.run(&straggler, "").await, Ok(()), "{sandbox:?}");
+            let failure = sandbox.run(&straggler, "assert False, 'wrong'").await.unwrap_err();
+            assert!(failure.contains("wrong"), "{sandbox:?}: {failure}");
+            // A killed process takes a moment to be gone; these would sleep for a quarter of an hour.
+            for _ in 0..500 {
+                if processes_with(&seconds).is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_eq!(processes_with(&seconds), Vec::<String>::new(), "{sandbox:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn processes_are_bounded() {
+        use std::os::unix::fs::MetadataExt;
+
+        let found = Sandbox::find().await.unwrap();
+        for sandbox in [found, Sandbox::Limits] {
+            let most = sandbox.most_processes();
+            let is_set = format!("import resource\nassert resource.getrlimit(resource.RLIMIT_NPROC)[1] <= {most}");
+            assert_eq!(sandbox.run(&is_set, "").await, Ok(()), "{sandbox:?}");
+        }
+        let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+        if found == Sandbox::Namespaces && !is_root {
+            let many = "import subprocess\nfor _ in range(80):\n    subprocess.Popen(['sleep', '60'])\n";
+            let failure = found.run(many, "").await.unwrap_err();
+            assert!(failure.contains("temporarily unavailable"), "{failure}");
+        }
     }
 }

@@ -73,7 +73,7 @@ fn write_tasks(f: &mut fmt::Formatter<'_>, tasks: &TaskReport) -> fmt::Result {
     }
     let errors = count(&|result| result.outcome == Outcome::Error);
     if errors > 0 {
-        row(f, "", &format!("{errors} requests failed; the log says why"))?;
+        row(f, "", &format!("{errors} requests failed, and their tasks with them; the log says why"))?;
     }
     if tasks.sandbox == Some(Sandbox::Limits) {
         row(f, "", "programs could reach the network: unshare does not work here")?;
@@ -81,7 +81,7 @@ fn write_tasks(f: &mut fmt::Formatter<'_>, tasks: &TaskReport) -> fmt::Result {
     Ok(())
 }
 
-/// `14 of 20 (70%), 95%: 48% to 85%`
+/// `14 of 20 (70%; 95%: 48% to 85%)`, and what else is to be known of them.
 pub(crate) fn in_words(score: &Score) -> String {
     if score.graded == 0 {
         return format!("not graded ({} answers logged; programs are run with --run-code alone)", score.not_graded);
@@ -89,8 +89,9 @@ pub(crate) fn in_words(score: &Score) -> String {
     let percent = |share: f64| format!("{:.0}%", 100.0 * share);
     let share = percent(score.passed as f64 / score.graded as f64);
     let interval = format!("{} to {}", percent(score.interval.low), percent(score.interval.high));
-    let more = if score.not_graded > 0 { format!("; {} not graded", score.not_graded) } else { String::new() };
-    format!("{} of {} ({share}; 95%: {interval}){more}", score.passed, score.graded)
+    let more = [(score.errors, "of them requests that failed"), (score.not_graded, "not graded")];
+    let more = more.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("; {count} {what}"));
+    format!("{} of {} ({share}; 95%: {interval}){}", score.passed, score.graded, more.collect::<String>())
 }
 
 fn host_memory(memory: &Memory) -> String {

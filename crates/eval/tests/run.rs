@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 /// What the server can do.
 #[derive(Clone, Copy)]
 struct Skills {
-    chats: bool,
+    /// With which words it refuses chats, where it does.
+    no_chat: Option<&'static str>,
     scores: bool,
 }
 
@@ -47,8 +48,8 @@ fn streamed(name: &str, answer: &str) -> Response {
 /// Knows how many days a week has, and how to add.
 async fn chat(State(skills): State<Skills>, Json(body): Json<Value>) -> Response {
     let question = body["messages"][0]["content"].as_str().unwrap();
-    if !skills.chats {
-        return refused("this model has no chat template");
+    if let Some(why) = skills.no_chat {
+        return refused(why);
     }
     let answer = match question {
         _ if question.contains("days are there") => "<think>6? 8?</think>There are seven.\nAnswer: 7",
@@ -103,7 +104,7 @@ fn outcome(report: &Report, id: &str) -> Outcome {
 
 #[tokio::test]
 async fn tasks_are_asked_graded_and_told() {
-    let url = serve(Skills { chats: true, scores: true }).await;
+    let url = serve(Skills { no_chat: None, scores: true }).await;
     let mut answered = 0;
     let all = config(url.clone());
     let told = |news| answered += usize::from(matches!(news, Progress::Answered(_)));
@@ -124,10 +125,23 @@ async fn tasks_are_asked_graded_and_told() {
 
 #[tokio::test]
 async fn a_base_model_is_given_examples() {
-    let url = serve(Skills { chats: false, scores: true }).await;
-    let report = plimsoll_eval::run(&config(url), |_| {}).await.unwrap();
+    let url = serve(Skills { no_chat: Some("this model has no chat template"), scores: true }).await;
+    let mut told = Vec::new();
+    let hear = |news| told.extend(if let Progress::NoChat(why) = news { Some(why) } else { None });
+    let report = plimsoll_eval::run(&config(url), hear).await.unwrap();
     assert_eq!(report.tasks.as_ref().unwrap().form, Form::Completions);
     assert_eq!((outcome(&report, "week"), outcome(&report, "sum")), (Outcome::Pass, Outcome::Fail));
+    assert_eq!(told, ["this model has no chat template"]);
+}
+
+#[tokio::test]
+async fn a_chat_refused_for_another_reason_makes_no_base_model() {
+    for why in ["`max_tokens` is not served", "the chat template failed: line 3", "no model `stub`"] {
+        let url = serve(Skills { no_chat: Some(why), scores: true }).await;
+        let error = plimsoll_eval::run(&config(url), |_| {}).await.unwrap_err();
+        assert!(matches!(error, EvalError::ChatRefused { status: 400, .. }), "{error}");
+        assert!(error.to_string().contains(why) && error.to_string().contains("--endpoint completions"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -135,7 +149,7 @@ async fn perplexity_counts_every_word_once() {
     let text = "seven words stand in this one line. ".repeat(60);
     let path = std::env::temp_dir().join(format!("plimsoll-eval-text-{}.txt", std::process::id()));
     std::fs::write(&path, &text).unwrap();
-    let url = serve(Skills { chats: true, scores: true }).await;
+    let url = serve(Skills { no_chat: None, scores: true }).await;
     let of_text = EvalConfig { categories: Vec::new(), text: Some(path.clone()), ..config(url) };
     let measured = plimsoll_eval::run(&of_text, |_| {}).await.unwrap().perplexity.unwrap();
     assert!(measured.windows.len() > 10);
@@ -143,7 +157,7 @@ async fn perplexity_counts_every_word_once() {
     assert_eq!(measured.bytes, text.len() - "seven".len());
     assert!((measured.bits_per_byte - 0.25).abs() < 1e-9, "{}", measured.bits_per_byte);
 
-    let url = serve(Skills { chats: true, scores: false }).await;
+    let url = serve(Skills { no_chat: None, scores: false }).await;
     let refused = plimsoll_eval::run(&EvalConfig { url, ..of_text }, |_| {}).await.unwrap_err();
     assert!(matches!(&refused, EvalError::NoPromptLogprobs { .. }), "{refused}");
     assert!(refused.to_string().contains("`echo` is not served"), "{refused}");

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Each round does all of it once, in turn, so that what else the disk and the machine do meets each alike: the disk read
-//! past the page cache; the file read through it; loads with and without reading ahead, cold; and a load from the page
-//! cache, which is what packing alone takes. Medians and extremes of the rounds are printed.
+//! past the page cache; the file read through it; a load, cold; and a load from the page cache, which is what packing alone
+//! takes. Medians and extremes of the rounds are printed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -49,12 +49,11 @@ fn main() -> io::Result<()> {
         drop_from_page_cache(&file)?;
         timed(work)
     };
-    let measures: [Measure<'_>; 5] = [
+    let measures: [Measure<'_>; 4] = [
         ("disk, past the page cache", Box::new(|| cold(&|| read_whole(&file, OFlags::DIRECT)))),
         ("file, through the page cache", Box::new(|| cold(&|| read_whole(&file, OFlags::empty())))),
-        ("cold load, no reading ahead", Box::new(|| cold(&|| load(&folder, matrices, None)))),
-        ("cold load", Box::new(|| cold(&|| load(&folder, matrices, Some(u64::MAX))))),
-        ("load from the page cache", Box::new(|| timed(&|| load(&folder, matrices, Some(u64::MAX))))),
+        ("cold load", Box::new(|| cold(&|| load(&folder, matrices)))),
+        ("load from the page cache", Box::new(|| timed(&|| load(&folder, matrices)))),
     ];
     let mut rates = vec![Vec::new(); measures.len()];
     for _ in 0..ROUNDS {
@@ -67,7 +66,7 @@ fn main() -> io::Result<()> {
         let (least, median, most) = (rates[0], rates[ROUNDS / 2], rates[ROUNDS - 1]);
         println!("{name:<30} {median:>6.0} MB/s ({least:.0} to {most:.0})");
     }
-    println!("cold load / disk: {:.2} (medians of {ROUNDS})", rates[3][ROUNDS / 2] / rates[0][ROUNDS / 2]);
+    println!("cold load / disk: {:.2} (medians of {ROUNDS})", rates[2][ROUNDS / 2] / rates[0][ROUNDS / 2]);
     std::fs::remove_dir_all(&folder)
 }
 
@@ -112,9 +111,8 @@ fn read_whole(path: &Path, flags: OFlags) -> io::Result<()> {
     Ok(())
 }
 
-fn load(folder: &Path, matrices: usize, read_ahead: Option<u64>) -> io::Result<()> {
+fn load(folder: &Path, matrices: usize) -> io::Result<()> {
     let checkpoint = Checkpoint::open(folder).map_err(io::Error::other)?;
-    let _reading = read_ahead.map(|window| checkpoint.read_ahead(window));
     let weights = Weights::new(&checkpoint, Activations::Int8, |_, _| ()).map_err(io::Error::other)?;
     for index in 0..matrices {
         weights.linear(&[(&name(index), ROWS)], COLS).map_err(io::Error::other)?;

@@ -8,6 +8,9 @@ use crate::CheckpointError;
 /// No dimension of a real model comes near; the product of any three fits in 64 bits.
 const LARGEST_SIZE: u64 = 1 << 21;
 
+/// Layers, or experts of a layer: a multiple of what any real model has. Loops go over their product.
+const LARGEST_COUNT: usize = 1024;
+
 /// One JSON object of a config, read field by field. Every error names its field.
 #[derive(Clone, Copy)]
 pub struct Fields<'a> {
@@ -58,6 +61,26 @@ impl<'a> Fields<'a> {
         match value.as_u64() {
             Some(size @ 1..=LARGEST_SIZE) => Ok(Some(size as usize)),
             _ => Err(self.malformed(name, &format!("an integer from 1 to {LARGEST_SIZE}"), value)),
+        }
+    }
+
+    /// How many layers there are, or experts in each: at least 1.
+    ///
+    /// # Errors
+    /// Absent, or not an integer from 1 to 1024.
+    pub fn count(&self, name: &str) -> Result<usize, CheckpointError> {
+        self.optional_count(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// As [`Fields::count`], or `None` if the field is absent or null.
+    ///
+    /// # Errors
+    /// As [`Fields::count`], but for absence.
+    pub fn optional_count(&self, name: &str) -> Result<Option<usize>, CheckpointError> {
+        let count = self.optional_size(name)?;
+        match count.filter(|count| *count > LARGEST_COUNT) {
+            Some(count) => Err(self.wrong(name, format!("is {count}; at most {LARGEST_COUNT} are implemented"))),
+            None => Ok(count),
         }
     }
 
@@ -120,7 +143,7 @@ impl<'a> Fields<'a> {
         &self,
         full_every: impl FnOnce() -> Result<usize, CheckpointError>,
     ) -> Result<Vec<Option<u32>>, CheckpointError> {
-        let layers = self.size("num_hidden_layers")?;
+        let layers = self.count("num_hidden_layers")?;
         let window = Some(self.size("sliding_window")? as u32);
         let Some(types) = self.list("layer_types")? else {
             let full_every = full_every()?;

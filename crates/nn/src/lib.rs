@@ -15,7 +15,7 @@ mod quantization;
 mod rope;
 mod weights;
 
-pub use checkpoint::{Checkpoint, GgufArray, GgufMetadata, GgufValue, ReadAhead, TensorInfo};
+pub use checkpoint::{Checkpoint, GgufArray, GgufMetadata, GgufValue, TensorInfo};
 pub use config::Fields;
 pub use error::CheckpointError;
 pub use forward_batch::{ForwardBatch, StepTensors};

@@ -62,15 +62,21 @@ pub(crate) struct Gptq {
 }
 
 impl Quantization {
-    /// Of a config.json.
+    /// Of a config.json: its `quantization_config`, or what older compressed-tensors wrote, `compression_config`.
     ///
     /// # Errors
     /// A method, or a field of one, that is not implemented and would change the result.
     pub fn parse(config: &Value) -> Result<Self, CheckpointError> {
-        let Some(fields) = Fields::new(config)?.nested("quantization_config")? else {
+        let whole = Fields::new(config)?;
+        let older = match whole.get("quantization_config") {
+            None => whole.nested("compression_config")?,
+            Some(_) => None,
+        };
+        let Some(fields) = older.or(whole.nested("quantization_config")?) else {
             return Ok(Self { method: Method::Plain, kept: Modules::default() });
         };
-        let (method, kept) = match fields.text("quant_method")? {
+        let method = fields.text("quant_method")?.or(older.map(|_| "compressed-tensors"));
+        let (method, kept) = match method {
             Some("fp8") => (Method::Fp8(Fp8::parse(fields)?), &["modules_to_not_convert", "ignored_layers"][..]),
             Some("compressed-tensors") => (Method::Compressed(Compressed::parse(fields)?), &["ignore"][..]),
             Some("gptq") => (Method::Gptq(Gptq::parse(fields)?), &["modules_to_not_convert"][..]),

@@ -47,12 +47,25 @@ impl Rope {
     /// # Errors
     /// A scaling that is not implemented, or malformed parameters.
     pub fn of_config(config: Fields<'_>, default_theta: f64) -> Result<Self, CheckpointError> {
-        match config.nested("rope_parameters")? {
-            Some(parameters) => Self::parse(Some(parameters), default_theta),
-            None => {
-                let theta = config.positive("rope_theta")?.unwrap_or(default_theta);
-                Self::parse(config.nested("rope_scaling")?, theta)
+        let theta = config.positive("rope_theta")?.unwrap_or(default_theta);
+        let Some(parameters) = config.nested("rope_parameters")? else {
+            return Self::parse(config.nested("rope_scaling")?, theta);
+        };
+        let rope = Self::parse(Some(parameters), theta)?;
+        rope.check_older(config)?;
+        Ok(rope)
+    }
+
+    /// Refuses a config that has `rope_scaling` beside the `rope_parameters` that this is of, and says something else there.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn check_older(&self, config: Fields<'_>) -> Result<(), CheckpointError> {
+        match config.nested("rope_scaling")? {
+            Some(scaling) if Self::parse(Some(scaling), self.theta)? != *self => {
+                Err(config.wrong("rope_scaling", "differs from rope_parameters: leave one of them out"))
             }
+            _ => Ok(()),
         }
     }
 
@@ -169,6 +182,19 @@ mod tests {
         assert_eq!(old, Ok(Rope { theta: 5e5, scaling: RopeScaling::Linear { factor: 4.0 } }));
         assert_eq!(old, new);
         assert_eq!(parsed(json!({})), Ok(Rope { theta: 10000.0, scaling: RopeScaling::None }));
+    }
+
+    #[test]
+    fn an_older_spelling_beside_the_newer_one_counts_or_is_refused() {
+        let plain = json!({"rope_type": "default"});
+        let beside = parsed(json!({"rope_theta": 1e6, "rope_parameters": plain}));
+        assert_eq!(beside, Ok(Rope { theta: 1e6, scaling: RopeScaling::None }));
+        let inside = parsed(json!({"rope_theta": 1e6, "rope_parameters": {"rope_theta": 5e5}, "rope_scaling": plain}));
+        assert_eq!(inside, Ok(Rope { theta: 5e5, scaling: RopeScaling::None }));
+        let scaling = json!({"rope_type": "linear", "factor": 4.0});
+        assert!(parsed(json!({"rope_parameters": scaling, "rope_scaling": scaling})).is_ok());
+        let error = parsed(json!({"rope_parameters": plain, "rope_scaling": scaling})).unwrap_err();
+        assert!(error.contains("`rope_scaling`") && error.contains("rope_parameters"), "{error}");
     }
 
     #[test]

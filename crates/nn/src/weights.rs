@@ -40,6 +40,9 @@ pub struct Weights<'a> {
     paired_heads: Option<usize>,
 }
 
+/// [`Linear::load`], or [`Linear::load_widened`].
+type Load = fn(&[RowSource<'_>], Option<Vec<f32>>, &Placement) -> candle_core::Result<Linear>;
+
 struct Loader<'a> {
     source: Source<'a>,
     placement: Placement,
@@ -127,7 +130,7 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// A tensor is missing or not `[out_features, in_features]`.
     pub fn linear(&self, parts: &[(&str, usize)], in_features: usize) -> Result<Linear, CheckpointError> {
-        self.load_linear(parts, in_features, None)
+        self.load_linear(parts, in_features, None, Linear::load)
     }
 
     /// As [`Weights::linear`], of layers that each have a bias: `y = x W^T + b`.
@@ -135,11 +138,15 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// As [`Weights::linear`], or a bias that is missing or not `[out_features]`.
     pub fn linear_with_bias(&self, parts: &[(&str, usize)], in_features: usize) -> Result<Linear, CheckpointError> {
+        self.load_linear(parts, in_features, Some(self.joint_bias(parts)?), Linear::load)
+    }
+
+    fn joint_bias(&self, parts: &[(&str, usize)]) -> Result<Vec<f32>, CheckpointError> {
         let mut bias = Vec::new();
         for (name, rows) in parts {
             bias.extend(self.numbers(&format!("{}{name}.bias", self.prefix), &[*rows], Role::Bias)?);
         }
-        self.load_linear(parts, in_features, Some(bias))
+        Ok(bias)
     }
 
     fn load_linear(
@@ -147,6 +154,7 @@ impl<'a> Weights<'a> {
         parts: &[(&str, usize)],
         in_features: usize,
         bias: Option<Vec<f32>>,
+        load: Load,
     ) -> Result<Linear, CheckpointError> {
         if let Source::Sizes(dummy) = &self.loader.source {
             for &(name, rows) in parts {
@@ -166,7 +174,7 @@ impl<'a> Weights<'a> {
             parts.iter().map(|&(name, rows)| self.matrix(name, rows, in_features)).collect::<Result<Vec<_>, _>>()?;
         let sources = matrices.iter().zip(parts).map(|(matrix, &(_, rows))| matrix.rows(rows, in_features));
         let sources: Vec<RowSource<'_>> = sources.collect();
-        let linear = Linear::load(&sources, bias, &self.loader.placement).map_err(|error| {
+        let linear = load(&sources, bias, &self.loader.placement).map_err(|error| {
             // Of the parts, the one that is no matrix is to blame.
             let faulty = sources.iter().position(|source| source.check().is_err());
             CheckpointError::tensor(&self.full_name(parts[faulty.unwrap_or(0)].0), error)
@@ -221,7 +229,7 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// As [`Weights::linear`].
     pub fn embedding(&self, name: &str, vocab: usize, hidden: usize) -> Result<Linear, CheckpointError> {
-        self.linear(&[(name, vocab)], hidden)
+        self.load_linear(&[(name, vocab)], hidden, None, Linear::load_widened)
     }
 
     /// A vector that is a module's own, `[len]`, f32: named as it is, without `.weight`.

@@ -42,6 +42,6 @@ pub fn info(_device: &candle_core::Device) -> candle_core::Result<GpuInfo> {
 
 #[cfg(feature = "cuda")]
 pub use crate::cuda::{
-    Inbox, Mark, PinnedWords, empty, end_trying, give_back_free_memory, in_arena, info, is_out_of_memory, open,
+    Inbox, Mark, PinnedWords, empty, give_back_free_memory, in_arena, info, is_out_of_memory, open, set_trying,
     synchronize,
 };

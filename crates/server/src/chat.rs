@@ -115,5 +115,7 @@ fn params(request: &mut ChatRequest, model: &ServedModel) -> Result<Params, ApiE
         (Some(new), _) => (Some(new), "max_completion_tokens"),
         (None, old) => (old, "max_tokens"),
     };
-    Params::new(fields, Asked { logprobs, max_tokens, max_tokens_field, default_max_tokens: u32::MAX }, model)
+    let default_max_tokens = u32::MAX;
+    let asked = Asked { logprobs, max_tokens, max_tokens_field, default_max_tokens, scores_every_choice: false };
+    Params::new(fields, asked, model)
 }

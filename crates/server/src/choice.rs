@@ -72,6 +72,10 @@ impl Output {
     fn is_reasoning(&self) -> bool {
         matches!(self, Self::Speech(speech) if speech.is_reasoning())
     }
+
+    fn hides_reasoning(&self) -> bool {
+        matches!(self, Self::Speech(speech) if !speech.includes_reasoning())
+    }
 }
 
 /// From ids to text. Stop strings count from the first token after `min_tokens` on.
@@ -228,8 +232,12 @@ impl Choice {
         }
         let mut found_stop = false;
         if finish != Some(FinishReason::Stop) || self.include_stop {
+            let was_reasoning = self.output.is_reasoning();
             found_stop = self.output.push(token, &mut said);
-            self.scored.extend(logprobs.map(|logprobs| ScoredToken { token, logprobs }));
+            // Log probabilities name their tokens: those of hidden thoughts would tell them.
+            let is_hidden = self.output.hides_reasoning() && (was_reasoning || self.output.is_reasoning());
+            let scored = logprobs.filter(|_| !is_hidden).map(|logprobs| ScoredToken { token, logprobs });
+            self.scored.extend(scored);
         }
         if finish.is_some() && !found_stop {
             found_stop = self.output.finish(&mut said);

@@ -79,6 +79,7 @@ fn params(request: &mut CompletionRequest, model: &ServedModel) -> Result<Params
         max_tokens: fields.max_tokens,
         max_tokens_field: "max_tokens",
         default_max_tokens: DEFAULT_MAX_TOKENS,
+        scores_every_choice: true,
     };
     Params::new(fields, asked, model)
 }

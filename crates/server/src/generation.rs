@@ -71,7 +71,7 @@ impl Generation {
         let max_tokens = max_tokens.collect::<Result<Vec<_>, _>>()?;
         let prompt_tokens: Vec<usize> = prompts.iter().map(|prompt| prompt.ids.len()).collect();
         let all_prompt_tokens = prompt_tokens.iter().sum::<usize>();
-        params.check_scores(n * all_prompt_tokens, prompt_field)?;
+        params.check_scores(all_prompt_tokens, prompt_field)?;
         call.permit.resize(sequences, (n * all_prompt_tokens) as u64)?;
         call.entry.set_prompt_tokens(all_prompt_tokens as u64);
 

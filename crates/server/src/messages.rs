@@ -65,7 +65,11 @@ impl At {
             let id = id.ok_or_else(|| ApiError::invalid(self.field("tool_call_id"), "is missing"))?;
             fields.insert("tool_call_id".to_owned(), json!(id));
             // OpenAI's messages of tools do not say which tool; templates may want to know.
-            name = name.or(called.get(id).copied());
+            let called = called.get(id).copied();
+            if let (Some(name), None) = (name, called) {
+                check_name(&self.field("name"), name)?;
+            }
+            name = called.or(name);
         }
         if let Some(name) = name {
             fields.insert("name".to_owned(), json!(name));

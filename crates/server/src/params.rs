@@ -16,8 +16,9 @@ use crate::{ServedModel, unserved};
 const MAX_N: u32 = 128;
 /// Alternatives a position at most.
 const MAX_LOGPROBS: u32 = 20;
-/// Log probabilities of prompt tokens in one response at most, alternatives included: some 50 MB of JSON.
-const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
+/// Log probabilities of prompt tokens in one response at most, alternatives included: all are held until the response
+/// is written, a few megabytes of JSON.
+const MAX_PROMPT_LOGPROBS: usize = 1 << 17;
 const MAX_STOP_STRINGS: usize = 64;
 /// Bytes of one stop string at most.
 const MAX_STOP_LENGTH: usize = 1024;
@@ -37,6 +38,8 @@ pub(crate) struct Asked {
     pub(crate) max_tokens_field: &'static str,
     /// Generated tokens at most where the request does not say; less where the context ends.
     pub(crate) default_max_tokens: u32,
+    /// Every choice shows the log probabilities of its prompt; else the first alone does, for all.
+    pub(crate) scores_every_choice: bool,
 }
 
 /// What a request asks for, checked.
@@ -143,13 +146,16 @@ impl Params {
         }
     }
 
-    /// Refuses what would make a response too large to hold: `tokens` prompt tokens in all choices, with alternatives.
+    /// Refuses what would make a response too large to hold: `tokens` tokens of all prompts, with alternatives.
     pub(crate) fn check_scores(&self, tokens: usize, prompt_field: &str) -> Result<(), ApiError> {
         let Some(top) = self.sampling.prompt_logprobs else { return Ok(()) };
+        let choices = if self.asked.scores_every_choice { self.n as usize } else { 1 };
+        let tokens = choices * tokens;
         if tokens.saturating_mul(1 + top as usize) > MAX_PROMPT_LOGPROBS {
             let message = format!(
-                "has {tokens} tokens in all choices, with {top} alternatives each: more than the {MAX_PROMPT_LOGPROBS} \
-                 log probabilities that one response may hold; shorten it, or ask for fewer"
+                "has {tokens} tokens to score, with {top} alternatives each: more than the {MAX_PROMPT_LOGPROBS} log \
+                 probabilities of prompts that one response may hold; send fewer or shorter prompts a request, or ask \
+                 for fewer alternatives"
             );
             return Err(ApiError::invalid(prompt_field, message));
         }
@@ -159,10 +165,12 @@ impl Params {
     /// The engine request for choice number `choice` of a prompt.
     pub(crate) fn request(&self, id: RequestId, prompt: Vec<TokenId>, max_tokens: u32, choice: u32) -> Request {
         let seed = self.sampling.seed.wrapping_add(u64::from(choice));
+        let is_scored = self.asked.scores_every_choice || choice == 0;
+        let prompt_logprobs = self.sampling.prompt_logprobs.filter(|_| is_scored);
         Request {
             id,
             prompt,
-            sampling: SamplingParams { seed, ..self.sampling.clone() },
+            sampling: SamplingParams { seed, prompt_logprobs, ..self.sampling.clone() },
             stop: StopConditions {
                 max_tokens,
                 min_tokens: self.min_tokens,

@@ -51,7 +51,12 @@ pub(crate) async fn on_text_thread<T: Send + 'static>(
     state: &ServerState,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let _place = state.text_places.acquire().await.expect("never closed");
+    let place = Arc::clone(&state.text_places).acquire_owned().await.expect("never closed");
+    // The place is the work's, which goes on when the client goes away.
+    let work = move || {
+        let _place = place;
+        work()
+    };
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or(Err(ApiError::Internal("the tokenizer broke one of its own rules")))
 }
@@ -163,5 +168,35 @@ fn of_chat(error: TextError) -> ApiError {
         TextError::InvalidChat(text) if text.starts_with("chat_template_kwargs") => about("chat_template_kwargs"),
         TextError::InvalidChat(text) if text.starts_with("continue_final_message") => about("continue_final_message"),
         _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::ServerConfig;
+
+    #[tokio::test]
+    async fn work_keeps_its_place_when_its_client_goes_away() {
+        let state = ServerState::new(ServerConfig { text_threads: 1, ..ServerConfig::default() });
+        let (begin, begun) = oneshot::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let work = move || {
+            begin.send(()).ok();
+            ended.recv().ok();
+            Ok(())
+        };
+        let client = tokio::spawn({
+            let state = state.clone();
+            async move { on_text_thread(&state, work).await }
+        });
+        begun.await.unwrap();
+        client.abort();
+        assert!(client.await.unwrap_err().is_cancelled());
+        assert_eq!(state.text_places.available_permits(), 0);
+        end.send(()).unwrap();
+        assert!(on_text_thread(&state, || Ok(())).await.is_ok());
     }
 }

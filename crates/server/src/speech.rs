@@ -1,7 +1,8 @@
 //! What a chat's choice says, token by token: thoughts, content and calls, with the stop strings of the request.
 //!
 //! Stop strings are looked for in the content alone: a model may think of them, and write them into arguments. Log
-//! probabilities are of every token all the same, of thoughts and calls too: each goes out with what it says.
+//! probabilities are of every token all the same, of calls and of thoughts that are shown too: each goes out with what
+//! it says.
 
 use plimsoll_core::TokenId;
 use plimsoll_text::{Said, StopMatcher, Tokenizer, Transcript, TranscriptOptions};
@@ -66,6 +67,11 @@ impl SpeechOut {
     /// Whether the model is thinking.
     pub(crate) fn is_reasoning(&self) -> bool {
         self.transcript.is_reasoning()
+    }
+
+    /// Thoughts are shown.
+    pub(crate) fn includes_reasoning(&self) -> bool {
+        self.includes_reasoning
     }
 
     fn pass_on(&mut self, said: &mut Said) -> bool {

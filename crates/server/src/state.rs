@@ -24,7 +24,7 @@ pub struct Inner {
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
     /// Places for rendering and tokenizing.
-    pub(crate) text_places: Semaphore,
+    pub(crate) text_places: Arc<Semaphore>,
     /// Seconds since 1970 when the server started.
     pub(crate) started: u64,
     model: OnceLock<Arc<ServedModel>>,
@@ -46,7 +46,7 @@ impl ServerState {
             keys: ApiKeys::new(&config.api_keys),
             admission: Admission::new(&config),
             metrics: Metrics::new(),
-            text_places: Semaphore::new(config.text_threads.max(1)),
+            text_places: Arc::new(Semaphore::new(config.text_threads.max(1))),
             started: unix_seconds(),
             model: OnceLock::new(),
             is_draining: AtomicBool::new(false),

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::RungPoint;
-use super::rungs::{Rung, Rungs};
+use super::rungs::{Rung, Rungs, half_width};
 
 /// A change of throughput up to this share is none.
 const TOLERATED: f64 = 0.03;
@@ -49,7 +49,7 @@ impl Recheck {
         let pooled = Rung::pooled(after.clone(), |_| Vec::new())?;
         let change = |now: f64| now / before.throughput() - 1.0;
         let is_beyond = |point: &RungPoint| {
-            let explained = SURER * before.half_width().hypot(point.half_width.unwrap_or(0.0));
+            let explained = SURER * before.half_width().hypot(half_width(point));
             let difference = point.throughput - before.throughput();
             difference.abs() > explained && change(point.throughput).abs() > TOLERATED
         };

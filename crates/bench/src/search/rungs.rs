@@ -6,6 +6,8 @@ use super::breakpoint::{Constraint, shown_broken};
 use super::{RungPoint, SearchConfig};
 use crate::evidence::{Shown, shown};
 
+/// A throughput without an interval, of a rung that was not steady, could be off by this share of itself.
+const UNSTEADY_WIDTH: f64 = 0.05;
 /// So many more measurements of a rung that is worse than a higher one.
 const MORE_IF_CONTRADICTED: u32 = 2;
 /// One-sided, so that both ends of the interval for the share of successes make 95%.
@@ -48,8 +50,9 @@ impl Rung {
         self.point.throughput
     }
 
+    /// Of the throughput's interval; wide where there is none.
     pub(super) fn half_width(&self) -> f64 {
-        self.point.half_width.unwrap_or(0.0)
+        half_width(&self.point)
     }
 
     pub(super) fn replicates(&self) -> u32 {
@@ -71,6 +74,11 @@ impl Rung {
     }
 }
 
+/// Of a measurement's interval; wide where there is none.
+pub(super) fn half_width(point: &RungPoint) -> f64 {
+    point.half_width.unwrap_or(UNSTEADY_WIDTH * point.throughput)
+}
+
 fn pool(points: &[RungPoint]) -> Option<RungPoint> {
     let mut pooled = *points.first()?;
     let mut throughputs: Vec<f64> = points.iter().map(|point| point.throughput).collect();
@@ -79,8 +87,10 @@ fn pool(points: &[RungPoint]) -> Option<RungPoint> {
     pooled.throughput = (throughputs[last / 2] + throughputs[last.div_ceil(2)]) / 2.0;
     // Measurements that lie further apart than their own intervals say are no surer for being several.
     let apart = (throughputs[last] - throughputs[0]) / 2.0 / count.sqrt();
-    let widths: Option<f64> = points.iter().map(|point| point.half_width.map(|width| width * width)).sum();
-    pooled.half_width = widths.map(|squares| (squares.sqrt() / count).max(apart));
+    // One that was not steady takes nothing from what the others know.
+    let widths: Vec<f64> = points.iter().filter_map(|point| point.half_width).collect();
+    let squares: f64 = widths.iter().map(|width| width * width).sum();
+    pooled.half_width = (!widths.is_empty()).then(|| (squares.sqrt() / widths.len() as f64).max(apart));
     for point in &points[1..] {
         pooled.requests += point.requests;
         pooled.failed += point.failed;

@@ -355,3 +355,24 @@ fn a_server_that_changed_is_told() {
         assert!(answer.drift.is_some_and(|drift| !drift.invalidates()), "{answer:?}");
     }
 }
+
+#[test]
+fn a_throughput_without_an_interval_is_no_exact_one() {
+    let config = SearchConfig::default();
+    let levels = [(8, 400.0), (16, 412.0), (32, 365.0)];
+    let points: Vec<RungPoint> = levels.iter().map(|(n, throughput)| point(*n, *throughput, None)).collect();
+    let unsteady = Rungs::new(&config, &points);
+    // 400 cannot be told from 412, nor 365 from nine tenths of that.
+    let (maximum, width) = unsteady.maximum().expect("rungs");
+    assert_eq!(maximum, 406.0);
+    assert!(width > 10.0, "{width}");
+    assert_eq!(unsteady.shape(), Verdict::Plateaued);
+    let exact: Vec<RungPoint> = levels.iter().map(|(n, throughput)| point(*n, *throughput, Some(0.0))).collect();
+    let exact = Rungs::new(&config, &exact);
+    assert_eq!((exact.maximum(), exact.shape()), (Some((412.0, 0.0)), Verdict::Retrograde));
+    // Of several measurements those with an interval say how sure they are together.
+    let again = [point(8, 400.0, None), point(8, 400.0, Some(6.0)), point(8, 400.0, Some(8.0))];
+    assert_eq!(Rungs::new(&config, &again).all[0].point.half_width, Some(5.0));
+    let apart = [point(8, 300.0, Some(1.0)), point(8, 500.0, None)];
+    assert!(Rungs::new(&config, &apart).all[0].half_width() > 50.0);
+}

@@ -74,10 +74,8 @@ impl Architecture {
 impl Report {
     pub(super) fn add_source(&mut self, source: &Source) {
         self.claimed_architecture = super::claimed_architecture(source.config());
-        match plimsoll_nn::Quantization::parse(source.config()) {
-            Ok(quantization) => self.quantization = Some(quantization.to_string()),
-            Err(error) => self.problems.push(error.to_string()),
-        }
+        // One that is not served is among the problems of what follows.
+        self.quantization = plimsoll_nn::Quantization::parse(source.config()).ok().map(|found| found.to_string());
         let Source::Checkpoint(checkpoint) = source else {
             self.stored_as = Some("dummy");
             return;

@@ -7,14 +7,12 @@
 
 mod gguf;
 mod names;
-mod readahead;
 mod safetensors;
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use ::safetensors::Dtype;
 use memmap2::Mmap;
@@ -24,8 +22,6 @@ use serde_json::Value;
 use crate::CheckpointError;
 use gguf::GgufFile;
 pub use gguf::{GgufArray, GgufMetadata, GgufValue};
-use readahead::Account;
-pub use readahead::ReadAhead;
 use safetensors::SafetensorsFolder;
 
 /// A checkpoint, opened: its config is read and its tensors are found, none is loaded.
@@ -33,7 +29,6 @@ pub struct Checkpoint {
     path: PathBuf,
     config: Value,
     files: Files,
-    account: Arc<Account>,
 }
 
 enum Files {
@@ -88,7 +83,7 @@ impl Checkpoint {
             let config = file.config().map_err(|problem| format_error(path, problem))?;
             (Files::Gguf(Box::new(file)), config)
         };
-        Ok(Self { path: path.into(), config, files, account: Arc::default() })
+        Ok(Self { path: path.into(), config, files })
     }
 
     /// The Hugging Face config.json, or its equivalent synthesized from a GGUF file's metadata.
@@ -125,24 +120,12 @@ impl Checkpoint {
         }
     }
 
-    /// Begins to read the files, at most `window` bytes ahead of the tensors that are asked for: memory that is free
-    /// for the page cache. Drop it once the model is loaded.
-    pub fn read_ahead(&self, window: u64) -> ReadAhead {
-        let files = match &self.files {
-            Files::Gguf(_) => vec![self.path.clone()],
-            Files::Safetensors(folder) => folder.paths().to_vec(),
-        };
-        ReadAhead::start(files, self.account.clone(), window)
-    }
-
     /// The tensor that Hugging Face calls `name`; `None` if the checkpoint has no such tensor.
     pub(crate) fn tensor(&self, name: &str) -> Result<Option<StoredTensor<'_>>, CheckpointError> {
-        let tensor = match &self.files {
+        match &self.files {
             Files::Gguf(file) => file.tensor(name),
             Files::Safetensors(folder) => folder.tensor(name),
-        }?;
-        self.account.note_use(tensor.as_ref().map_or(0, |tensor| tensor.bytes.len()));
-        Ok(tensor)
+        }
     }
 
     /// The shape of the tensor that [`Checkpoint::tensor`] would give, outermost first.
@@ -157,9 +140,7 @@ impl Checkpoint {
     /// file has none.
     pub(crate) fn raw_tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, CheckpointError> {
         let Files::Safetensors(folder) = &self.files else { return Ok(None) };
-        let tensor = folder.raw_tensor(name);
-        self.account.note_use(tensor.as_ref().map_or(0, |tensor| tensor.bytes.len()));
-        Ok(tensor)
+        Ok(folder.raw_tensor(name))
     }
 
     /// What the checkpoint itself calls the tensor that Hugging Face calls `name`.

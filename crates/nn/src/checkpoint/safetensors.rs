@@ -4,7 +4,7 @@ mod header;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use ::safetensors::Dtype;
 use memmap2::Mmap;
@@ -20,8 +20,6 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 pub(super) struct SafetensorsFolder {
-    /// Where the shards were opened.
-    paths: Vec<PathBuf>,
     shards: Vec<Mmap>,
     tensors: BTreeMap<String, Location>,
 }
@@ -34,10 +32,10 @@ struct Location {
 
 impl SafetensorsFolder {
     pub(super) fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        let mut opened = Self { paths: Vec::new(), shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut opened = Self { shards: Vec::new(), tensors: BTreeMap::new() };
         if is_there(&folder.join(SINGLE)) {
             let (shard, table) = open_shard(&folder.join(SINGLE))?;
-            opened.add(folder.join(SINGLE), shard, table);
+            opened.add(shard, table);
         } else if is_there(&folder.join(INDEX)) {
             opened.add_listed(folder)?;
         } else {
@@ -47,36 +45,31 @@ impl SafetensorsFolder {
         Ok(opened)
     }
 
-    /// All shards of the index, each of which must hold the tensors that the index puts there, and no other.
+    /// All shards of the index, each of which must hold the tensors that the index puts there. What the index does not
+    /// list is taken, too: whether it is of use is not known here.
     fn add_listed(&mut self, folder: &Path) -> Result<(), CheckpointError> {
         let index_path = folder.join(INDEX);
         let index = read_json(&index_path)?;
         let listed = listed_shards(&index).map_err(|problem| format_error(&index_path, problem))?;
         for (file_name, names) in listed {
             let path = folder.join(file_name);
-            let (shard, table) = open_shard(&path)?;
+            let (shard, mut table) = open_shard(&path)?;
             if let Some(name) = names.iter().find(|name| !table.contains_key(**name)) {
                 let problem = format!("lacks tensor {}, which {INDEX} puts there", quote(name));
                 return Err(format_error(&path, problem));
             }
-            if let Some(name) = table.keys().find(|name| !names.contains(name.as_str())) {
-                let problem = format!("holds tensor {}, which {INDEX} does not put there", quote(name));
-                return Err(format_error(&path, problem));
-            }
-            self.add(path, shard, table);
+            // Of a tensor that several shards hold, the index says which one is meant.
+            let is_elsewhere = |name: &str| !names.contains(name) && index["weight_map"].get(name).is_some();
+            table.retain(|name, _| !is_elsewhere(name));
+            self.add(shard, table);
         }
         Ok(())
     }
 
-    fn add(&mut self, path: PathBuf, shard: Mmap, table: TensorTable) {
+    fn add(&mut self, shard: Mmap, table: TensorTable) {
         let index = self.shards.len();
         self.tensors.extend(table.into_iter().map(|(name, entry)| (name, Location { shard: index, entry })));
         self.shards.push(shard);
-        self.paths.push(path);
-    }
-
-    pub(super) fn paths(&self) -> &[PathBuf] {
-        &self.paths
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {

@@ -39,9 +39,12 @@ pub struct AttentionShape {
     pub head_dim: usize,
 }
 
+/// Features of all heads together: no real model's come near.
+const MOST_FEATURES: usize = 1 << 21;
+
 impl AttentionShape {
     /// # Errors
-    /// Heads that do not divide into groups, or a head dimension that cannot be rotated.
+    /// Heads that do not divide into groups, a head dimension that cannot be rotated, or absurdly many features.
     pub fn check(&self) -> std::result::Result<(), CheckpointError> {
         if !self.heads.is_multiple_of(self.kv_heads) {
             let problem = format!("is {}, which does not divide num_attention_heads {}", self.kv_heads, self.heads);
@@ -50,7 +53,14 @@ impl AttentionShape {
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             return Err(CheckpointError::config("head_dim", format!("is {}; it must be even", self.head_dim)));
         }
-        Ok(())
+        // Key heads are no more than heads.
+        match self.heads.checked_mul(self.head_dim) {
+            Some(features) if features <= MOST_FEATURES => Ok(()),
+            _ => {
+                let problem = format!("is {}, which {} heads must not have", self.head_dim, self.heads);
+                Err(CheckpointError::config("head_dim", format!("{problem}: at most {MOST_FEATURES} features in all")))
+            }
+        }
     }
 }
 

@@ -83,3 +83,16 @@ fn groups_of_modules_have_their_own_arguments() {
     let shown = quantization.to_string();
     assert!(shown.contains("int4, groups of 64; int8, groups of 32; fp8, blocks of 128 x 128"), "{shown}");
 }
+
+#[test]
+fn an_older_name_of_the_field_is_read() {
+    let groups = json!({"g": {"targets": ["Linear"], "weights": {"type": "float", "num_bits": 8}}});
+    let of = |config: Value| Quantization::parse(&config).map_err(|e| e.to_string());
+    let older = json!({"format": "float-quantized", "config_groups": groups, "ignore": ["lm_head"]});
+    let parsed = of(json!({"compression_config": older})).unwrap();
+    assert_eq!(parsed.dummy_format(Q, 64), grouped(Codes::E4M3, 64));
+    let both = of(json!({"compression_config": older, "quantization_config": {"quant_method": "fp8"}})).unwrap();
+    assert!(matches!(both.method(), Method::Fp8(_)));
+    let error = of(json!({"compression_config": {"quant_method": "sparseml"}})).unwrap_err();
+    assert!(error.contains("compression_config.quant_method") && error.contains("sparseml"), "{error}");
+}

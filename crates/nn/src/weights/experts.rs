@@ -57,12 +57,15 @@ impl Weights<'_> {
         }
     }
 
-    /// What scores `experts` experts for a token of `hidden` features: a linear layer, never quantized on loading.
+    /// What scores `experts` experts for a token of `hidden` features: a linear layer, never quantized on loading
+    /// and on a GPU never packed.
     ///
     /// # Errors
     /// As [`Weights::linear`] or [`Weights::linear_with_bias`].
     pub fn router(&self, name: &str, [experts, hidden]: [usize; 2], has_bias: bool) -> Result<Linear, CheckpointError> {
-        self.projections(&[(name, experts)], hidden, has_bias)
+        let parts = [(name, experts)];
+        let bias = has_bias.then(|| self.joint_bias(&parts)).transpose()?;
+        self.load_linear(&parts, hidden, bias, Linear::load_widened)
     }
 
     fn modules(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {

@@ -99,9 +99,8 @@ impl Matmul {
         self.launch(queue, operands, product, &chosen.problem, chosen.way)
     }
 
-    /// From now on requests are waiting: no more trying.
-    pub(super) fn end_trying(&mut self) {
-        self.tries = false;
+    pub(super) fn set_trying(&mut self, tries: bool) {
+        self.tries = tries;
     }
 
     fn choose(&self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<Chosen> {

@@ -98,12 +98,12 @@ pub fn in_arena<T>(device: &Device, memory: &Tensor, work: impl FnOnce() -> Resu
     result
 }
 
-/// Ends the time in which new shapes of products are tried out: from now on requests wait.
+/// Whether new shapes of products are tried out from now on: while a model is made ready, and not when requests wait.
 ///
 /// # Errors
 /// `device` was not opened by [`open`].
-pub fn end_trying(device: &Device) -> Result<()> {
-    Cuda::of(device)?.matmul.lock().unwrap_or_else(PoisonError::into_inner).end_trying();
+pub fn set_trying(device: &Device, tries: bool) -> Result<()> {
+    Cuda::of(device)?.matmul.lock().unwrap_or_else(PoisonError::into_inner).set_trying(tries);
     Ok(())
 }
 

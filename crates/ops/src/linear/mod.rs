@@ -214,6 +214,19 @@ impl Linear {
         }
     }
 
+    /// As [`Linear::load`], but on a GPU bf16 in whatever format the rows are: for an embedding or a router, whose kernels
+    /// read numbers alone.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub fn load_widened(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, placement: &Placement) -> Result<Linear> {
+        match placement {
+            #[cfg(feature = "cuda")]
+            Placement::Gpu(device) => Ok(Self { weights: Form::Dense(dense::Dense::upload(sources, bias, device)?) }),
+            _ => Self::load(sources, bias, placement),
+        }
+    }
+
     /// Random weights on a GPU, bf16, made there: nearly normal, of mean 0 and this standard deviation. Each part is so
     /// many rows, a function of its seed.
     ///
@@ -269,7 +282,7 @@ impl Linear {
     pub(crate) fn scores(&self, x: &Tensor, into: DevicePtr) -> Result<()> {
         match &self.weights {
             Form::Dense(dense) => dense.scores(x, into),
-            _ => bail!("a router on a GPU must not be quantized"),
+            _ => bail!("a router on a GPU must be loaded by Linear::load_widened"),
         }
     }
 
@@ -388,7 +401,7 @@ impl Linear {
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => dense.embed(ids, scale),
             #[cfg(feature = "cuda")]
-            Form::Quantized(_) => bail!("an embedding in a packed format is not served on a GPU: choose the CPU"),
+            Form::Quantized(_) => bail!("an embedding on a GPU must be loaded by Linear::load_widened"),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Linear layers on a GPU whose weights stay as they are stored: codes and scales, decoded where they are multiplied.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use plimsoll_kernels::DevicePtr;
 use plimsoll_kernels::fill::{FillBits, FillWord};
 use plimsoll_kernels::gemv::Output;
 use plimsoll_kernels::packed::{Activation, Format, Layout, Packed, Way, Work, scale_word};
+use plimsoll_kernels::{DevicePtr, Queue};
 
 use super::dense::upload_bias;
 use super::relay::{self, Laid};
@@ -106,7 +106,7 @@ impl Quantized {
             },
             layout: self.layout,
             activation: Activation::None,
-            way: Way::dense(tokens),
+            way: Way::dense(tokens, self.layout.rows, cuda.queue().multiprocessors()),
             work: Work::Dense { tokens: tokens as u32 },
         };
         op.run(cuda.queue()).map_err(launch_error)?;

@@ -334,7 +334,7 @@ fn gathered_rows_are_the_dequantized_ones_to_the_bit() {
     for format in formats() {
         let (rows, cols) = (1 + random.below(50), some_cols(format, &mut random));
         let matrix = Matrix::random(format, rows, cols, &mut random);
-        let linear = matrix.pack(Activations::Int8);
+        let linear = Linear::load_widened(&[matrix.source()], None, &Activations::Int8.into()).unwrap();
         let ids: Vec<u32> = (0..rows as u32).rev().collect();
         let got = linear.embed(ids[..].into(), 1.0).unwrap();
         assert_eq!(got.dims(), [rows, cols]);

@@ -97,6 +97,7 @@ impl GpuRunner {
     ) -> Result<Self> {
         let RunnerConfig { max_num_seqs, max_num_batched_tokens, max_model_len, vocab_size, cache: cache_config } =
             config;
+        gpu::set_trying(device, true)?;
         let shapes = shapes(info, &cache, cache_config.block_size as usize, device)?;
         let (seqs, tokens) = (max_num_seqs as usize, max_num_batched_tokens as usize);
         let workspace = shapes.iter().map(|shape| shape.workspace_len(tokens, seqs)).max().unwrap_or(0);
@@ -122,7 +123,7 @@ impl GpuRunner {
         };
         runner.reserve(tokens)?;
         runner.capture(seqs, progress)?;
-        gpu::end_trying(device)?;
+        gpu::set_trying(device, false)?;
         Ok(runner)
     }
 

@@ -109,6 +109,22 @@ async fn prompt_logprobs_are_by_token_id() {
 }
 
 #[tokio::test]
+async fn a_response_holds_so_many_prompt_logprobs_and_a_chats_prompt_counts_once() {
+    let server = TestServer::start().await;
+    let text = "x".repeat(60);
+    let chat =
+        format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"n":128,"max_tokens":1,"prompt_logprobs":20}}"#);
+    let chat = server.chat(&chat).await;
+    assert_eq!(chat.status, 200, "{}", chat.body);
+    assert_eq!(chat.json()["prompt_logprobs"].as_array().unwrap().len(), text.len());
+    let prompt = vec![text; 128];
+    let completion = serde_json::json!({"prompt": prompt, "max_tokens": 1, "prompt_logprobs": 20}).to_string();
+    let reply = server.complete(&completion).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &"prompt".into()));
+    assert!(reply.body.contains("131072 log probabilities"), "{}", reply.body);
+}
+
+#[tokio::test]
 async fn every_shape_of_prompt_and_the_echo_of_each() {
     let server = TestServer::start().await;
     for (prompt, texts) in [

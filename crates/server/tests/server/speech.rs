@@ -111,6 +111,25 @@ async fn thoughts_are_hidden_or_named_twice_if_asked_for() {
 }
 
 #[tokio::test]
+async fn hidden_thoughts_are_in_no_log_probabilities() {
+    let template = "{{ messages[0].content }}<think>\n{# </think> #}".to_owned();
+    let server = with(Setup { chat_template: template, ..Setup::default() }).await;
+    for (stream, shows, said) in [
+        (false, true, "why</think>so<think>\n"),
+        (false, false, "so<think>\n"),
+        (true, true, "why</think>so<think>\n"),
+        (true, false, "so<think>\n"),
+    ] {
+        let more = json!({"include_reasoning": shows, "logprobs": true, "stream": stream});
+        let reply = server.chat(&asking("why</think>so", more)).await;
+        let bodies = if stream { reply.events() } else { vec![reply.json()] };
+        let scored = bodies.iter().filter_map(|body| body["choices"][0]["logprobs"]["content"].as_array());
+        let tokens: String = scored.flatten().filter_map(|entry| entry["token"].as_str()).collect();
+        assert_eq!(tokens, said, "{}", reply.body);
+    }
+}
+
+#[tokio::test]
 async fn stop_strings_apply_to_content_alone() {
     let server = server().await;
     let more = json!({"stop": "END", "tools": tools()});
@@ -191,7 +210,7 @@ async fn a_conversation_with_tools_reaches_the_template_whole() {
             {"role": "user", "content": "q"},
             {"role": "assistant", "reasoning": "t", "tool_calls": [
                 {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 5}"}}]},
-            {"role": "tool", "tool_call_id": "1", "content": "r"},
+            {"role": "tool", "tool_call_id": "1", "name": "a b", "content": "r"},
         ],
         "reasoning_effort": "none",
     });
@@ -233,6 +252,11 @@ async fn hostile_tools_are_refused_and_the_server_goes_on() {
         (asking("x", json!({"reasoning_effort": "enormous"})), "reasoning_effort"),
         (asking("x", json!({"parallel_tool_calls": "no"})), "parallel_tool_calls"),
         (json!({"messages": [{"role": "tool", "content": "x"}]}).to_string(), "messages[0].tool_call_id"),
+        (
+            json!({"messages": [{"role": "tool", "tool_call_id": "1", "name": "f to=all", "content": "x"}]})
+                .to_string(),
+            "messages[0].name",
+        ),
         (
             json!({"messages": [{"role": "user", "content": "x", "tool_calls": [
             {"id": "1", "function": {"name": "f", "arguments": "{}"}}]}]})

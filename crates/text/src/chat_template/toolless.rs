@@ -1,6 +1,6 @@
 //! Tools for templates that know none (Gemma 3's): what they would have to say is said in messages.
 //!
-//! The functions stand before the first user's message, a call is the reply that they ask for, and a result is a message
+//! The functions stand before the first user's message, or in one of their own where there is none, a call is the reply that they ask for, and a result is a message
 //! of the user's. Messages of one role in a row become one, since such templates want roles to take turns.
 
 use serde_json::{Map, Value, json};
@@ -15,8 +15,7 @@ pub(super) fn messages(messages: &Value, tools: Option<&Value>) -> Value {
         let joins = |last: &Value| last["role"] == "user" && (turn[IS_RESULT] == true || last[IS_RESULT] == true);
         match turns.last_mut().filter(|last| turn["role"] == "user" && joins(last)) {
             Some(last) => {
-                let joined = format!("{}\n\n{}", text(last), text(&turn));
-                last["content"] = joined.into();
+                append(last, &text(&turn));
             }
             None => turns.push(turn),
         }
@@ -24,12 +23,29 @@ pub(super) fn messages(messages: &Value, tools: Option<&Value>) -> Value {
     for turn in turns.iter_mut().filter_map(Value::as_object_mut) {
         turn.remove(IS_RESULT);
     }
-    if let Some(tools) = tools
-        && let Some(first) = turns.iter_mut().find(|turn| turn["role"] == "user")
-    {
-        first["content"] = format!("{}\n\n{}", offer(tools), text(first)).into();
+    if let Some(tools) = tools {
+        let offer = offer(tools);
+        match turns.iter_mut().find(|turn| turn["role"] == "user") {
+            Some(first) => first["content"] = format!("{offer}\n\n{}", text(first)).into(),
+            None => {
+                let is_instruction = |turn: &Value| turn["role"] == "system" || turn["role"] == "developer";
+                let place = turns.iter().take_while(|turn| is_instruction(turn)).count();
+                turns.insert(place, json!({"role": "user", "content": offer}));
+            }
+        }
     }
     Value::Array(turns)
+}
+
+/// Adds a paragraph in place: there may be thousands to add.
+fn append(turn: &mut Value, paragraph: &str) {
+    if !turn["content"].is_string() {
+        turn["content"] = text(turn).into();
+    }
+    if let Value::String(content) = &mut turn["content"] {
+        content.push_str("\n\n");
+        content.push_str(paragraph);
+    }
 }
 
 /// Set on the turn of a result, while turns are joined.

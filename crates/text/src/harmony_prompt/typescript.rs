@@ -1,5 +1,7 @@
 //! A function as gpt-oss was taught it: a TypeScript type, made of the JSON Schema of its arguments.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 /// Types within each other at most; what is deeper is `any`. Each level indents, so depth multiplies length.
@@ -89,7 +91,8 @@ fn object(schema: &Value, indent: &str, depth: usize) -> String {
     }
     out.push_str("{\n");
     let none = Map::new();
-    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: HashSet<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, property) in schema["properties"].as_object().unwrap_or(&none) {
         let mark = if required.contains(&name.as_str()) { "" } else { "?" };
         self::property(&mut out, &format!("{name}{mark}"), property, indent, depth);

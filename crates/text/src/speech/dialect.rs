@@ -84,6 +84,20 @@ impl Dialect {
         Self { reasoning, tools }
     }
 
+    /// As the operator says, where they say; else this, which the model's files tell.
+    ///
+    /// # Errors
+    /// Harmony, for a vocabulary without its control tokens: what to start with instead.
+    pub fn overridden(self, reasoning: Option<ReasoningSyntax>, tools: Option<ToolSyntax>) -> Result<Self, String> {
+        let said = Self { reasoning: reasoning.unwrap_or(self.reasoning), tools: tools.unwrap_or(self.tools) };
+        if !said.is_harmony() || self.is_harmony() {
+            return Ok(said);
+        }
+        let is_of_reasoning = said.reasoning == ReasoningSyntax::Harmony;
+        let option = if is_of_reasoning { "--reasoning-parser" } else { "--tool-call-parser" };
+        Err(format!("{option} harmony is for models with harmony's control tokens, which this one lacks; leave it out"))
+    }
+
     /// Where the model begins after `prompt`: templates of models that always think open the thoughts themselves.
     pub fn opening(self, prompt: &RenderedChat) -> Opening {
         let is_thinking = self.reasoning == ReasoningSyntax::Think && opens_thoughts(prompt);
@@ -143,5 +157,24 @@ impl FromStr for ToolSyntax {
                 "`{name}` is no tool-call parser; give auto, none, hermes, llama3_json, pythonic, gemma or harmony"
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn harmony_is_read_only_where_the_vocabulary_has_its_tokens() {
+        let harmony = Dialect { reasoning: ReasoningSyntax::Harmony, tools: ToolSyntax::Harmony };
+        let plain = Dialect { reasoning: ReasoningSyntax::Think, tools: ToolSyntax::Hermes };
+        let error = plain.overridden(Some(ReasoningSyntax::Harmony), None).unwrap_err();
+        assert!(error.starts_with("--reasoning-parser harmony"), "{error}");
+        let error = plain.overridden(None, Some(ToolSyntax::Harmony)).unwrap_err();
+        assert!(error.starts_with("--tool-call-parser harmony"), "{error}");
+        let overridden = plain.overridden(None, Some(ToolSyntax::None));
+        assert_eq!(overridden, Ok(Dialect { tools: ToolSyntax::None, ..plain }));
+        assert_eq!(harmony.overridden(Some(ReasoningSyntax::Harmony), Some(ToolSyntax::Harmony)), Ok(harmony));
+        assert_eq!(plain.overridden(None, None), Ok(plain));
     }
 }

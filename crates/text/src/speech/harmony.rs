@@ -1,7 +1,10 @@
 //! Harmony, the format of gpt-oss: a reply is messages, each with a channel, framed by control tokens.
 //!
 //! `<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...<|return|>`: what is in
-//! `analysis` is thought, what is addressed to a function (`to=functions.NAME`) calls it, all else is content.
+//! `analysis` is thought, what is addressed to a function that the request offers (`to=functions.NAME`) calls it, all
+//! else is content.
+
+use std::sync::Arc;
 
 use super::{Opening, Said};
 
@@ -42,7 +45,8 @@ impl Mark {
 /// Reads one reply.
 pub(super) struct Harmony {
     state: State,
-    has_tools: bool,
+    /// The functions that may be called.
+    names: Arc<[String]>,
     calls: usize,
     /// There was a message of this kind: the next is a new paragraph.
     has_content: bool,
@@ -104,20 +108,18 @@ impl Header {
 
 impl Harmony {
     /// After a prompt that ends where the reply's first header begins, or as `opening` says.
-    pub(super) fn new(opening: Opening, has_tools: bool) -> Self {
+    pub(super) fn new(opening: Opening, names: Arc<[String]>) -> Self {
         let state = match opening {
             Opening::Reply => State::Header(Header::default()),
             Opening::Reasoning => State::Body(Body::Reasoning),
             Opening::Content => State::Body(Body::Content),
         };
-        Self { state, has_tools, calls: 0, has_content: false, has_reasoning: false, is_new: true }
+        Self { state, names, calls: 0, has_content: false, has_reasoning: false, is_new: true }
     }
 
     /// The prompt began a call of the function `name`.
     pub(super) fn begin_forced(&mut self, name: &str, said: &mut Said) {
-        self.has_tools = true;
-        let recipient = format!("to=functions.{name}");
-        self.begin_message(&Header { sender: recipient, ..Header::default() }, said);
+        self.begin_call(name, said);
     }
 
     pub(super) fn is_reasoning(&self) -> bool {
@@ -189,18 +191,18 @@ impl Harmony {
     }
 
     fn begin_message(&mut self, header: &Header, said: &mut Said) {
-        let recipient = header.recipient().filter(|_| self.has_tools);
-        let body = match (recipient, header.channel_name()) {
-            (Some(recipient), _) => {
-                let name = recipient.strip_prefix("functions.").unwrap_or(recipient);
-                said.begin_call(self.calls, name);
-                self.calls += 1;
-                Body::Call(self.calls - 1)
-            }
-            (None, "analysis") => Body::Reasoning,
-            (None, _) => Body::Content,
-        };
-        self.begin(body);
+        let recipient = header.recipient().map(|name| name.strip_prefix("functions.").unwrap_or(name));
+        match recipient.filter(|name| self.names.iter().any(|known| known == name)) {
+            Some(name) => self.begin_call(name, said),
+            None if header.channel_name() == "analysis" => self.begin(Body::Reasoning),
+            None => self.begin(Body::Content),
+        }
+    }
+
+    fn begin_call(&mut self, name: &str, said: &mut Said) {
+        said.begin_call(self.calls, name);
+        self.begin(Body::Call(self.calls));
+        self.calls += 1;
     }
 
     fn begin(&mut self, body: Body) {

@@ -1,4 +1,8 @@
 //! `<tool_call>{"name": "f", "arguments": {...}}</tool_call>`, among content: Hermes, Qwen2.5, Qwen3.
+//!
+//! Only calls of functions that the request offers count: a client could answer no other, nor say it back.
+
+use std::sync::Arc;
 
 use super::call_json::{CallJson, Step};
 use super::markers::{Scan, scan};
@@ -11,6 +15,7 @@ const CLOSE: &str = "</tool_call>";
 const MAX_GAP: usize = 16;
 
 pub(super) struct Hermes {
+    names: Arc<[String]>,
     state: State,
     held: String,
     calls: usize,
@@ -28,8 +33,8 @@ enum State {
 }
 
 impl Hermes {
-    pub(super) fn new() -> Self {
-        Self { state: State::Content, held: String::new(), calls: 0, open: OPEN }
+    pub(super) fn new(names: Arc<[String]>) -> Self {
+        Self { names, state: State::Content, held: String::new(), calls: 0, open: OPEN }
     }
 
     fn step(&mut self, said: &mut Said) -> bool {
@@ -78,8 +83,9 @@ impl Hermes {
     fn call(&mut self, said: &mut Said) -> bool {
         let State::Call(call) = &mut self.state else { return false };
         let held = std::mem::take(&mut self.held);
+        let names = &self.names;
         for (at, c) in held.char_indices() {
-            let step = call.push(c, said, &|_| true);
+            let step = call.push(c, said, &|name| names.iter().any(|known| known == name));
             if step == Step::More {
                 continue;
             }

@@ -89,6 +89,13 @@ impl Leading {
         true
     }
 
+    /// As [`Self::give_up`], with the first `length` held bytes: what was looked at once is not looked at again, or a
+    /// text of calls that are none would cost the square of its length.
+    fn give_up_held(&mut self, length: usize, said: &mut Said) -> bool {
+        self.take_syntax(length);
+        self.give_up(said)
+    }
+
     /// A control token that the held text begins with is dropped. `None`: it may be one yet.
     fn drop_mark(&mut self) -> Option<bool> {
         if let Some(mark) = MARKS.iter().find(|mark| self.held.starts_with(**mark)) {
@@ -167,7 +174,7 @@ impl Leading {
                 (None, '(') if *depth == 0 => {
                     let name = self.held[..position].trim();
                     if name != "print" && !self.names.iter().any(|known| known == name) {
-                        return self.give_up(said);
+                        return self.give_up_held(position, said);
                     }
                     *depth = 1;
                 }
@@ -177,11 +184,12 @@ impl Leading {
                     let end = *at;
                     return self.end_python(end, said);
                 }
-                (None, c) if *depth == 0 && !python::is_name_char(c) => return self.give_up(said),
+                (None, c) if *depth == 0 && !python::is_name_char(c) => return self.give_up_held(position, said),
                 _ => {}
             }
             if *at > MAX_CALL {
-                return self.give_up(said);
+                let examined = *at;
+                return self.give_up_held(examined, said);
             }
         }
         false
@@ -189,7 +197,7 @@ impl Leading {
 
     fn end_python(&mut self, end: usize, said: &mut Said) -> bool {
         let call = python::call(&self.held[..end]).filter(|(name, _)| self.names.contains(name));
-        let Some((name, arguments)) = call else { return self.give_up(said) };
+        let Some((name, arguments)) = call else { return self.give_up_held(end, said) };
         said.begin_call(self.calls, &name);
         said.push_arguments(self.calls, &arguments);
         self.calls += 1;

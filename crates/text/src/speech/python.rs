@@ -156,7 +156,9 @@ impl Parser<'_> {
             }
             let key = match self.value(depth + 1)? {
                 Value::String(key) => key,
-                other => other.to_string(),
+                // Written as text within text, it would double at each level.
+                Value::Array(_) | Value::Object(_) => return None,
+                scalar => scalar.to_string(),
             };
             self.expect(':')?;
             fields.insert(key, self.value(depth + 1)?);
@@ -179,8 +181,11 @@ impl Parser<'_> {
             "None" | "null" => return Some(Value::Null),
             _ => {}
         }
-        if let Ok(integer) = word.parse::<i64>() {
-            return Some(Value::from(integer));
+        let is_integer = word.strip_prefix(['-', '+']).unwrap_or(&word).bytes().all(|byte| byte.is_ascii_digit());
+        if is_integer {
+            // A larger one would lose its last digits.
+            let integer = word.parse::<i64>().map(Number::from).or_else(|_| word.parse::<u64>().map(Number::from));
+            return integer.ok().map(Value::Number);
         }
         let is_number = word.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
         let number = word.parse::<f64>().ok().filter(|_| is_number).and_then(Number::from_f64);
@@ -200,14 +205,36 @@ mod tests {
         assert_eq!(arguments, r#"{"a":1,"b":"x\"é\n","c":[true,null,-2500.0],"d":{"k":[1],"2":{}},"e":"\\dA"}"#);
         assert_eq!(call(" print( get.it(x=1) ) "), Some(("get.it".to_owned(), r#"{"x":1}"#.to_owned())));
         assert_eq!(call("f()"), Some(("f".to_owned(), "{}".to_owned())));
+        let large = call("f(a=18446744073709551615, b=-9223372036854775808)").unwrap().1;
+        assert_eq!(large, r#"{"a":18446744073709551615,"b":-9223372036854775808}"#);
     }
 
     #[test]
     fn what_is_no_call_of_literals_is_none() {
         let deep = format!("f(a={})", "[".repeat(100_000));
-        for text in ["", "f", "f(", "f(1)", "f(a=g())", "f(a=1) + 1", "f(a=inf)", "f(a='x)", "f(a=1 2)", "(a=1)", &deep]
-        {
+        let keys = |depth| format!("f(a={}{{'x':1}}{})", "{".repeat(depth), ":1}".repeat(depth));
+        for text in [
+            "",
+            "f",
+            "f(",
+            "f(1)",
+            "f(a=g())",
+            "f(a=1) + 1",
+            "f(a=inf)",
+            "f(a='x)",
+            "f(a=1 2)",
+            "(a=1)",
+            "f(a={(1,): 2})",
+            "f(a=18446744073709551616)",
+            "f(a=-9223372036854775809)",
+            "f(a=-)",
+            &deep,
+            // Few enough levels to end, were they written as text.
+            &keys(1),
+            &keys(8),
+        ] {
             assert_eq!(call(text), None, "{text}");
         }
+        assert_eq!(call(&keys(40)), None);
     }
 }

@@ -59,7 +59,7 @@ fn think(is_thinking: bool) -> Box<dyn Reader> {
 }
 
 fn hermes() -> Box<dyn Reader> {
-    Box::new(Hermes::new())
+    Box::new(Hermes::new(names()))
 }
 
 fn leading(python: bool, fences: bool) -> Box<dyn Reader> {
@@ -88,8 +88,8 @@ fn hermes_calls_are_parted_from_content() {
     for (text, expected) in [
         ("<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"}{\"}}\n</tool_call>", r#"[] 0:f({"a": "}{"})"#),
         (
-            "hm\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"arguments\": {\"b\": [1]}, \"name\": \"g\"}\n</tool_call>",
-            r#"[hm] 0:f({}) 1:g({"b": [1]})"#,
+            "hm\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"arguments\": {\"b\": [1]}, \"name\": \"get.it\"}\n</tool_call>",
+            r#"[hm] 0:f({}) 1:get.it({"b": [1]})"#,
         ),
         (r#"<tool_call>{"name": "f"}</tool_call>after"#, "[after] 0:f({})"),
         (r#"<tool_call>{"name": "f", "arguments": "{\"a\": 1}", "id": 7}</tool_call>"#, r#"[] 0:f({"a": 1})"#),
@@ -98,6 +98,14 @@ fn hermes_calls_are_parted_from_content() {
         (r#"<tool_call>{"name": "f", "arguments": {"a": [1"#, r#"[] 0:f({"a": [1)"#),
         (r#"<tool_call>{"name": "f", "arguments": {"a": 1}} oops</tool_call>"#, r#"[ oops</tool_call>] 0:f({"a": 1})"#),
         // No calls.
+        (
+            r#"<tool_call>{"name": "g", "arguments": {}}</tool_call>"#,
+            r#"[<tool_call>{"name": "g", "arguments": {}}</tool_call>]"#,
+        ),
+        (
+            r#"<tool_call>{"arguments": {}, "name": "no name"}</tool_call><tool_call>{"name": "f"}</tool_call>"#,
+            r#"[<tool_call>{"arguments": {}, "name": "no name"}</tool_call>] 0:f({})"#,
+        ),
         ("<tool_call>{\"name\": 5}</tool_call>", "[<tool_call>{\"name\": 5}</tool_call>]"),
         ("<tool_call>\nf(1)\n</tool_call>", "[<tool_call>\nf(1)\n</tool_call>]"),
         ("<tool_call><tool_call>{\"name\": \"f\"}</tool_call>", "[<tool_call>] 0:f({})"),
@@ -160,14 +168,26 @@ fn calls_for_an_answer_are_told_by_their_shape_and_the_functions_names() {
         (true, true, "```rust\nfn f() {}\n```", "[```rust\nfn f() {}\n```]"),
         (true, true, "```tool_code\nf(a=1", "[```tool_code\nf(a=1]"),
         (true, true, "plain ``", "[plain ``]"),
+        // What was given up as a call is not read for another.
+        (
+            true,
+            true,
+            "[f(a=\"```tool_code\nf()\n```\", b=g())] ```json\n{\"name\": \"f\", \"parameters\": {}}\n```",
+            "[[f(a=\"```tool_code\nf()\n```\", b=g())] ] 0:f({})",
+        ),
+        (true, true, "```tool_code\nf```json\n{\"name\": \"f\", \"parameters\": {}}\n```", "[```tool_code\nf] 0:f({})"),
     ] {
         assert_eq!(shown(&read(leading(python, fences), &[text])), expected, "{text:?}");
     }
 }
 
+fn offered(has_tools: bool) -> Arc<[String]> {
+    if has_tools { names() } else { Arc::default() }
+}
+
 /// Control tokens in angle brackets, all else text.
 fn harmony(opening: Opening, has_tools: bool, text: &str) -> Said {
-    let mut reader = Harmony::new(opening, has_tools);
+    let mut reader = Harmony::new(opening, offered(has_tools));
     let mut whole = Said::default();
     let mut rest = text;
     while !rest.is_empty() {
@@ -205,7 +225,9 @@ fn harmonys_channels_are_told_apart() {
     assert_eq!(shown(&said), "[Wait.\n\n{\"a\":1}]");
     for (opening, text, expected) in [
         (Opening::Reply, " to=functions.f<|channel|>commentary json<|message|>{}<|call|>", "[] 0:f({})"),
-        (Opening::Reply, "<|channel|>commentary to=python<|message|>1+1<|call|>", "[] 0:python(1+1)"),
+        (Opening::Reply, "<|channel|>commentary to=python<|message|>1+1<|call|>", "[1+1]"),
+        (Opening::Reply, "<|channel|>commentary to=user<|message|>hi<|end|>", "[hi]"),
+        (Opening::Reply, "<|channel|>commentary to=functions.<x<|message|>{}<|call|>", "[{}]"),
         (Opening::Content, " and so on<|return|>", "[ and so on]"),
         (Opening::Reply, "plain text", "[plain text]"),
         (Opening::Reply, "<|message|>plain", "[plain]"),
@@ -235,6 +257,8 @@ fn hostile_nesting_costs_its_length() {
     assert_eq!(read(hermes(), &[&held]).content, held);
     let call = format!("[f(a={deep}");
     assert_eq!(read(leading(true, true), &[&call]).content, call);
+    let keys = format!("[f(a={}{{'x':1}}{})]", "{".repeat(40), ":1}".repeat(40));
+    assert_eq!(read(leading(true, false), &[&keys]).content, keys);
 }
 
 /// Fragments that matter to some syntax, so that random texts come near calls.
@@ -268,6 +292,10 @@ const FRAGMENTS: &[&str] = &[
     "text",
     "{\"name\": \"f\", \"arguments\": {\"k\": [\"v\"]}}",
     "print(",
+    "f(a={",
+    "{'x':1}",
+    "):1}",
+    ":1}",
     ":",
 ];
 
@@ -311,7 +339,7 @@ proptest! {
     ) {
         let text: String = parts.iter().map(|(mark, text)| format!("{}{text}", Mark::ALL[*mark].text())).collect();
         let by_character = harmony(Opening::Reply, has_tools, &text);
-        let mut reader = Harmony::new(Opening::Reply, has_tools);
+        let mut reader = Harmony::new(Opening::Reply, offered(has_tools));
         let mut whole = Said::default();
         for (mark, text) in &parts {
             reader.mark(Mark::ALL[*mark], &mut whole);

@@ -16,7 +16,7 @@ use crate::{Detokenizer, StopStrings, Tokenizer};
 pub struct TranscriptOptions {
     pub dialect: Dialect,
     pub opening: Opening,
-    /// The functions that may be called. None: what looks like a call is content.
+    /// The functions that may be called. What looks like a call of another is content.
     pub functions: Arc<[String]>,
     /// The function that the prompt began to call ([`Tokenizer::force_call`]).
     pub forced: Option<String>,
@@ -53,7 +53,7 @@ impl Transcript {
         let mut begun = Said::default();
         let forced = options.forced.as_deref();
         let reader = if dialect.is_harmony() {
-            let mut harmony = Harmony::new(options.opening, has_tools);
+            let mut harmony = Harmony::new(options.opening, Arc::clone(&options.functions));
             if let Some(name) = forced {
                 harmony.begin_forced(name, &mut begun);
             }
@@ -171,7 +171,7 @@ fn tool_reader(syntax: ToolSyntax, functions: &Arc<[String]>) -> Option<Box<dyn 
     let leading = |python, fences| Box::new(Leading::new(Shapes { python, fences }, Arc::clone(functions)));
     match syntax {
         ToolSyntax::None | ToolSyntax::Harmony => None,
-        ToolSyntax::Hermes => Some(Box::new(Hermes::new())),
+        ToolSyntax::Hermes => Some(Box::new(Hermes::new(Arc::clone(functions)))),
         ToolSyntax::LlamaJson => Some(leading(false, false)),
         ToolSyntax::Pythonic => Some(leading(true, false)),
         ToolSyntax::Gemma => Some(leading(true, true)),

@@ -87,7 +87,7 @@ fn prompts_are_the_librarys_token_for_token() {
 fn said(tokenizer: &Tokenizer, ids: &[TokenId]) -> Said {
     let dialect = tokenizer.dialect();
     assert_eq!(dialect, Dialect { reasoning: ReasoningSyntax::Harmony, tools: ToolSyntax::Harmony });
-    let functions = ["f".to_owned()].into();
+    let functions = ["f", "g"].map(str::to_owned).into();
     let options = TranscriptOptions { dialect, opening: Opening::Reply, functions, forced: None, skip_special: true };
     let mut transcript = Transcript::new(tokenizer, &options);
     let mut whole = Said::default();

@@ -123,6 +123,11 @@ fn a_template_without_tools_gets_them_in_messages() {
         rendered(&tokenizer, &json!([{"role": "user", "content": "q"}]), None, json!({}))
             .ends_with("user\nq<|im_end|>\n")
     );
+    // Without a user's message they are a turn of their own, after instructions.
+    for messages in [json!([{"role": "assistant", "content": "hi"}]), json!([])] {
+        let text = rendered(&tokenizer, &messages, Some(&tools("d")), json!({}));
+        assert!(text.contains("<|im_start|>user\nYou may call functions."), "{text}");
+    }
 }
 
 #[test]

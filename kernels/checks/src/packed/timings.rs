@@ -14,6 +14,10 @@ use crate::{Random, TestDevice, Timing};
 /// More than any L2 holds: in a model, other layers' weights have passed since a matrix was last read.
 const ROTATED_BYTES: u64 = 512 << 20;
 
+/// Such that each [`Way`] is timed, of one matrix and of experts.
+const TOKENS: [usize; 5] = [1, 32, 64, 256, 4096];
+const ROWS: [usize; 2] = [28_672, 4096];
+
 struct Mixture {
     model: &'static str,
     format: Format,
@@ -83,7 +87,7 @@ pub(crate) fn timings() -> Vec<Timing> {
     ];
     let mut all = Vec::new();
     for Mixture { model, format, hidden, inner, experts, top, group } in mixtures {
-        for tokens in [1, 32, 4096] {
+        for tokens in TOKENS {
             let up = Layout { format, rows: 2 * inner, columns: hidden, group: group.min(hidden) };
             let down = Layout { format, rows: hidden, columns: inner, group: group.min(inner) };
             for (name, layout, is_up) in [("up", up, true), ("down", down, false)] {
@@ -93,9 +97,8 @@ pub(crate) fn timings() -> Vec<Timing> {
         }
     }
     for (format, group) in [(Format::Int4, 128), (Format::Fp8, 4096), (Format::Mxfp4, 32)] {
-        for tokens in [1, 32, 4096] {
-            let layout = Layout { format, rows: 28_672, columns: 4096, group };
-            all.push(dense(layout, tokens));
+        for (rows, tokens) in ROWS.into_iter().flat_map(|rows| TOKENS.map(|tokens| (rows, tokens))) {
+            all.push(dense(Layout { format, rows, columns: 4096, group }, tokens));
         }
     }
     all
@@ -202,7 +205,7 @@ fn dense(layout: Layout, tokens: usize) -> Timing {
                 bias: DevicePtr::NULL,
                 layout,
                 activation: Activation::None,
-                way: Way::dense(tokens),
+                way: Way::dense(tokens, layout.rows, device.queue().multiprocessors()),
                 work: Work::Dense { tokens: tokens as u32 },
             };
             rotated(op, copies, 1)
@@ -219,4 +222,20 @@ fn rotated(op: Packed, copies: u64, matrices: usize) -> crate::Run {
         let scales = if op.scales.is_null() { op.scales } else { op.scales.byte_add(turn.get() * scales) };
         Packed { codes: op.codes.byte_add(turn.get() * codes), scales, ..op }.run(queue)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_is_timed() {
+        for way in [Way::Skinny, Way::Tiled64, Way::Tiled128] {
+            assert!(
+                TOKENS.iter().any(|&tokens| ROWS.iter().any(|&rows| Way::dense(tokens, rows, 132) == way)),
+                "{way:?}"
+            );
+            assert!(TOKENS.iter().any(|tokens| Way::experts(4 * tokens, 32) == way), "{way:?}");
+        }
+    }
 }
