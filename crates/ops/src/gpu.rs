@@ -40,6 +40,15 @@ pub fn info(_device: &candle_core::Device) -> candle_core::Result<GpuInfo> {
     candle_core::bail!("this program was built without CUDA")
 }
 
+/// Gives memory that nothing uses back to the system, so that it can be had in other pieces.
+///
+/// # Errors
+/// As [`info`].
+#[cfg(not(feature = "cuda"))]
+pub fn give_back_free_memory(_device: &candle_core::Device) -> candle_core::Result<()> {
+    candle_core::bail!("this program was built without CUDA")
+}
+
 #[cfg(feature = "cuda")]
 pub use crate::cuda::{
     Inbox, Mark, PinnedWords, empty, give_back_free_memory, in_arena, info, is_out_of_memory, open, set_trying,
