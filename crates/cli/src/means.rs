@@ -164,6 +164,9 @@ impl Means {
         let bar = pull::progress_bar(plan.weights, "loading");
         let loading = Loading { placement, quantize: self.engine.quantize.map(quantize) };
         let model = source.load(loading, |loaded| bar.set_position(loaded))?;
+        if let Compute::Gpu(device) = &self.compute {
+            gpu::give_back_free_memory(device)?; // of matrices that were joined
+        }
         let loaded = bar.position();
         bar.finish_and_clear();
         times.end_weights(loaded);
