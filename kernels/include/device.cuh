@@ -34,4 +34,5 @@
 
 #include "device/memory.cuh"
 #include "device/tensor.cuh"
+#include "device/ticket.cuh"
 #include "device/warp.cuh"

@@ -5,8 +5,8 @@
 //
 // `skinny` is for at most 8 positions an expert, the others for more, up to 64 and 128 of an item. With a plan (route.cu)
 // the positions are those of a mixture's tokens, each with its expert; without one there is one matrix, and position p
-// is token p. Biases, a gated activation of neighbouring rows, and numbering of rows by slots are options of all of them:
-// see packed/operands.cuh; how codes lie is in packed/formats.cuh.
+// is token p. Biases, an activation that takes rows n and rows / 2 + n for gate and up, and numbering of rows by slots are
+// options of all of them: see packed/operands.cuh; how codes lie is in packed/formats.cuh.
 //
 // Bytes: 17 / 32 * rows * columns of each expert that has positions, once where an item holds all of them, and x once a
 // block of rows.

@@ -128,21 +128,6 @@ __device__ __forceinline__ void write_plan(uint32_t* plan, Counts& counts, uint3
     }
 }
 
-// Whether this block is the last of all to come here. What the others stored before is then seen by __ldcg.
-__device__ __forceinline__ bool is_last_block(uint32_t* ticket) {
-    __syncthreads();
-    bool last = false;
-    if (threadIdx.x == 0) {
-        __threadfence();
-        last = atomicAdd(ticket, 1u) == gridDim.x - 1;
-        __threadfence();
-        if (last) {
-            *ticket = 0;  // for the next layer
-        }
-    }
-    return __syncthreads_or(last);
-}
-
 extern "C" __global__ void __launch_bounds__(512) route_plan(uint32_t* chosen, float* weights, uint32_t* slots, uint32_t* plan, uint32_t* ticket, const float* scores, uint32_t tokens, uint32_t experts, uint32_t top, uint32_t weighting, uint32_t item_rows, uint32_t capacity) {
     __shared__ Counts counts;
     const uint32_t token = blockIdx.x * (blockDim.x / WARP_SIZE) + warp_id();
@@ -150,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(512) route_plan(uint32_t* chosen, f
         const uint64_t row = token;
         route(chosen + row * top, weights + row * top, scores + row * experts, experts, top, weighting);
     }
-    if (!is_last_block(ticket)) {
+    if (!is_last_block(ticket, gridDim.x)) {
         return;
     }
     for (uint32_t expert = threadIdx.x; expert < experts; expert += blockDim.x) {

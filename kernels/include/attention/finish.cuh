@@ -102,21 +102,6 @@ template <int D, int THREADS, typename F> __device__ __forceinline__ void for_ro
     }
 }
 
-// Whether this block is the last of the item's to come here. What the others stored before is then seen by __ldcg.
-__device__ __forceinline__ bool is_last(uint32_t* ticket, uint32_t parts) {
-    __syncthreads();
-    bool last = false;
-    if (threadIdx.x == 0) {
-        __threadfence();
-        last = atomicAdd(ticket, 1u) == parts - 1;
-        __threadfence();
-        if (last) {
-            *ticket = 0;  // for the next layer, which uses the same plan
-        }
-    }
-    return __syncthreads_or(last);
-}
-
 // Ends an item, once all threads are at a barrier after SharedParts::store.
 template <int D, int ROWS, int PARTS, int THREADS, typename Kv>
 __device__ __forceinline__ void finish(const Operands<Kv>& to, const Item& item, uint32_t kv_head,
@@ -152,7 +137,7 @@ __device__ __forceinline__ void finish(const Operands<Kv>& to, const Item& item,
             __stcg(mine + ROWS * D + ROWS + row, piece.sum);
         }
     });
-    if (!is_last(to.tickets + item.first_part * to.kv_heads + kv_head, item.parts)) {
+    if (!is_last_block(to.tickets + item.first_part * to.kv_heads + kv_head, item.parts)) {
         return;
     }
     for_row_pieces<D, THREADS>(rows, [&](uint32_t row, uint32_t column) {
