@@ -199,6 +199,7 @@ pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,
         num_attention_heads: config.num_attention_heads,
+        experts: None,
     })
 }
 

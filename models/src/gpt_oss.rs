@@ -6,8 +6,8 @@ mod tests;
 
 use candle_core::Tensor;
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, Embedding, ExpertsShape, Fields, ForwardBatch, Head, KvCache,
-    LayerInfo, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
+    Attention, AttentionShape, CheckpointError, Embedding, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, Head,
+    KvCache, LayerInfo, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::attention::AttentionParams;
 use plimsoll_ops::moe::{Activation, Weighting};
@@ -174,6 +174,7 @@ pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,
         num_attention_heads: config.num_attention_heads,
+        experts: Some(ExpertsInfo { top: config.num_experts_per_tok, intermediate_size: config.intermediate_size }),
     })
 }
 

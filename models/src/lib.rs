@@ -14,4 +14,6 @@ mod registry;
 mod testing;
 mod text_part;
 
-pub use registry::{Architecture, Load, dummy_bytes, find, load, load_dummy, quantized_bytes, registry, survey};
+pub use registry::{
+    Architecture, Load, dummy_bytes, dummy_memory, find, load, load_dummy, memory, quantized_bytes, registry, survey,
+};

@@ -6,8 +6,8 @@ mod tests;
 
 use candle_core::Tensor;
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, Embedding, ExpertsShape, Fields, ForwardBatch, Head, KvCache,
-    LayerInfo, Mlp, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
+    Attention, AttentionShape, CheckpointError, Embedding, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, Head,
+    KvCache, LayerInfo, Mlp, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::activation::silu_mul;
 use plimsoll_ops::attention::AttentionParams;
@@ -202,6 +202,7 @@ pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size.max(config.moe_intermediate_size),
         num_attention_heads: config.num_attention_heads,
+        experts: Some(ExpertsInfo { top: config.num_experts_per_tok, intermediate_size: config.moe_intermediate_size }),
     })
 }
 

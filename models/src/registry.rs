@@ -1,6 +1,6 @@
 //! Which architectures there are, by the name that config.json's `architectures` gives, and how a model of one is built.
 
-use plimsoll_nn::{Checkpoint, CheckpointError, Loading, Model, ModelInfo, Quantize, Weights};
+use plimsoll_nn::{Checkpoint, CheckpointError, Footprint, Loading, Model, ModelInfo, Quantize, Weights};
 use serde_json::Value;
 
 use crate::{gemma3, gpt_oss, llama, llama4, qwen3, qwen3_moe};
@@ -67,7 +67,8 @@ pub fn load(
 /// Everything that [`load`] would refuse, as far as it shows without reading the matrices.
 pub fn survey(checkpoint: &Checkpoint) -> Vec<CheckpointError> {
     let config = checkpoint.config();
-    let begun = find(config).and_then(|architecture| Ok((architecture, Weights::survey(checkpoint)?)));
+    let begun =
+        find(config).and_then(|architecture| Ok((architecture, Weights::survey(checkpoint, None, Footprint::Stored)?)));
     let (architecture, weights) = match begun {
         Ok(begun) => begun,
         Err(problem) => return vec![problem],
@@ -105,7 +106,30 @@ pub fn dummy_bytes(config: &Value) -> Result<u64, CheckpointError> {
 /// # Errors
 /// As [`load_dummy`].
 pub fn quantized_bytes(config: &Value, quantize: Option<Quantize>) -> Result<u64, CheckpointError> {
-    let weights = Weights::sizes(config, quantize)?;
+    dummy_memory(config, quantize, Footprint::Stored)
+}
+
+/// Bytes of memory that the weights of [`load_dummy`] take.
+///
+/// # Errors
+/// As [`load_dummy`].
+pub fn dummy_memory(config: &Value, quantize: Option<Quantize>, footprint: Footprint) -> Result<u64, CheckpointError> {
+    let weights = Weights::sizes(config, quantize, footprint)?;
     (find(config)?.load)(config, &weights)?;
+    Ok(weights.loaded_bytes())
+}
+
+/// Bytes of memory that a checkpoint's weights take once [`load`] has brought them to what is computed with, found without
+/// reading the matrices. Of what [`load`] would refuse, this does not tell.
+///
+/// # Errors
+/// An architecture or config that is not implemented.
+pub fn memory(
+    checkpoint: &Checkpoint,
+    quantize: Option<Quantize>,
+    footprint: Footprint,
+) -> Result<u64, CheckpointError> {
+    let weights = Weights::survey(checkpoint, quantize, footprint)?;
+    (find(checkpoint.config())?.load)(checkpoint.config(), &weights)?;
     Ok(weights.loaded_bytes())
 }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use plimsoll_models::{load, survey};
-use plimsoll_nn::Checkpoint;
+use plimsoll_models::{dummy_memory, load, memory, survey};
+use plimsoll_nn::{Checkpoint, Footprint};
 use plimsoll_ops::linear::Activations;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -100,5 +100,31 @@ fn norms_that_are_not_numbers_are_refused_by_name() {
         let refused = load(&checkpoint, Activations::F32, |_, _| {}).map(drop).unwrap_err().to_string();
         assert!(refused.contains(name) && refused.contains("element 1 is"), "{refused}");
         assert_eq!(survey(&checkpoint).iter().map(ToString::to_string).collect::<Vec<_>>(), [refused]);
+    }
+}
+
+#[test]
+fn memory_is_what_the_weights_become() {
+    let open = |name: &str| Checkpoint::open(&golden().join(name)).unwrap();
+    let of = |name: &str, on| memory(&open(name), None, on).unwrap();
+    assert_eq!(of("llama", Footprint::Stored), open("llama").weight_bytes());
+    // f32 there, bf16 but for its norms here.
+    let gpu = of("llama", Footprint::Gpu);
+    assert!(gpu < of("llama", Footprint::Cpu) && 2 * gpu >= open("llama").weight_bytes());
+    // What a GPU's kernels read stays packed; what is reordered does not.
+    assert!(of("gpt-oss-mxfp4", Footprint::Gpu) < of("gpt-oss", Footprint::Gpu));
+    assert!(of("llama-gptq", Footprint::Gpu) < of("llama-gptq-act-order", Footprint::Gpu));
+    assert!(of("llama/q4_0.gguf", Footprint::Cpu) < of("llama/q4_0.gguf", Footprint::Gpu));
+}
+
+#[test]
+fn a_config_s_claims_are_counted_and_not_made() {
+    let text = fs::read(golden().join("gpt-oss/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    for size in ["hidden_size", "intermediate_size", "vocab_size"] {
+        config[size] = serde_json::json!(1 << 21);
+    }
+    for on in [Footprint::Stored, Footprint::Cpu, Footprint::Gpu] {
+        assert!(dummy_memory(&config, None, on).unwrap() > 1 << 42);
     }
 }

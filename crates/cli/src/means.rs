@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::Device as TensorDevice;
 use plimsoll_core::Executor;
-use plimsoll_nn::{KvCache, Loading, ModelInfo, Quantize};
+use plimsoll_nn::{Footprint, KvCache, Loading, ModelInfo, Quantize};
 use plimsoll_ops::gpu;
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::{Activations, Placement};
@@ -48,20 +48,21 @@ impl Means {
         Ok(Self { compute, kv_dtype, steps, engine: engine.clone() })
     }
 
-    /// Bytes of the weights where they are computed with: on a GPU all are bf16.
+    /// Bytes of the weights where they are computed with: in a CPU's panels, or on a GPU packed where a kernel reads their
+    /// format, else bf16.
     ///
     /// # Errors
     /// A config that is not implemented.
     pub(crate) fn weight_bytes(&self, source: &Source) -> Result<u64> {
         match self.compute {
             Compute::Null => Ok(0),
-            Compute::Cpu => source.weight_bytes(self.engine.quantize.map(quantize)),
+            Compute::Cpu => source.weight_bytes(self.engine.quantize.map(quantize), Footprint::Cpu),
             Compute::Gpu(_) => {
                 ensure!(
                     self.engine.quantize.is_none(),
                     "--quantize is served on a CPU alone: leave it out, or give --device cpu"
                 );
-                source.bf16_bytes()
+                source.weight_bytes(None, Footprint::Gpu)
             }
         }
     }

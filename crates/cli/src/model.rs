@@ -123,7 +123,9 @@ impl Found {
         match &self.place {
             Place::Catalogue(entry) => Ok(entry.sha256.clone()),
             Place::Here(path) => files_identity(path).with_context(|| format!("cannot look at {}", path.display())),
-            Place::Dummy(source) => Ok(format!("dummy, {} bytes", source.weight_bytes(None)?)),
+            Place::Dummy(source) => {
+                Ok(format!("dummy, {} bytes", source.weight_bytes(None, plimsoll_nn::Footprint::Stored)?))
+            }
         }
     }
 

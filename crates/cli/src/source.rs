@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use plimsoll_nn::{Checkpoint, Loading, Model, ModelInfo, Quantize};
+use plimsoll_nn::{Checkpoint, Footprint, Loading, Model, ModelInfo, Quantize};
 use plimsoll_server::SamplingDefaults;
 use plimsoll_text::Tokenizer;
 use serde_json::Value;
@@ -65,30 +65,15 @@ impl Source {
         }
     }
 
-    /// Bytes of the weights, as stored or as brought to a format.
-    ///
-    /// # Errors
-    /// As [`Source::load`], of dummy weights or of a format.
-    pub(crate) fn weight_bytes(&self, quantize: Option<Quantize>) -> Result<u64> {
-        Ok(match self {
-            Self::Checkpoint(checkpoint) if quantize.is_none() => checkpoint.weight_bytes(),
-            // What is packed already stays as it is.
-            Self::Checkpoint(checkpoint) => {
-                plimsoll_models::quantized_bytes(checkpoint.config(), quantize)?.min(checkpoint.weight_bytes())
-            }
-            Self::Dummy(config) => plimsoll_models::quantized_bytes(config, quantize)?,
-        })
-    }
-
-    /// Bytes of the weights as bf16.
+    /// Bytes of the weights where they are computed with: `quantize` is what full matrices are brought to.
     ///
     /// # Errors
     /// A config that is not implemented.
-    pub(crate) fn bf16_bytes(&self) -> Result<u64> {
-        let mut config = self.config().clone();
-        config["dtype"] = "bfloat16".into();
-        config["quantization_config"] = Value::Null;
-        Ok(plimsoll_models::dummy_bytes(&config)?)
+    pub(crate) fn weight_bytes(&self, quantize: Option<Quantize>, footprint: Footprint) -> Result<u64> {
+        Ok(match self {
+            Self::Checkpoint(checkpoint) => plimsoll_models::memory(checkpoint, quantize, footprint)?,
+            Self::Dummy(config) => plimsoll_models::dummy_memory(config, quantize, footprint)?,
+        })
     }
 
     /// Numbers that the model is made of.
@@ -96,11 +81,15 @@ impl Source {
     /// # Errors
     /// A config that is not implemented.
     pub(crate) fn parameters(&self) -> Result<u64> {
-        Ok(self.bf16_bytes()? / 2)
+        let mut config = self.config().clone();
+        config["dtype"] = "bfloat16".into();
+        config["quantization_config"] = Value::Null;
+        config["compression_config"] = Value::Null;
+        Ok(plimsoll_models::dummy_bytes(&config)? / 2)
     }
 
     /// Reads or makes the weights; `progress` is told the bytes so far. Files are left to the kernel's own reading ahead:
-    /// asking for them in large pieces ([`Checkpoint::read_ahead`]) was no faster where it was measured.
+    /// asking for them in large pieces was no faster where it was measured.
     ///
     /// # Errors
     /// A checkpoint that does not fit its config.

@@ -32,6 +32,17 @@ pub struct ModelInfo {
     /// Width of the MLP's inner layer.
     pub intermediate_size: usize,
     pub num_attention_heads: usize,
+    /// Of the layers that are mixtures of experts, where there are any.
+    pub experts: Option<ExpertsInfo>,
+}
+
+/// How wide a mixture of experts is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertsInfo {
+    /// Experts that each token passes.
+    pub top: usize,
+    /// Width of one's inner layer.
+    pub intermediate_size: usize,
 }
 
 /// The cache geometry of one layer.
@@ -84,6 +95,7 @@ mod tests {
             hidden_size: 1,
             intermediate_size: 1,
             num_attention_heads: 6,
+            experts: None,
         };
         assert_eq!(info.kv_bytes_per_token(0, 2), 2 * (2 + 3) * 64 * 2);
         assert_eq!(info.kv_bytes_per_token(1, 4), 2 * 64 * 4);

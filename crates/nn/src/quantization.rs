@@ -59,6 +59,8 @@ pub(crate) struct Gptq {
     pub(crate) group: Option<usize>,
     /// Whether zeros are stored less one, as in the format's first version.
     pub(crate) zeros_less_one: bool,
+    /// Whether columns are stored in the order of their weight to the result (`desc_act`).
+    pub(crate) is_reordered: bool,
 }
 
 impl Quantization {
@@ -99,6 +101,11 @@ impl Quantization {
             Method::Compressed(compressed) => compressed.block(module),
             _ => None,
         }
+    }
+
+    /// Whether matrices may have their columns in an order of their own.
+    pub(crate) fn is_reordered(&self) -> bool {
+        matches!(self.method, Method::Gptq(Gptq { is_reordered: true, .. }))
     }
 
     /// What dummy weights of a module's matrix are made of; `None` is as they were.
@@ -188,7 +195,8 @@ impl Gptq {
         };
         fields.only("pack_dtype", "int32")?;
         fields.refuse(&["is_marlin_format", "rotation", "adapter"])?;
-        Ok(Self { bits, group: group_size(fields, "group_size")?, zeros_less_one })
+        let is_reordered = fields.flag("desc_act", false)?;
+        Ok(Self { bits, group: group_size(fields, "group_size")?, zeros_less_one, is_reordered })
     }
 }
 

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use self::dummy::Dummy;
 pub use self::experts::ExpertsShape;
-pub use self::loading::{Loading, Quantize};
+pub use self::loading::{Footprint, Loading, Quantize};
 use self::packed::Matrix;
 use self::source::{Role, Source, Stored};
 use self::survey::Survey;
@@ -50,6 +50,8 @@ struct Loader<'a> {
     /// Called with the bytes loaded so far.
     progress: Box<dyn Fn(u64) + 'a>,
     loaded: Cell<u64>,
+    /// What is counted of what is not loaded.
+    footprint: Footprint,
     /// Tensors are only looked at.
     survey: Option<Survey>,
 }
@@ -84,19 +86,29 @@ impl<'a> Weights<'a> {
         Ok(Self::of(Source::Dummy(Dummy::new(config, seed)?), loading.into(), Box::new(progress)))
     }
 
-    /// For a dry run: nothing is loaded, what is asked for is counted ([`Weights::loaded_bytes`]) as
-    /// [`Weights::dummy`] would make it, on a CPU. A model that is built of this cannot compute.
+    /// For a dry run: nothing is loaded, what is asked for is counted ([`Weights::loaded_bytes`]) as `footprint` says, of
+    /// what [`Weights::dummy`] would make. A model that is built of this cannot compute.
     ///
     /// # Errors
     /// As [`Weights::dummy`].
-    pub fn sizes(config: &Value, quantize: Option<Quantize>) -> Result<Self, CheckpointError> {
+    pub fn sizes(config: &Value, quantize: Option<Quantize>, footprint: Footprint) -> Result<Self, CheckpointError> {
         let loading = Loading { quantize, ..Activations::F32.into() };
-        Ok(Self::of(Source::Sizes(Dummy::new(config, 0)?), loading, Box::new(|_| ())))
+        let mut weights = Self::of(Source::Sizes(Dummy::new(config, 0)?), loading, Box::new(|_| ()));
+        Rc::get_mut(&mut weights.loader).expect("nobody else has it yet").footprint = footprint;
+        Ok(weights)
     }
 
     fn of(source: Source<'a>, loading: Loading, progress: Box<dyn Fn(u64) + 'a>) -> Self {
         let Loading { placement, quantize } = loading;
-        let loader = Loader { source, placement, quantize, progress, loaded: Cell::default(), survey: None };
+        let loader = Loader {
+            source,
+            placement,
+            quantize,
+            progress,
+            loaded: Cell::default(),
+            footprint: Footprint::Stored,
+            survey: None,
+        };
         Self { loader: Rc::new(loader), prefix: String::new(), paired_heads: None }
     }
 
@@ -157,11 +169,9 @@ impl<'a> Weights<'a> {
         load: Load,
     ) -> Result<Linear, CheckpointError> {
         if let Source::Sizes(dummy) = &self.loader.source {
-            for &(name, rows) in parts {
-                let packed = self.made_format(name, in_features).and_then(|format| format.row_bytes(in_features));
-                let bytes = packed.map(|row| (row * rows) as u64);
-                self.report(bytes.unwrap_or_else(|| dummy.bytes(&[rows, in_features])));
-            }
+            let format = |name| self.made_format(name, in_features).unwrap_or(dummy.ty().into());
+            let made: Vec<_> = parts.iter().map(|&(name, rows)| (format(name), rows)).collect();
+            self.count(&made, in_features, 1);
             return self.stand_in();
         }
         if let (Source::Dummy(dummy), Placement::Gpu(device)) = (&self.loader.source, &self.loader.placement) {
@@ -239,8 +249,7 @@ impl<'a> Weights<'a> {
     pub fn parameter(&self, name: &str, len: usize) -> Result<Tensor, CheckpointError> {
         let full_name = format!("{}{name}", self.prefix);
         let values = self.numbers(&full_name, &[len], Role::Bias)?;
-        Tensor::from_vec(values, len, &self.loader.placement.device())
-            .map_err(|e| CheckpointError::tensor(&full_name, e))
+        self.to_device(values, &full_name)
     }
 
     /// A norm's weights `w`, `[len]`, f32, to be multiplied with.
@@ -256,8 +265,7 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// The device is out of memory.
     pub fn unit_norm(&self, len: usize) -> Result<Tensor, CheckpointError> {
-        Tensor::from_vec(vec![1f32; len], len, &self.loader.placement.device())
-            .map_err(|e| CheckpointError::tensor("(none)", e))
+        self.to_device(vec![1f32; if self.is_dry() { 0 } else { len }], "(none)")
     }
 
     /// As [`Weights::norm`], of a norm whose published weights are stored around zero, to be used as `1 + w`: gives
@@ -280,7 +288,10 @@ impl<'a> Weights<'a> {
     /// As [`Weights::ignore`], of all tensors under this view's prefix: a part of the model that is not served.
     pub fn ignore_all(&self) {
         if let Source::Checkpoint(stored) = &self.loader.source {
-            self.report(stored.ignore_all(&self.prefix));
+            let bytes = stored.ignore_all(&self.prefix);
+            if !self.is_survey() {
+                self.report(bytes);
+            }
         }
     }
 
@@ -306,16 +317,24 @@ impl<'a> Weights<'a> {
     fn vector(&self, name: &str, len: usize, role: Role, offset: f32) -> Result<Tensor, CheckpointError> {
         let mut values = self.numbers(&self.full_name(name), &[len], role)?;
         values.iter_mut().for_each(|value| *value += offset);
-        Tensor::from_vec(values, len, &self.loader.placement.device())
-            .map_err(|e| CheckpointError::tensor(&self.full_name(name), e))
+        self.to_device(values, &self.full_name(name))
     }
 
-    /// The numbers of a small tensor, row by row.
+    /// A vector of these numbers.
+    fn to_device(&self, values: Vec<f32>, full_name: &str) -> Result<Tensor, CheckpointError> {
+        let len = values.len();
+        Tensor::from_vec(values, len, &self.loader.placement.device())
+            .map_err(|e| CheckpointError::tensor(full_name, e))
+    }
+
+    /// The numbers of a small tensor, row by row. In a dry run there may be none: its length is only a config's claim.
     fn numbers(&self, full_name: &str, shape: &[usize], role: Role) -> Result<Vec<f32>, CheckpointError> {
-        if let (Source::Checkpoint(stored), true) = (&self.loader.source, self.is_survey()) {
-            stored.note(full_name);
+        if let Source::Sizes(dummy) = &self.loader.source {
+            self.report(self.loader.footprint.of_numbers(dummy.bytes(shape), shape));
+            return Ok(Vec::new());
         }
-        self.or_note(self.read_numbers(full_name, shape, role), || Ok(vec![0.0; shape.iter().product()]))
+        self.note_asked(full_name);
+        self.or_note(self.read_numbers(full_name, shape, role), || Ok(Vec::new()))
     }
 
     fn read_numbers(&self, full_name: &str, shape: &[usize], role: Role) -> Result<Vec<f32>, CheckpointError> {
@@ -326,7 +345,7 @@ impl<'a> Weights<'a> {
             let problem = format!("element {at} is {}: the file is corrupt", values[at]);
             return Err(CheckpointError::tensor(full_name, problem));
         }
-        self.report(stored.bytes.len() as u64);
+        self.report(self.loader.footprint.of_numbers(stored.bytes.len() as u64, shape));
         Ok(values)
     }
 
@@ -359,6 +378,11 @@ impl<'a> Weights<'a> {
         Ok(linear)
     }
 
+    /// Whether nothing is loaded.
+    fn is_dry(&self) -> bool {
+        self.is_survey() || matches!(self.loader.source, Source::Sizes(_))
+    }
+
     /// A matrix of one number, in place of one that a dry run only counts.
     fn stand_in(&self) -> Result<Linear, CheckpointError> {
         let source = RowSource::new(GgmlType::F32, 1, 1, &[0; 4]);
@@ -367,7 +391,7 @@ impl<'a> Weights<'a> {
 
     fn report(&self, bytes: u64) {
         let loader = &self.loader;
-        loader.loaded.set(loader.loaded.get() + bytes);
+        loader.loaded.set(loader.loaded.get().saturating_add(bytes));
         (loader.progress)(loader.loaded.get());
     }
 }

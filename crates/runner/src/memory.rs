@@ -11,7 +11,7 @@
 use std::fmt;
 
 use plimsoll_core::{CacheConfig, KvGroup};
-use plimsoll_nn::ModelInfo;
+use plimsoll_nn::{ExpertsInfo, ModelInfo};
 use plimsoll_ops::kv_write::KvDtype;
 
 /// Beyond any real limit, and low enough that a request's token slots are counted in 32 bits.
@@ -192,13 +192,15 @@ fn check_limits(limits: &MemoryLimits) -> Result<(), MemoryError> {
 
 /// What a step of the largest size holds at its widest point: the residual stream, its normed copy, an
 /// attention or MLP output beside them, and the widest intermediate (queries, keys and values with the attention's
-/// output, or gate and up with their product); then the logits of [`logit_rows`] rows, in f32.
+/// output, or gate and up with their product, or the inner and outer features of every expert of a token's); then the logits of [`logit_rows`] rows, in f32.
 fn workspace_bytes(info: &ModelInfo, limits: &MemoryLimits) -> u64 {
     const F32: u64 = 4;
     let heads = info.num_attention_heads as u64;
     let qkv = |l: &plimsoll_nn::LayerInfo| mul(2 * heads + 2 * l.kv_heads as u64, l.head_dim as u64);
     let attention = info.layers.iter().map(qkv).max().unwrap_or(0);
-    let widest = attention.max(mul(3, info.intermediate_size as u64));
+    let of_experts = |e: &ExpertsInfo| mul(e.top as u64, (e.intermediate_size + info.hidden_size) as u64);
+    let experts = info.experts.as_ref().map_or(0, of_experts);
+    let widest = attention.max(mul(3, info.intermediate_size as u64)).max(experts);
     let a_token = mul(3, info.hidden_size as u64).saturating_add(widest);
     let tokens = u64::from(limits.max_num_batched_tokens) + u64::from(limits.captured_tokens);
     let activations = mul(a_token, tokens);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use plimsoll_nn::{LayerInfo, ModelInfo};
+use plimsoll_nn::{ExpertsInfo, LayerInfo, ModelInfo};
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_runner::{MemoryBudget, MemoryError, MemoryLimits, MemoryPlan};
 use proptest::prelude::*;
@@ -19,6 +19,7 @@ fn windowed_model() -> ModelInfo {
         hidden_size: 640,
         intermediate_size: 2048,
         num_attention_heads: 4,
+        experts: None,
     }
 }
 
@@ -187,4 +188,15 @@ proptest! {
             prop_assert!(plan.full_length_requests <= with_more.full_length_requests);
         }
     }
+}
+
+#[test]
+fn the_experts_of_all_tokens_are_in_the_workspace() {
+    let limits = limits(MemoryBudget::KvCache(1024 * MIB));
+    let with = |experts| MemoryPlan::workspace_bytes(&ModelInfo { experts, ..windowed_model() }, &limits);
+    let narrow = with(Some(ExpertsInfo { top: 1, intermediate_size: 64 }));
+    assert_eq!(narrow, with(None), "narrower than what else stands");
+    let wide = with(Some(ExpertsInfo { top: 8, intermediate_size: 768 }));
+    // In place of gate and up with their product, at 512 tokens.
+    assert_eq!(wide - with(None), 512 * (8 * (768 + 640) - 3 * 2048) * 4);
 }

@@ -128,11 +128,11 @@ impl Checkpoint {
         }
     }
 
-    /// The shape of the tensor that [`Checkpoint::tensor`] would give, outermost first.
-    pub(crate) fn shape(&self, name: &str) -> Result<Option<Cow<'_, [usize]>>, CheckpointError> {
+    /// The type and the shape, outermost first, of the tensor that [`Checkpoint::tensor`] would give.
+    pub(crate) fn layout(&self, name: &str) -> Result<Option<(GgmlType, Cow<'_, [usize]>)>, CheckpointError> {
         match &self.files {
-            Files::Gguf(file) => Ok(file.shape(name).map(Cow::Borrowed)),
-            Files::Safetensors(folder) => Ok(folder.tensor(name)?.map(|tensor| tensor.shape)),
+            Files::Gguf(file) => Ok(file.layout(name).map(|(ty, shape)| (ty, Cow::Borrowed(shape)))),
+            Files::Safetensors(folder) => Ok(folder.tensor(name)?.map(|tensor| (tensor.ty, tensor.shape))),
         }
     }
 

@@ -100,7 +100,7 @@ impl Dummy {
 
     /// Bytes of a tensor of this shape.
     pub(super) fn bytes(&self, shape: &[usize]) -> u64 {
-        shape.iter().map(|&size| size as u64).product::<u64>() * self.ty.block_bytes() as u64
+        shape.iter().fold(self.ty.block_bytes() as u64, |bytes, &size| bytes.saturating_mul(size as u64))
     }
 
     /// The bytes of the tensor `name`, little-endian, made on all of the CPU's threads.

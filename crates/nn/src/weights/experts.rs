@@ -16,10 +16,13 @@ use plimsoll_ops::par::parallel_for;
 use plimsoll_ops::quant::{GgmlType, RowFormat};
 
 use super::Weights;
-use super::packed::Matrix;
+use super::packed::{Matrix, brought_format};
 use super::source::{Role, Source};
 use crate::CheckpointError;
 use crate::checkpoint::StoredTensor;
+
+/// The matrices that are stacked.
+const STACKS: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
 /// A layer's experts as its model has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +47,16 @@ impl Weights<'_> {
         let error = |problem: String| CheckpointError::tensor(&format!("{}gate_up_proj", self.prefix), problem);
         let experts = self.or_note(self.stored_experts(&shape), || Ok(Vec::new()))?;
         // A dry run has none, or such as cannot compute.
-        let is_dry = self.is_survey() || matches!(self.loader.source, Source::Sizes(_));
-        let experts = if is_dry { vec![self.stand_in_expert()?] } else { experts };
+        let experts = if self.is_dry() { vec![self.stand_in_expert()?] } else { experts };
         Experts::new(experts, activation).map_err(|e| error(e.to_string()))
     }
 
     fn stored_experts(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {
         match &self.loader.source {
-            Source::Checkpoint(stored) if stored.holds(&self.full_name("gate_proj")) => self.stacked(shape),
-            Source::Checkpoint(_) if self.has("gate_up_proj") => self.fused(shape),
+            Source::Checkpoint(stored) if STACKS.iter().any(|name| stored.holds(&self.full_name(name))) => {
+                self.stacked(shape)
+            }
+            Source::Checkpoint(_) if self.has("gate_up_proj") || self.has("down_proj") => self.fused(shape),
             Source::Checkpoint(_) | Source::Dummy(_) | Source::Sizes(_) => self.modules(shape),
         }
     }
@@ -92,6 +96,9 @@ impl Weights<'_> {
 
     fn stacked(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {
         let &ExpertsShape { experts, hidden, intermediate, .. } = shape;
+        if self.is_survey() {
+            return self.survey_stacks(shape);
+        }
         let gate = self.stack("gate_proj", intermediate, hidden, shape)?;
         let up = self.stack("up_proj", intermediate, hidden, shape)?;
         let down = self.stack("down_proj", hidden, intermediate, shape)?;
@@ -107,11 +114,28 @@ impl Weights<'_> {
         Ok(paired(gate_up, down))
     }
 
+    /// Looks at each stack, whatever is wrong with the others.
+    fn survey_stacks(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {
+        let &ExpertsShape { experts, hidden, intermediate, .. } = shape;
+        let sides = [(intermediate, hidden), (intermediate, hidden), (hidden, intermediate)];
+        let mut found = Vec::new();
+        for (name, (rows, cols)) in STACKS.into_iter().zip(sides) {
+            let format = self.stack(name, rows, cols, shape).map(|stack| stack.loaded_format());
+            found.push((self.or_note(format, || Ok(GgmlType::BF16.into()))?, rows));
+        }
+        self.count(&found[..2], hidden, experts);
+        self.count(&found[2..], intermediate, experts);
+        Ok(Vec::new())
+    }
+
     fn stack(&self, name: &str, rows: usize, cols: usize, shape: &ExpertsShape) -> Result<Stack<'_>, CheckpointError> {
-        let stored = self.fetch(name, &[shape.experts, rows, cols], Role::Matrix)?;
-        self.report(stored.bytes.len() as u64);
+        self.note_asked(&self.full_name(name));
         let module = format!("{}{name}", self.prefix);
         let biases = self.biases(&format!("{module}.bias"), rows, shape)?;
+        let stored = self.fetch(name, &[shape.experts, rows, cols], Role::Matrix)?;
+        if !self.is_survey() {
+            self.report(stored.bytes.len() as u64);
+        }
         Ok(Stack { stored, biases, rows, cols, format: self.wanted_format(&module, cols) })
     }
 
@@ -128,9 +152,6 @@ impl Weights<'_> {
         experts: usize,
         load: impl Fn(usize, &Placement) -> candle_core::Result<Linear> + Sync,
     ) -> Result<Vec<Linear>, CheckpointError> {
-        if self.is_survey() {
-            return Ok(Vec::new());
-        }
         let error = |e: candle_core::Error| CheckpointError::tensor(&format!("{}{name}", self.prefix), e);
         let placement = &self.loader.placement;
         if let Placement::Gpu(_) = placement {
@@ -171,6 +192,10 @@ struct Stack<'a> {
 }
 
 impl Stack<'_> {
+    fn loaded_format(&self) -> RowFormat {
+        brought_format(self.stored.ty.into(), self.format)
+    }
+
     fn matrix(&self, expert: usize) -> candle_core::Result<Matrix<'_>> {
         let size = self.stored.bytes.len() / self.stored.shape[0];
         let bytes = Cow::from(&self.stored.bytes[expert * size..][..size]);

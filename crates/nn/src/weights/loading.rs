@@ -1,6 +1,7 @@
-//! What is asked of loading, beside the model: where the weights go, and whether they are made smaller on the way.
+//! What is asked of loading, beside the model: where the weights go, and whether they are made smaller on the way; and what
+//! they take then.
 
-use plimsoll_ops::linear::{Activations, Placement};
+use plimsoll_ops::linear::{Activations, Placement, cpu_bytes, gpu_bytes};
 use plimsoll_ops::quant::{Codes, GgmlType, Grouped, RowFormat};
 
 /// Where a model's weights are computed with, and in what form.
@@ -21,6 +22,39 @@ impl From<Placement> for Loading {
 impl From<Activations> for Loading {
     fn from(activations: Activations) -> Self {
         Placement::from(activations).into()
+    }
+}
+
+/// Which bytes a survey or a dry run counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Footprint {
+    /// As they are stored, or would be.
+    #[default]
+    Stored,
+    /// Of a CPU's memory, once they are packed.
+    Cpu,
+    /// Of a GPU's memory.
+    Gpu,
+}
+
+impl Footprint {
+    /// Of matrices of these formats and rows, merged to one of `cols` columns.
+    pub(super) fn of_matrices(self, parts: &[(RowFormat, usize)], cols: usize) -> u64 {
+        let stored = |&(format, rows): &(RowFormat, usize)| {
+            let row = format.row_bytes(cols).unwrap_or_default() as u64;
+            row.saturating_mul(rows as u64)
+        };
+        match self {
+            Self::Stored => parts.iter().map(stored).fold(0, u64::saturating_add),
+            Self::Cpu => parts.iter().map(|&(format, rows)| cpu_bytes(format, rows, cols)).fold(0, u64::saturating_add),
+            Self::Gpu => gpu_bytes(parts, cols),
+        }
+    }
+
+    /// Of a small tensor that is stored in so many bytes: it is kept as f32.
+    pub(super) fn of_numbers(self, stored: u64, shape: &[usize]) -> u64 {
+        let in_memory = || shape.iter().fold(4, |bytes: u64, &size| bytes.saturating_mul(size as u64));
+        if self == Self::Stored { stored } else { in_memory() }
     }
 }
 

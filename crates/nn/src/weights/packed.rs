@@ -38,8 +38,10 @@ impl Matrix<'_> {
     /// # Errors
     /// A number that the format does not have.
     pub(super) fn brought_to(self, format: Option<RowFormat>, rows: usize, cols: usize) -> candle_core::Result<Self> {
-        let in_full = [GgmlType::F32, GgmlType::F16, GgmlType::BF16].map(RowFormat::from).contains(&self.format);
-        let Some(format) = format.filter(|_| in_full) else { return Ok(self) };
+        let format = brought_format(self.format, format);
+        if format == self.format {
+            return Ok(self);
+        }
         let row_bytes = |format: RowFormat| format.row_bytes(cols).expect("a format of these columns");
         let stored = row_bytes(self.format);
         let bytes = make_rows(rows, row_bytes(format), |row, out| {
@@ -54,6 +56,12 @@ impl Matrix<'_> {
     pub(super) fn rows(&self, rows: usize, cols: usize) -> RowSource<'_> {
         RowSource::new(self.format, rows, cols, &self.bytes).in_order(self.order.as_deref())
     }
+}
+
+/// What a matrix of this format becomes where another is wanted: one that is packed stays as it is.
+pub(super) fn brought_format(stored: RowFormat, wanted: Option<RowFormat>) -> RowFormat {
+    let in_full = [GgmlType::F32, GgmlType::F16, GgmlType::BF16].map(RowFormat::from).contains(&stored);
+    wanted.filter(|_| in_full).unwrap_or(stored)
 }
 
 /// The tensors of one module that is a matrix of `rows` by `cols`.

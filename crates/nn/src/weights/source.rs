@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
+use plimsoll_ops::quant::GgmlType;
 use safetensors::Dtype;
 
 use super::dummy::{Dummy, Fill};
@@ -138,12 +139,13 @@ impl<'a> Stored<'a> {
     }
 
     /// As [`Stored::tensor`], but that nothing is read, and that a tensor which is wrong counts as used, too.
-    pub(super) fn check(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
+    pub(super) fn check(&self, name: &str, expected: &[usize]) -> Result<GgmlType, CheckpointError> {
         self.note(name);
-        let Some(shape) = self.checkpoint.shape(name)? else {
+        let Some((ty, shape)) = self.checkpoint.layout(name)? else {
             return Err(CheckpointError::MissingTensor { name: self.checkpoint.stored_name(name) });
         };
-        self.take(name, &shape, expected)
+        self.take(name, &shape, expected)?;
+        Ok(ty)
     }
 
     /// As [`Stored::tensor`], of a tensor of bytes that may be absent.

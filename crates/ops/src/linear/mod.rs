@@ -31,6 +31,7 @@ mod avx2;
 mod avx512;
 #[cfg(feature = "cuda")]
 mod dense;
+mod footprint;
 mod isa;
 mod packing;
 mod panel;
@@ -54,6 +55,7 @@ use plimsoll_kernels::DevicePtr;
 #[cfg(feature = "cuda")]
 use plimsoll_kernels::packed::{Format, Layout as Packing};
 
+pub use self::footprint::{cpu_bytes, gpu_bytes};
 use crate::indices::TokenIds;
 use crate::quant::RowFormat;
 use isa::Isa;

@@ -205,22 +205,37 @@ impl std::fmt::Debug for Section {
     }
 }
 
+/// Columns that share a scale, where the format leaves that open; else all.
+fn group_of(format: RowFormat, cols: usize) -> usize {
+    match format {
+        RowFormat::Ggml(_) => cols,
+        RowFormat::Grouped(Grouped { group, .. }) => group.min(cols),
+    }
+}
+
+fn panel_bytes(packing: Packing, cols: usize, group: usize) -> usize {
+    match packing.block_format() {
+        Some(_) => PanelLayout::of(packing).with_groups(group / BLOCK).panel_bytes(cols / BLOCK),
+        None if packing == Packing::E4M3 => cols.div_ceil(group) * FLOAT_HEADER + PANEL * cols,
+        None => PANEL * cols * packing.element_bytes(),
+    }
+}
+
+/// Bytes of a section of so many rows, which are rows that the format has.
+pub(super) fn packed_bytes(format: RowFormat, rows: usize, cols: usize) -> usize {
+    let panel_bytes = panel_bytes(Packing::of(format), cols, group_of(format, cols));
+    (rows.div_ceil(PANEL) * panel_bytes).next_multiple_of(size_of::<Line>())
+}
+
 impl Section {
     /// `source.bytes` must have been checked to be `rows` whole rows; `input` is what [`Section::input`] gives.
     pub(super) fn pack(source: &RowSource<'_>, input: usize) -> Section {
         let RowSource { format, rows, cols, bytes, .. } = *source;
         let packing = Packing::of(format);
-        let group = match format {
-            RowFormat::Ggml(_) => cols,
-            RowFormat::Grouped(Grouped { group, .. }) => group.min(cols),
-        };
-        let mut section = Section { packing, rows, cols, group, input, panel_bytes: 0, lines: Vec::new() };
-        section.panel_bytes = match packing.block_format() {
-            Some(_) => section.layout().panel_bytes(cols / BLOCK),
-            None if packing == Packing::E4M3 => cols.div_ceil(group) * FLOAT_HEADER + PANEL * cols,
-            None => PANEL * cols * packing.element_bytes(),
-        };
-        section.lines = vec![Line([0; 64]); (rows.div_ceil(PANEL) * section.panel_bytes).div_ceil(64)];
+        let group = group_of(format, cols);
+        let panel_bytes = panel_bytes(packing, cols, group);
+        let lines = vec![Line([0; 64]); (rows.div_ceil(PANEL) * panel_bytes).div_ceil(64)];
+        let mut section = Section { packing, rows, cols, group, input, panel_bytes, lines };
         let (panel_bytes, row_bytes) = (section.panel_bytes, bytes.len() / rows.max(1));
         let panels: Vec<Mutex<&mut [u8]>> = section.bytes_mut().chunks_exact_mut(panel_bytes).map(Mutex::new).collect();
         parallel_for(rows.div_ceil(PANEL), |index| {

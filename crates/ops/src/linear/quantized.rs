@@ -7,7 +7,8 @@ use plimsoll_kernels::packed::{Activation, Format, Layout, Packed, Way, Work, sc
 use plimsoll_kernels::{DevicePtr, Queue};
 
 use super::dense::upload_bias;
-use super::relay::{self, Laid};
+use super::footprint;
+use super::relay::Laid;
 use crate::cuda::{Cuda, address, launch_error};
 use crate::quant::RowFormat;
 
@@ -42,7 +43,7 @@ impl Quantized {
         (seed, deviation): (u64, f32),
         device: &Device,
     ) -> Result<Option<Self>> {
-        let Some(layout) = relay::layout(format, rows, columns) else { return Ok(None) };
+        let Some(layout) = footprint::layout(format, rows, columns) else { return Ok(None) };
         let cuda = Cuda::of(device)?;
         let codes = cuda.empty(layout.code_bytes(), DType::U8)?;
         let scales = cuda.empty(layout.scale_bytes(), DType::U8)?;

@@ -3,9 +3,10 @@
 //! [`crate::quant`]'s.
 
 use candle_core::Result;
-use plimsoll_kernels::packed::{Format, Layout, scale_word};
+use plimsoll_kernels::packed::{Layout, scale_word};
 
 use super::RowSource;
+use super::footprint::layout;
 use crate::operand::Shared;
 use crate::par::parallel_for;
 use crate::quant::{Codes, GgmlType, Grouped, RowFormat};
@@ -18,21 +19,6 @@ pub(super) struct Laid {
     pub(super) layout: Layout,
     pub(super) codes: Vec<u8>,
     pub(super) scales: Vec<u8>,
-}
-
-/// How a kernel wants rows of this format; `None` where there is no kernel for them.
-pub(super) fn layout(format: RowFormat, rows: usize, columns: usize) -> Option<Layout> {
-    let (format, group) = match format {
-        RowFormat::Ggml(GgmlType::MXFP4) => (Format::Mxfp4, 32),
-        RowFormat::Ggml(_) => return None,
-        RowFormat::Grouped(Grouped { codes, group }) => match codes {
-            Codes::Int4 => (Format::Int4, group),
-            Codes::Int8 => (Format::Int8, group),
-            Codes::E4M3 => (Format::Fp8, group),
-        },
-    };
-    let layout = Layout { format, rows, columns, group: group.min(columns) };
-    layout.check().is_ok().then_some(layout)
 }
 
 /// The rows of all sources, one after the other; `None` where they are not of one format that a kernel reads.

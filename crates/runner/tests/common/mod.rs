@@ -31,6 +31,7 @@ pub(crate) fn fake_info() -> ModelInfo {
         hidden_size: 2,
         intermediate_size: 2,
         num_attention_heads: 1,
+        experts: None,
     }
 }
 

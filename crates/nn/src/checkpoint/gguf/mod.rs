@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use memmap2::Mmap;
+use plimsoll_ops::quant::GgmlType;
 use serde_json::Value;
 
 use self::cursor::Cursor;
@@ -83,8 +84,9 @@ impl GgufFile {
         Ok(Some(StoredTensor { ty: entry.ty, shape: Cow::Borrowed(&entry.shape), bytes }))
     }
 
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
-        Some(&self.tensors.get(&self.stored_name(name)?)?.shape)
+    pub(super) fn layout(&self, name: &str) -> Option<(GgmlType, &[usize])> {
+        let entry = self.tensors.get(&self.stored_name(name)?)?;
+        Some((entry.ty, &entry.shape))
     }
 
     /// For a projection whose rows are interleaved for RoPE: the metadata key that counts its heads.

@@ -8,7 +8,7 @@ use plimsoll_ops::moe::Expert;
 use plimsoll_ops::quant::GgmlType;
 
 use super::super::Weights;
-use super::super::packed::Matrix;
+use super::super::packed::{Matrix, brought_format};
 use super::super::source::Role;
 use super::{ExpertsShape, paired};
 use crate::CheckpointError;
@@ -66,6 +66,12 @@ impl Weights<'_> {
         let &ExpertsShape { hidden, intermediate, alternating, .. } = shape;
         let gate_up = Fused { rows: 2 * intermediate, cols: hidden, alternating };
         let down = Fused { rows: hidden, cols: intermediate, alternating: false };
+        if self.is_survey() {
+            for (name, matrix) in [("gate_up_proj", &gate_up), ("down_proj", &down)] {
+                self.or_note(self.survey_fused(name, matrix, shape), || Ok(()))?;
+            }
+            return Ok(Vec::new());
+        }
         Ok(paired(self.fused_matrix("gate_up_proj", &gate_up, shape)?, self.fused_matrix("down_proj", &down, shape)?))
     }
 
@@ -85,6 +91,19 @@ impl Weights<'_> {
             let stored = numbers.matrix(expert, shape.experts, matrix).brought_to(format, rows, cols)?;
             Linear::load(&[stored.rows(rows, cols)], bias(expert), placement)
         })
+    }
+
+    /// As [`Weights::fused_matrix`], but that nothing is loaded.
+    fn survey_fused(&self, name: &str, matrix: &Fused, shape: &ExpertsShape) -> Result<(), CheckpointError> {
+        let full_name = format!("{}{name}", self.prefix);
+        ["", "_blocks", "_scales"].iter().for_each(|ending| self.note_asked(&format!("{full_name}{ending}")));
+        self.biases(&format!("{full_name}_bias"), matrix.rows, shape)?;
+        let format = match self.fused_numbers(&full_name, matrix, shape.experts)? {
+            Numbers::Dense(stored) => brought_format(stored.ty.into(), self.wanted_format(&full_name, matrix.cols)),
+            Numbers::Mxfp4 { .. } => GgmlType::MXFP4.into(),
+        };
+        self.count(&[(format, matrix.rows)], matrix.cols, shape.experts);
+        Ok(())
     }
 
     fn fused_numbers(
@@ -117,7 +136,7 @@ impl Weights<'_> {
     fn scales(&self, name: &str, shape: &[usize]) -> Result<&[u8], CheckpointError> {
         match self.loader.source.bytes(name, shape)? {
             None => Err(CheckpointError::MissingTensor { name: name.into() }),
-            Some(scales) if scales.contains(&NOT_A_NUMBER) => {
+            Some(scales) if !self.is_survey() && scales.contains(&NOT_A_NUMBER) => {
                 Err(CheckpointError::tensor(name, "has a scale that is not a number: the file is corrupt"))
             }
             Some(scales) => Ok(scales),
