@@ -45,7 +45,7 @@ part() {
 
 part ceilings 30
 part checks 90
-part golden 30
+part golden 90
 part timings 80
 part models 120
 part dense 20

@@ -3,12 +3,14 @@
 //! A model's prompt is run once (prefill) up to each position whose logits are recorded; and what it generates token
 //! by token (decode) is run again as a prompt, and must be as likely.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use plimsoll_core::TokenId;
 use safetensors::SafeTensors;
+use serde_json::Value;
 
 use crate::drive::{Ask, Driver, Generated, Unobserved, logprob_difference};
 use crate::model::{Sizes, Source, open};
@@ -28,6 +30,7 @@ pub struct Golden {
     pub name: String,
     /// A layer is a mixture of experts.
     pub is_mixture: bool,
+    architecture: String,
     folder: PathBuf,
     prompts: Vec<Prompt>,
 }
@@ -53,7 +56,7 @@ pub struct Agreement {
     pub decode_error: f64,
 }
 
-/// Every checkpoint in `folder` that was recorded as a whole.
+/// Every checkpoint in `folder` that was recorded as a whole, what tells most first: see [`by_news`].
 ///
 /// # Errors
 /// A recording is malformed.
@@ -65,8 +68,18 @@ pub fn all(folder: &Path) -> Result<Vec<Golden>> {
             found.push(Golden::read(&case).with_context(|| case.display().to_string())?);
         }
     }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+    Ok(by_news(found))
+}
+
+/// One of each architecture, then one of each variant, then the others.
+fn by_news(mut all: Vec<Golden>) -> Vec<Golden> {
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut architectures = HashSet::new();
+    let (first, others): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|golden| architectures.insert(golden.architecture.clone()));
+    let mut variants: HashSet<_> = first.iter().map(Golden::variant).collect();
+    let (second, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|golden| variants.insert(golden.variant()));
+    [first, second, others].into_iter().flatten().collect()
 }
 
 impl Golden {
@@ -84,8 +97,17 @@ impl Golden {
             Ok(Prompt { ids: integers(&format!("ids.{number}"))?, rows })
         };
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_mixture = std::fs::read_to_string(folder.join("config.json"))?.contains("num_experts_per_tok");
-        Ok(Self { name, is_mixture, folder: folder.to_owned(), prompts: vec![prompt(0)?, prompt(1)?] })
+        let config = std::fs::read_to_string(folder.join("config.json"))?;
+        let is_mixture = config.contains("num_experts_per_tok");
+        let config: Value = serde_json::from_str(&config)?;
+        let architecture = config["architectures"][0].as_str().context("config.json names no architecture")?.to_owned();
+        Ok(Self { name, is_mixture, architecture, folder: folder.to_owned(), prompts: vec![prompt(0)?, prompt(1)?] })
+    }
+
+    /// What its name has after the family's, a format as a rule; and whether that is one of experts.
+    fn variant(&self) -> (String, bool) {
+        let after = self.name.split_once('-').map_or("", |(_, after)| after);
+        (after.to_owned(), self.is_mixture)
     }
 
     /// Runs the checkpoint on `device`.
@@ -167,6 +189,29 @@ impl<'a> Expected<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_tells_most_comes_first() {
+        let golden = |(name, architecture, is_mixture): (&str, &str, bool)| Golden {
+            name: name.to_owned(),
+            is_mixture,
+            architecture: architecture.to_owned(),
+            folder: PathBuf::new(),
+            prompts: Vec::new(),
+        };
+        let all = [
+            ("b-fp8", "B", false),
+            ("b", "B", false),
+            ("a-fp8", "A", false),
+            ("c-fp8", "C", true),
+            ("c", "C", true),
+            ("a", "A", false),
+            ("a-seeing", "ASeeing", false),
+        ];
+        let sorted = by_news(all.map(golden).into());
+        let names: Vec<&str> = sorted.iter().map(|golden| golden.name.as_str()).collect();
+        assert_eq!(names, ["a", "a-seeing", "b", "c", "a-fp8", "c-fp8", "b-fp8"]);
+    }
 
     #[test]
     fn a_cpu_computes_what_was_recorded() {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use plimsoll_core::Executor;
 use plimsoll_nn::{Checkpoint, KvCache, ModelInfo, Weights};
+use plimsoll_ops::gpu;
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::{Activations, Placement};
 use plimsoll_runner::{MemoryBudget, MemoryLimits, MemoryPlan, RunnerConfig, executor};
@@ -84,6 +85,9 @@ pub fn open(source: Source<'_>, sizes: Sizes, device: &Device) -> Result<Opened>
             (load(&config, &weights)?, plimsoll_models::dummy_bytes(&config)?)
         }
     };
+    if device.is_cuda() {
+        gpu::give_back_free_memory(device)?;
+    }
     let plan = plan(&info, stored, sizes, kv_dtype)?;
     let cache = KvCache::new(&info, &plan.blocks_per_group(), BLOCK_SIZE as usize, kv_dtype, device)?;
     let runner = RunnerConfig {

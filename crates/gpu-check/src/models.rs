@@ -108,7 +108,7 @@ fn long(gpu: &Gpu, model: &mut Model, ceilings: Ceilings) -> Result<Row> {
     let run = model.driver.run(&asks, &mut Unobserved)?;
     let (tokens, seconds) = run.prefill();
     // The attention's own come on top.
-    let prefill = ceilings.rates(0, model.traffic.flops(tokens as u64), seconds);
+    let prefill = ceilings.rates(0, model.traffic.flops(tokens as u64, 1), seconds);
     let step = run.decode_interval(1).context("no steady decode step was seen")?;
     let mut found = ceilings.rates(model.traffic.step_bytes(1) + model.long_kv, 0, step);
     found.insert("tok/s".to_owned(), json!(1.0 / step));

@@ -16,8 +16,10 @@ pub struct Traffic {
     experts: u64,
     /// Experts a token, of a layer.
     top: u64,
-    /// Operations a token takes: two a weight that it meets.
+    /// Operations a token takes before the head: two a weight that it meets.
     flops_per_token: u64,
+    /// Operations the head takes for a token whose successor is asked for.
+    head_flops: u64,
 }
 
 impl Traffic {
@@ -26,16 +28,17 @@ impl Traffic {
     pub fn of(config: &Value, info: &ModelInfo) -> Result<Self> {
         let unread = unread_embedding(config, info);
         let bytes = plimsoll_models::dummy_bytes(config)? - unread;
+        let head_flops = BF16 * info.vocab_size as u64 * info.hidden_size as u64;
         // In bf16, two bytes are a weight, and a weight is two operations.
         let mut plain = config.clone();
         plain.as_object_mut().map(|fields| fields.remove("quantization_config"));
         let Some((experts, top)) = mixture(config) else {
-            let flops_per_token = plimsoll_models::dummy_bytes(&plain)? - unread;
-            return Ok(Self { bytes, expert_bytes: 0, experts: 0, top: 0, flops_per_token });
+            let flops_per_token = plimsoll_models::dummy_bytes(&plain)? - unread - head_flops;
+            return Ok(Self { bytes, expert_bytes: 0, experts: 0, top: 0, flops_per_token, head_flops });
         };
         let fewer = plimsoll_models::dummy_bytes(&with_experts(config, experts - 1))? - unread;
-        let met = plimsoll_models::dummy_bytes(&with_experts(&plain, top))? - unread;
-        Ok(Self { bytes, expert_bytes: bytes - fewer, experts, top, flops_per_token: met })
+        let flops_per_token = plimsoll_models::dummy_bytes(&with_experts(&plain, top))? - unread - head_flops;
+        Ok(Self { bytes, expert_bytes: bytes - fewer, experts, top, flops_per_token, head_flops })
     }
 
     /// Bytes that a step of so many tokens reads.
@@ -47,10 +50,13 @@ impl Traffic {
         self.bytes - (passed_over * (self.experts * self.expert_bytes) as f64) as u64
     }
 
-    pub fn flops(&self, tokens: u64) -> u64 {
-        self.flops_per_token * tokens
+    /// Operations that so many tokens take, `sampled` of which get a successor: of a prompt it is the last alone.
+    pub fn flops(&self, tokens: u64, sampled: u64) -> u64 {
+        self.flops_per_token * tokens + self.head_flops * sampled
     }
 }
+
+const BF16: u64 = 2;
 
 const COUNTS: [&str; 2] = ["num_local_experts", "num_experts"];
 
@@ -75,7 +81,6 @@ fn with_experts(config: &Value, experts: u64) -> Value {
 
 /// Bytes of an embedding table, of which a step reads a few rows; 0 where the head is the same table.
 fn unread_embedding(config: &Value, info: &ModelInfo) -> u64 {
-    const BF16: u64 = 2;
     match config["tie_word_embeddings"].as_bool() {
         Some(false) => BF16 * info.vocab_size as u64 * info.hidden_size as u64,
         _ => 0,
@@ -97,7 +102,16 @@ mod tests {
     fn a_dense_model_is_read_whole_whatever_the_step() {
         let llama = traffic("llama-3.1-8b");
         assert_eq!(llama.step_bytes(1), llama.step_bytes(256));
-        assert_eq!(llama.step_bytes(1), llama.flops(1));
+        assert_eq!(llama.step_bytes(1), llama.flops(1, 1));
+    }
+
+    #[test]
+    fn a_prompt_s_head_is_computed_once() {
+        // 128,256 tokens of 4096 features; 16 billion operations a token in all.
+        let llama = traffic("llama-3.1-8b");
+        let head = 2 * 128_256 * 4096;
+        assert_eq!(llama.flops(1, 1) - llama.flops(1, 0), head);
+        assert_eq!(llama.flops(8192, 1), 8192 * llama.flops(1, 1) - 8191 * head);
     }
 
     #[test]
@@ -110,6 +124,6 @@ mod tests {
         assert!(oss.bytes - oss.step_bytes(1) > 27 * expert && oss.bytes - oss.step_bytes(1) < 29 * expert);
         assert!(oss.step_bytes(4096) >= oss.bytes - 1);
         // 3.6 billion weights are met by a token, the head among them.
-        assert!((5_000_000_000..8_500_000_000).contains(&oss.flops(1)), "{}", oss.flops(1));
+        assert!((5_000_000_000..8_500_000_000).contains(&oss.flops(1, 1)), "{}", oss.flops(1, 1));
     }
 }
