@@ -49,9 +49,9 @@ impl Projection {
     }
 }
 
-/// From zero, unless there is less.
+/// With zero on it, or values that are far from zero and close to each other would have ticks without end.
 fn linear(low: f64, high: f64, wanted: usize) -> (f64, f64, Vec<f64>) {
-    let low = low.min(0.0);
+    let (low, high) = (low.min(0.0), high.max(0.0));
     let span = if high - low > SMALLEST { high - low } else { 1.0 };
     let rough = span / wanted.max(1) as f64;
     let power = 10f64.powf(rough.log10().floor());
@@ -119,7 +119,15 @@ mod tests {
     #[test]
     fn nothing_and_accidents_leave_a_sane_axis() {
         for scale in [Scale::Linear, Scale::Doubling, Scale::Decades] {
-            for values in [&[][..], &[f64::NAN, f64::INFINITY, 1e300], &[0.0], &[1e-12], &[1e15, 1.0], &[5.0, 5.0]] {
+            for values in [
+                &[][..],
+                &[f64::NAN, f64::INFINITY, 1e300],
+                &[0.0],
+                &[1e-12],
+                &[1e15, 1.0],
+                &[5.0, 5.0],
+                &[-1e15, -1e15],
+            ] {
                 let axis = Projection::new(scale, values.iter().copied(), 0.0, 100.0, 5);
                 assert!(axis.low < axis.high, "{scale:?} {values:?}");
                 assert!((2..=9).contains(&axis.ticks.len()), "{scale:?} {values:?}: {:?}", axis.ticks);

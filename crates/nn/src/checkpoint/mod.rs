@@ -129,6 +129,7 @@ impl Checkpoint {
     }
 
     /// The type and the shape, outermost first, of the tensor that [`Checkpoint::tensor`] would give.
+    #[expect(clippy::type_complexity, reason = "a type and a shape, which may be absent or malformed")]
     pub(crate) fn layout(&self, name: &str) -> Result<Option<(GgmlType, Cow<'_, [usize]>)>, CheckpointError> {
         match &self.files {
             Files::Gguf(file) => Ok(file.layout(name).map(|(ty, shape)| (ty, Cow::Borrowed(shape)))),
