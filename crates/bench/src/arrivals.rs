@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BenchError, Result};
+use crate::lengths::standard_normal;
 
 /// How requests arrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -86,7 +87,7 @@ impl<'a> Schedule<'a> {
         let d = boosted - 1.0 / 3.0;
         let c = 1.0 / (9.0 * d).sqrt();
         let value = loop {
-            let x = self.normal();
+            let x = standard_normal(&mut self.rng);
             let v = (1.0 + c * x).powi(3);
             if v > 0.0 && (1.0 - self.rng.random::<f64>()).ln() < 0.5 * x * x + d * (1.0 - v + v.ln()) {
                 break d * v;
@@ -94,12 +95,6 @@ impl<'a> Schedule<'a> {
         };
         let boost = if shape < 1.0 { (1.0 - self.rng.random::<f64>()).powf(1.0 / shape) } else { 1.0 };
         value * boost / shape
-    }
-
-    /// A standard normal number, by Box and Muller.
-    fn normal(&mut self) -> f64 {
-        let (radius, angle): (f64, f64) = (1.0 - self.rng.random::<f64>(), self.rng.random());
-        (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::arrivals::Arrivals;
 use crate::error::{BenchError, Result};
-use crate::lengths::Lengths;
+use crate::lengths::{Lengths, MOST_INPUT_TOKENS};
 use crate::slo::Slo;
 
 /// The reference workload's limits: prompts of 1 to 63 tokens, at most 100 tokens of output.
@@ -306,6 +306,8 @@ fn check_common(generation: &Generation, workload: &Workload, request_timeout: D
     if let Some(shared) = workload.shared_prefix {
         check((1..=1_000_000).contains(&shared.tokens), "a shared prefix must have from 1 to 1000000 tokens")?;
         check((1..=10_000).contains(&shared.groups), "there must be from 1 to 10000 shared prefixes")?;
+        let tokens = u64::from(shared.tokens) * u64::from(shared.groups);
+        check(tokens <= MOST_INPUT_TOKENS, "the shared prefixes must have at most 50000000 tokens together")?;
     }
     if let PromptSource::Trace { speed, .. } = workload.prompts {
         check((0.001..=1e6).contains(&speed), "a trace's speed must be from 0.001 to 1000000")?;

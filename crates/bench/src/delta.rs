@@ -12,6 +12,9 @@ use serde_json::Value;
 /// The longest fault message that is kept.
 const MAX_FAULT_CHARS: usize = 300;
 
+/// No reply has so many tokens: a count beyond is cut to it, so that the sum of all can be formed.
+const MOST_TOKENS: u64 = 1 << 32;
+
 /// How the model ended, as far as the counting of tokens needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {
@@ -109,11 +112,13 @@ struct CompletionDetails {
 impl WireUsage {
     /// None if the server left out one of the two counts that matter.
     fn complete(self) -> Option<Usage> {
+        let cached = self.prompt_tokens_details.and_then(|details| details.cached_tokens);
+        let reasoning = self.completion_tokens_details.and_then(|details| details.reasoning_tokens);
         Some(Usage {
-            prompt_tokens: self.prompt_tokens?,
-            completion_tokens: self.completion_tokens?,
-            cached_tokens: self.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0),
-            reasoning_tokens: self.completion_tokens_details.and_then(|details| details.reasoning_tokens).unwrap_or(0),
+            prompt_tokens: self.prompt_tokens?.min(MOST_TOKENS),
+            completion_tokens: self.completion_tokens?.min(MOST_TOKENS),
+            cached_tokens: cached.unwrap_or(0).min(MOST_TOKENS),
+            reasoning_tokens: reasoning.unwrap_or(0).min(MOST_TOKENS),
         })
     }
 }
@@ -318,6 +323,23 @@ impl<'de> Deserialize<'de> for IsError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_that_no_reply_has_are_cut() {
+        let most = u64::MAX;
+        let payload = format!(
+            r#"{{"choices":[],"usage":{{"prompt_tokens":{most},"completion_tokens":{most},
+            "prompt_tokens_details":{{"cached_tokens":{most}}},"completion_tokens_details":{{"reasoning_tokens":7}}}}}}"#
+        );
+        let usage = read_delta(payload.as_bytes()).expect("a chunk").usage.expect("usage");
+        let cut = Usage {
+            prompt_tokens: MOST_TOKENS,
+            completion_tokens: MOST_TOKENS,
+            cached_tokens: MOST_TOKENS,
+            reasoning_tokens: 7,
+        };
+        assert_eq!(usage, cut);
+    }
 
     fn read(payload: &str) -> Delta {
         read_delta(payload.as_bytes()).expect("a chunk")

@@ -102,6 +102,12 @@ impl<'a> RemoteTokenizer<'a> {
         None
     }
 
+    /// One that has not been tried.
+    #[cfg(test)]
+    pub(crate) fn known(asking: Asking<'a>, model: &'a str) -> Self {
+        Self { asking, model, dialect: Dialect::Prompt }
+    }
+
     /// Tokens of `text` without special tokens.
     pub(crate) async fn count(&self, text: &str) -> Option<u32> {
         let body = match self.dialect {

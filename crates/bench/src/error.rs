@@ -1,6 +1,7 @@
 //! What can stop a measurement before it has begun. A request that fails is no error here: it is a record.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why a run could not be started or its report not be written. Each message says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,13 @@ pub enum BenchError {
     NoPromptFits { source_name: String, loaded: usize, min: u32, max: u32 },
     #[error("{0}")]
     Config(String),
+    #[error(
+        "{0:.0?} passed with questions to the server (its model, token counts), and nothing was measured; give a longer \
+         --budget, or a server that answers"
+    )]
+    NotReady(Duration),
+    #[error("interrupted before anything was measured")]
+    Interrupted,
     #[error("too many requests fail at concurrency 1 already: {0}")]
     NothingWorks(String),
     #[error("cannot read the report {}: {why}", path.display())]

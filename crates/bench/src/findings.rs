@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::arrivals::Arrivals;
 use crate::record::TokenSource;
 use crate::report::RungReport;
 use crate::stop::Stop;
@@ -25,6 +26,10 @@ pub enum FindingKind {
     Descriptors,
     /// Arrivals that were never sent, because too many requests were in flight.
     Dropped,
+    /// Arrivals that were sent later than they were due: the client could not keep to the schedule.
+    SentLate,
+    /// The end of a trace was not sent.
+    TraceCut,
     /// Requests that were cut off at the end of the time.
     Cut,
     /// Ended by a person.
@@ -57,6 +62,22 @@ impl Finding {
 
 /// A share of cached input tokens up to this is what chat templates have in common.
 const TOLERATED_CACHED: f64 = 0.5;
+
+/// Of an open loop's requests all but one in a hundred are to be sent within so many milliseconds of when they were due.
+const TOLERATED_LAG_MS: f64 = 10.0;
+
+/// What is to be said of a trace of which not all was sent.
+pub(crate) fn of_trace(arrivals: Arrivals, rung: &RungReport, requests: usize) -> Option<Finding> {
+    let outcomes = &rung.summary.outcomes;
+    let sent = outcomes.total() + outcomes.cut;
+    (arrivals == Arrivals::Trace && sent < requests as u64).then(|| {
+        let text = format!(
+            "Of the trace's {requests} requests the first {sent} were sent; give more --requests, --max-seconds or \
+             --trace-speed for all of it."
+        );
+        Finding::new(FindingKind::TraceCut, text)
+    })
+}
 
 /// What the rungs themselves show, whatever they were measured for.
 pub(crate) fn of_rungs<'a>(rungs: impl IntoIterator<Item = &'a RungReport>, salted: bool, stop: &Stop) -> Vec<Finding> {
@@ -107,6 +128,15 @@ pub(crate) fn of_rungs<'a>(rungs: impl IntoIterator<Item = &'a RungReport>, salt
         ),
     );
     find(
+        FindingKind::SentLate,
+        sum.lag_ms > TOLERATED_LAG_MS,
+        format!(
+            "The client could not keep to the schedule: one arrival in a hundred was sent {:.0} ms late or later. What it \
+             measured is partly itself; run it on a machine with more free cores.",
+            sum.lag_ms
+        ),
+    );
+    find(
         FindingKind::Cut,
         cut > 0,
         format!("{cut} requests were cut off when the time was up; they count neither as successes nor as failures."),
@@ -123,6 +153,8 @@ struct Sums {
     cached: u64,
     input: u64,
     without_usage: bool,
+    /// The worst 99th percentile of the open loops.
+    lag_ms: f64,
 }
 
 impl Sums {
@@ -133,6 +165,36 @@ impl Sums {
         self.overlong += summary.tokens.overlong_replies;
         self.cached += summary.tokens.cached_input;
         self.input += summary.tokens.input;
+        let lag = summary.schedule_lag_ms.as_ref().filter(|_| summary.open_loop.is_some());
+        self.lag_ms = lag.map_or(0.0, |lag| lag.p99).max(self.lag_ms);
         self.without_usage |= summary.tokens.source == TokenSource::Chunks;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn a_client_that_is_late_is_said_of_open_loops() {
+        let late = |kind| {
+            let mut rung = sample::report().offered[0].rung.clone();
+            rung.summary.schedule_lag_ms.as_mut().expect("lags").p99 = 25.0;
+            rung.summary.open_loop = rung.summary.open_loop.filter(|_| kind == "open");
+            of_rungs([&rung], false, &Stop::default()).into_iter().find(|found| found.kind == FindingKind::SentLate)
+        };
+        assert!(late("open").expect("a finding").text.contains("25 ms late"));
+        assert_eq!(late("closed"), None);
+    }
+
+    #[test]
+    fn a_trace_that_was_cut_is_said() {
+        let rung = sample::report().offered[0].rung.clone();
+        let sent = rung.summary.outcomes.total() + rung.summary.outcomes.cut;
+        let found = |arrivals, more: usize| of_trace(arrivals, &rung, sent as usize + more);
+        assert_eq!(found(Arrivals::Trace, 0), None);
+        assert_eq!(found(Arrivals::Closed, 5), None);
+        assert_eq!(found(Arrivals::Trace, 5).expect("a finding").kind, FindingKind::TraceCut);
     }
 }

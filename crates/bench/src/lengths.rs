@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// No prompt or reply is longer.
 pub(crate) const LONGEST: u32 = 10_000_000;
 
+/// The texts of all prompts together must fit into memory.
+pub(crate) const MOST_INPUT_TOKENS: u64 = 50_000_000;
+
 /// A distribution of lengths. Written `512`, `100-600`, `normal:512:128` (mean and standard deviation) or
 /// `128x3,512x1` (each as often as its weight says).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,14 +32,25 @@ pub enum Lengths {
 }
 
 impl Lengths {
+    /// About what is drawn on average.
+    pub(crate) fn mean(&self) -> f64 {
+        match self {
+            Self::Fixed(length) => f64::from(*length),
+            Self::Uniform(least, most) => (f64::from(*least) + f64::from(*most)) / 2.0,
+            Self::Normal { mean, .. } => mean.max(1.0),
+            Self::Given(weights) => {
+                let all: f64 = weights.iter().map(|(_, weight)| weight).sum();
+                weights.iter().map(|(length, weight)| f64::from(*length) * weight / all).sum()
+            }
+        }
+    }
+
     pub(crate) fn draw(&self, rng: &mut StdRng) -> u32 {
         match self {
             Self::Fixed(length) => *length,
             Self::Uniform(least, most) => rng.random_range(*least..=*most),
             Self::Normal { mean, deviation } => {
-                let (radius, angle): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
-                let normal = (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos();
-                (mean + deviation * normal).round().clamp(1.0, f64::from(LONGEST)) as u32
+                (mean + deviation * standard_normal(rng)).round().clamp(1.0, f64::from(LONGEST)) as u32
             }
             Self::Given(weights) => {
                 let mut left = rng.random::<f64>() * weights.iter().map(|(_, weight)| weight).sum::<f64>();
@@ -48,6 +62,12 @@ impl Lengths {
             }
         }
     }
+}
+
+/// A number of the normal distribution around 0 with deviation 1, by Box and Muller.
+pub(crate) fn standard_normal(rng: &mut StdRng) -> f64 {
+    let (radius, angle): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
 impl FromStr for Lengths {
@@ -124,6 +144,7 @@ mod tests {
             assert_eq!(lengths.to_string(), text);
             let drawn: f64 = (0..4000).map(|_| f64::from(lengths.draw(&mut rng))).sum::<f64>() / 4000.0;
             assert!((drawn - mean).abs() < 0.05 * mean, "{text}: {drawn}");
+            assert_eq!(lengths.mean(), mean, "{text}");
         }
         let low: Lengths = "normal:2:50".parse().expect("a distribution");
         assert!((0..1000).all(|_| low.draw(&mut rng) >= 1));

@@ -88,5 +88,6 @@ pub use search::{
 pub use selection::LengthSource;
 pub use series::{GpuSample, ServerSample, ServerSide, TimeSlice, TtftSplit};
 pub use slo::{Slo, SloCounts};
+pub use stats::nearest_rank;
 pub use stop::Stop;
 pub use summary::{Distribution, PerUser, Rates, RungSummary, WindowFacts};

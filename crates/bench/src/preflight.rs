@@ -42,11 +42,12 @@ impl ClientCeiling {
     }
 }
 
-/// Drives a null server for a second and a half: the one at `url`, or one started in this process.
+/// Drives a null server for a second and a half, with replies of `tokens` tokens: the one at `url`, or one started in this
+/// process. Short replies cost the client more a token than long ones do.
 ///
 /// # Errors
 /// A null server that cannot be started, or a `url` that is none.
-pub async fn measure_client_ceiling(url: Option<&str>) -> Result<ClientCeiling> {
+pub async fn measure_client_ceiling(url: Option<&str>, tokens: u32) -> Result<ClientCeiling> {
     let own = match url {
         Some(_) => None,
         None => Some(NullServer::start(NullServerConfig::default())?),
@@ -56,7 +57,8 @@ pub async fn measure_client_ceiling(url: Option<&str>) -> Result<ClientCeiling> 
     let http = HttpClients::new(base.root(), None, REQUEST_TIMEOUT)?;
     let client = Arc::new(Client::new(http, base.generate(EndpointKind::Chat), REQUEST_TIMEOUT));
     let prompts = vec![Conversation::single("How fast is the client?", 6)];
-    let source = RequestSource::new(EndpointKind::Chat, "null", &Generation::default(), &Workload::default(), prompts)?;
+    let generation = Generation { max_tokens: tokens, ..Generation::default() };
+    let source = RequestSource::new(EndpointKind::Chat, "null", &generation, &Workload::default(), prompts)?;
     let plan = LoadPlan {
         concurrency: CONCURRENCY,
         arrivals: Arrivals::Closed,
@@ -65,7 +67,8 @@ pub async fn measure_client_ceiling(url: Option<&str>) -> Result<ClientCeiling> 
         max_duration: TIME,
         ramp: Duration::ZERO,
         request_timeout: REQUEST_TIMEOUT,
-        cut_after: None,
+        // Long replies are not waited for: what came of them counts.
+        cut_after: Some(TIME),
         stop: Stop::default(),
     };
     let log = drive(client, Arc::new(source), plan, |_| false).await;
@@ -76,6 +79,12 @@ pub async fn measure_client_ceiling(url: Option<&str>) -> Result<ClientCeiling> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn replies_too_long_to_end_are_measured_as_well() {
+        let ceiling = measure_client_ceiling(None, 1_000_000).await.expect("a null server");
+        assert!(ceiling.events_per_s > 100.0, "{ceiling:?}");
+    }
 
     #[test]
     fn a_quarter_of_the_ceiling_is_as_near_as_a_server_may_come() {

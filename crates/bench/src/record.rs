@@ -195,7 +195,7 @@ impl RequestRecord {
 
     /// From the moment a client was free to the first token.
     pub(crate) fn ttft_from_schedule(&self) -> Option<Duration> {
-        Some(self.first? - self.scheduled)
+        Some(self.first?.saturating_sub(self.scheduled))
     }
 
     pub(crate) fn time_to_first_content(&self) -> Option<Duration> {
@@ -203,12 +203,12 @@ impl RequestRecord {
     }
 
     pub(crate) fn e2e_from_schedule(&self) -> Duration {
-        self.done - self.scheduled
+        self.done.saturating_sub(self.scheduled)
     }
 
-    /// How late it was sent.
+    /// How late it was sent. A timer that fires a moment early is on time.
     pub(crate) fn lag(&self) -> Duration {
-        self.sent - self.scheduled
+        self.sent.saturating_sub(self.scheduled)
     }
 
     /// From sending to the end.
@@ -315,6 +315,14 @@ mod tests {
         assert_eq!(record.ttft(), Some(Duration::from_millis(500)));
         assert_eq!(record.ttft_from_schedule(), Some(Duration::from_millis(3500)));
         assert!((record.tpot().expect("eleven tokens") - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_request_that_was_sent_early_was_not_late() {
+        let mut record = success(10.0, 0.5, 0.1, 11);
+        record.scheduled = record.sent + Duration::from_nanos(900);
+        assert_eq!(record.lag(), Duration::ZERO);
+        assert_eq!(record.ttft_from_schedule(), Some(Duration::from_nanos(499_999_100)));
     }
 
     #[test]

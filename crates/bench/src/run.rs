@@ -25,7 +25,7 @@ pub(crate) const SHOW_EVERY: Duration = Duration::from_millis(500);
 pub async fn run_until(config: &BenchConfig, stop: &Stop, progress: impl Fn(&Progress)) -> Result<BenchReport> {
     config.validate()?;
     let started_unix_s = unix_now();
-    let target = Target::prepare(TargetConfig {
+    let target = TargetConfig {
         endpoint: &config.endpoint,
         generation: &config.generation,
         workload: &config.workload,
@@ -36,8 +36,8 @@ pub async fn run_until(config: &BenchConfig, stop: &Stop, progress: impl Fn(&Pro
         stop: stop.clone(),
         check_usage: config.warmup > 0,
         process: None,
-    })
-    .await?;
+    };
+    let target = Target::prepare(target, Duration::MAX).await?;
     progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });
     target.warm_up(config.warmup, config.request_timeout).await;
     let (concurrency, too_few) = descriptors::connections_for(config.concurrency);
@@ -66,7 +66,8 @@ pub async fn run_until(config: &BenchConfig, stop: &Stop, progress: impl Fn(&Pro
         .await;
     progress(&Progress::Rung(stage, Box::new(rung.clone())));
     let of_rung = findings::of_rungs([&rung], config.workload.salt, stop);
-    let findings = target.usage.into_iter().chain(too_few).chain(of_rung).collect();
+    let of_trace = findings::of_trace(config.arrivals, &rung, target.workload.loaded);
+    let findings = target.usage.into_iter().chain(too_few).chain(of_trace).chain(of_rung).collect();
     Ok(BenchReport {
         schema: BENCH_SCHEMA.to_owned(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),

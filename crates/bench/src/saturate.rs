@@ -22,6 +22,8 @@ const EXTENSION: u32 = 3;
 const LEAST_COMPLETIONS_PER_CLIENT: usize = 2;
 /// The clients of a rung start spread over the last rung's mean request time, but no longer than this.
 const LONGEST_RAMP: Duration = Duration::from_secs(5);
+/// What an endpoint has to get ready in, however little time there is.
+const LEAST_PREPARATION: Duration = Duration::from_secs(15);
 /// What the last rung is given at least when the budget is nearly spent.
 const SHORTEST_RUNG: Duration = Duration::from_secs(1);
 /// The most requests in flight of an open loop, as far as this process may have so many connections.
@@ -53,9 +55,10 @@ pub async fn saturate_until(
     let (most, too_few) = descriptors::connections_for(config.search.max_concurrency);
     let (most_in_flight, _) = descriptors::connections_for(most.max(MOST_IN_FLIGHT));
     let search = SearchConfig { max_concurrency: most, ..config.search.clone() };
-    let client_ceiling = preflight::measure_client_ceiling(config.null_server_url.as_deref()).await?;
+    let tokens = config.workload.prompts.mean_output().unwrap_or(config.generation.max_tokens);
+    let client_ceiling = preflight::measure_client_ceiling(config.null_server_url.as_deref(), tokens).await?;
     progress(&Progress::Preflight(client_ceiling.clone()));
-    let target = Target::prepare(TargetConfig {
+    let target = TargetConfig {
         endpoint: &config.endpoint,
         generation: &config.generation,
         workload: &config.workload,
@@ -66,8 +69,8 @@ pub async fn saturate_until(
         stop: stop.clone(),
         check_usage: config.warmup > 0,
         process: config.server_process,
-    })
-    .await?;
+    };
+    let target = Target::prepare(target, budget.left(1.0).max(LEAST_PREPARATION)).await?;
     progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });
     target.warm_up(config.warmup, budget.left(1.0).max(SHORTEST_RUNG)).await;
     let mut walk = Walk {

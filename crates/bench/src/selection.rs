@@ -14,7 +14,7 @@ use crate::config::{PromptSource, SharedPrefix, Workload};
 use crate::conversation::Conversation;
 use crate::endpoint::RemoteTokenizer;
 use crate::error::{BenchError, Result};
-use crate::lengths::Lengths;
+use crate::lengths::{Lengths, MOST_INPUT_TOKENS};
 use crate::prompts::PromptSet;
 use crate::synthetic::Writer;
 use crate::trace;
@@ -65,6 +65,7 @@ impl Selection {
 /// Counts tokens: by the server's tokenizer where it has one, else by estimate.
 pub(crate) struct Counter<'a> {
     tokenizer: Option<&'a RemoteTokenizer<'a>>,
+    /// Since the tokenizer failed, if it has: it is not asked again, for one that hangs would do so for every text.
     estimated: AtomicBool,
 }
 
@@ -75,8 +76,8 @@ impl<'a> Counter<'a> {
 
     pub(crate) async fn count(&self, text: &str) -> u32 {
         let remote = match self.tokenizer {
-            Some(tokenizer) => tokenizer.count(text).await,
-            None => None,
+            Some(tokenizer) if !self.estimated.load(Ordering::Relaxed) => tokenizer.count(text).await,
+            _ => None,
         };
         remote.unwrap_or_else(|| {
             self.estimated.store(true, Ordering::Relaxed);
@@ -104,22 +105,32 @@ pub(crate) async fn select(
         PromptSource::File(path) => choose(workload, PromptSet::read(path)?, &counter, wanted).await?,
         PromptSource::Random { input, output } => {
             let mut rng = StdRng::seed_from_u64(workload.seed);
-            let count = wanted.min(MOST_RANDOM);
-            let lengths = (0..count).map(|_| (input.draw(&mut rng), output.draw(&mut rng))).collect();
+            let drawn = (0..wanted.min(MOST_RANDOM)).map(|_| (input.draw(&mut rng), output.draw(&mut rng)));
+            let lengths = within_memory(drawn);
             let name = format!("random, {input} tokens in and {output} out");
             make(workload, name, lengths, &counter).await
         }
         PromptSource::Trace { path, speed } => {
-            let arrivals = trace::read(path, *speed, wanted)?;
+            let (arrivals, loaded) = trace::read(path, *speed, wanted)?;
             let lengths = arrivals.iter().map(|arrival| (arrival.input, arrival.output)).collect();
             let made = make(workload, path.display().to_string(), lengths, &counter).await;
-            Selection { trace: arrivals.iter().map(|arrival| arrival.at).collect(), ..made }
+            Selection { loaded, trace: arrivals.iter().map(|arrival| arrival.at).collect(), ..made }
         }
     };
     if let Some(shared) = &workload.shared_prefix {
         share(&mut selection, shared, workload, &counter).await;
     }
     Ok(selection)
+}
+
+/// As many of the lengths as have texts that fit into memory together, and one at least.
+fn within_memory(lengths: impl Iterator<Item = (u32, u32)>) -> Vec<(u32, u32)> {
+    let mut tokens = 0;
+    let fits = |&(input, _): &(u32, u32)| {
+        tokens += u64::from(input);
+        tokens <= MOST_INPUT_TOKENS
+    };
+    lengths.take_while(fits).collect()
 }
 
 /// Shuffles the set by the workload's seed and takes conversations whose first request is of the right length.
@@ -239,6 +250,14 @@ impl PromptSource {
         matches!(self, Self::Random { .. } | Self::Trace { .. })
     }
 
+    /// Tokens of a reply on average, where it says so before it has been read.
+    pub(crate) fn mean_output(&self) -> Option<u32> {
+        match self {
+            Self::Random { output, .. } => Some(output.mean().round().max(1.0) as u32),
+            _ => None,
+        }
+    }
+
     /// Prompts and replies of fixed lengths.
     pub fn fixed(input: u32, output: u32) -> Self {
         Self::Random { input: Lengths::Fixed(input), output: Lengths::Fixed(output) }
@@ -284,6 +303,36 @@ mod tests {
         assert!(tokens.iter().collect::<HashSet<_>>().len() > 40, "{tokens:?}");
         assert!(selection.prompts.iter().all(|prompt| prompt.turns[0].output == Some(7)));
         assert_eq!(selection.prompts, chosen(&workload, 100).await.expect("texts").prompts);
+    }
+
+    #[test]
+    fn of_long_texts_as_many_are_made_as_fit_into_memory() {
+        let count = |input| within_memory((0..2048).map(|_| (input, 1))).len();
+        assert_eq!((count(100), count(1_000_000), count(crate::lengths::LONGEST)), (2048, 50, 5));
+    }
+
+    #[tokio::test]
+    async fn a_tokenizer_that_fails_is_asked_no_more() {
+        let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let seen = asked.clone();
+        tokio::spawn(async move {
+            // Hears every question, and hangs up.
+            while let Ok((mut connection, _)) = listener.accept().await {
+                seen.fetch_add(1, Ordering::Relaxed);
+                drop(tokio::io::AsyncReadExt::read(&mut connection, &mut [0; 64]).await);
+            }
+        });
+        let base = crate::endpoint::Base::parse(&url).expect("a URL");
+        let patience = Duration::from_secs(5);
+        let http = crate::client::HttpClients::new(base.root(), None, patience).expect("a client");
+        let asking = crate::endpoint::Asking { http: &http.kept, base: &base, patience };
+        let tokenizer = RemoteTokenizer::known(asking, "m");
+        let selection = select(&Workload::default(), Some(&tokenizer), 200).await.expect("bundled prompts");
+        assert_eq!((selection.prompts.len(), selection.lengths), (200, LengthSource::Estimate));
+        // Those that were under way together; each may have been sent again on a new connection.
+        assert!(asked.load(Ordering::Relaxed) <= 2 * TOKENIZE_CONCURRENCY as u32, "{asked:?}");
     }
 
     #[tokio::test]

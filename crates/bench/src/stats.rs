@@ -11,7 +11,7 @@ const BATCHES: usize = 10;
 
 /// The nearest-rank percentile of ascending values followed by `infinite` more that are infinite: the value at rank
 /// ceil(p/100 * n). None where that is one of the infinite ones, or where there is nothing.
-pub(crate) fn nearest_rank(ascending: &[f64], infinite: usize, percent: f64) -> Option<f64> {
+pub fn nearest_rank(ascending: &[f64], infinite: usize, percent: f64) -> Option<f64> {
     let count = ascending.len() + infinite;
     let rank = (percent / 100.0 * count as f64).ceil().max(1.0) as usize;
     ascending.get(rank - 1).copied()

@@ -300,7 +300,7 @@ fn token_totals(records: &[RequestRecord]) -> TokenTotals {
 }
 
 fn littles_law_error(concurrency: f64, ended: &[&RequestRecord], window: &Window) -> Option<f64> {
-    let times: Vec<f64> = ended.iter().map(|record| (record.done - record.scheduled).as_secs_f64()).collect();
+    let times: Vec<f64> = ended.iter().map(|record| record.e2e_from_schedule().as_secs_f64()).collect();
     let in_system = ended.len() as f64 / window.seconds() * stats::mean(&times)?;
     (concurrency > 0.0).then(|| (concurrency - in_system).abs() / concurrency)
 }

@@ -10,7 +10,7 @@ use crate::arrivals::Arrivals;
 use crate::client::{Client, Clock, HttpClients};
 use crate::config::{Endpoint, Generation, PromptSource, Workload};
 use crate::endpoint::{Asking, Base, RemoteTokenizer, find_model};
-use crate::error::Result;
+use crate::error::{BenchError, Result};
 use crate::findings::Finding;
 use crate::load::{Live, LoadPlan, Phase, drive};
 use crate::report::{RungReport, WorkloadFacts};
@@ -57,7 +57,18 @@ pub(crate) struct TargetConfig<'a> {
 }
 
 impl Target {
-    pub(crate) async fn prepare(config: TargetConfig<'_>) -> Result<Self> {
+    /// Looks at the server, but no longer than for `longest`, and only until it is told to stop.
+    pub(crate) async fn prepare(config: TargetConfig<'_>, longest: Duration) -> Result<Self> {
+        let stop = config.stop.clone();
+        tokio::select! {
+            biased;
+            target = Self::look(config) => target,
+            () = stop.requested() => Err(BenchError::Interrupted),
+            () = tokio::time::sleep(longest) => Err(BenchError::NotReady(longest)),
+        }
+    }
+
+    async fn look(config: TargetConfig<'_>) -> Result<Self> {
         let base = Base::parse(&config.endpoint.url)?;
         let http = HttpClients::new(base.root(), config.endpoint.api_key.as_deref(), config.connect_timeout)?;
         let asking = Asking { http: &http.kept, base: &base, patience: config.connect_timeout };

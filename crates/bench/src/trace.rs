@@ -10,15 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::{BenchError, Result};
-use crate::lengths::LONGEST;
+use crate::lengths::{LONGEST, MOST_INPUT_TOKENS};
 
 /// The names of the columns: time (milliseconds, seconds, either as a date), input and output.
 const MILLISECONDS: &str = "timestamp";
 const SECONDS: &str = "timestamp_s";
 const INPUT: [&str; 2] = ["input_length", "contexttokens"];
 const OUTPUT: [&str; 2] = ["output_length", "generatedtokens"];
-/// A text of all prompts together must fit into memory.
-const MOST_INPUT_TOKENS: u64 = 50_000_000;
 
 /// One request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +27,12 @@ pub(crate) struct Arrival {
     pub(crate) output: u32,
 }
 
-/// The first `most` requests of a trace, by time, played `speed` times as fast.
-pub(crate) fn read(path: &Path, speed: f64, most: usize) -> Result<Vec<Arrival>> {
+/// The first `most` requests of a trace, by time, played `speed` times as fast; and how many it has in all.
+pub(crate) fn read(path: &Path, speed: f64, most: usize) -> Result<(Vec<Arrival>, usize)> {
     let wrong = |why: String| BenchError::Prompts { path: path.to_owned(), why };
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     let mut arrivals = parse(&text, speed).map_err(wrong)?;
+    let all = arrivals.len();
     arrivals.truncate(most);
     let tokens: u64 = arrivals.iter().map(|arrival| u64::from(arrival.input)).sum();
     if tokens > MOST_INPUT_TOKENS {
@@ -41,7 +40,7 @@ pub(crate) fn read(path: &Path, speed: f64, most: usize) -> Result<Vec<Arrival>>
             "its prompts have {tokens} tokens together, more than the {MOST_INPUT_TOKENS} that fit; send fewer --requests"
         )));
     }
-    Ok(arrivals)
+    Ok((arrivals, all))
 }
 
 fn parse(text: &str, speed: f64) -> std::result::Result<Vec<Arrival>, String> {

@@ -23,7 +23,9 @@ const SOUND: &str = "a session makes a record of every failure, and never panics
 /// Sends all requests of the plan, and waits for their ends.
 pub(super) async fn dispatch(shared: Arc<Shared>, records: Sender<RequestRecord>) {
     let plan = &shared.plan;
-    let began = Instant::now() - shared.clock.now();
+    // The clock is read first: a start that is late by the time between the two makes no request early.
+    let since = shared.clock.now();
+    let began = Instant::now() - since;
     let places = Arc::new(Semaphore::new(plan.concurrency as usize));
     let mut phase = shared.phase.subscribe();
     let mut sessions = JoinSet::new();
