@@ -9,7 +9,7 @@ use super::RowSource;
 use super::footprint::layout;
 use crate::operand::Shared;
 use crate::par::parallel_for;
-use crate::quant::{Codes, GgmlType, Grouped, RowFormat};
+use crate::quant::{Codes, GgmlType, RowFormat};
 
 /// Rows of a tile.
 const TILE: usize = 16;
@@ -90,7 +90,7 @@ fn unpack(format: RowFormat, row: &[u8], codes: &mut Vec<u8>, scales: &mut Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::encode_row;
+    use crate::quant::{Grouped, encode_row};
     use crate::testing::Random;
 
     const FORMATS: [RowFormat; 4] = [

@@ -84,7 +84,7 @@ const FIELD_CASES: &[Case<'static>] = &[
     (r#""temperature":Infinity"#, 400, None, "not valid JSON"),
     (r#""temperature":-Infinity"#, 400, None, "not valid JSON"),
     (r#""temperature":1e999"#, 400, Some("temperature"), "out of range"),
-    (r#""temperature":1e39"#, 400, Some("temperature"), "from 0 to 2"),
+    (r#""temperature":1e39"#, 400, Some("temperature"), "`temperature`"),
     (r#""temperature":-0.1"#, 400, Some("temperature"), "from 0 to 2"),
     (r#""temperature":"1""#, 400, Some("temperature"), "expected f32"),
     (r#""top_p":1.01"#, 400, Some("top_p"), "from 0 to 1"),
