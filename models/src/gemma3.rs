@@ -11,6 +11,7 @@ use plimsoll_ops::attention::AttentionParams;
 use plimsoll_ops::rope::RopeTable;
 use serde_json::Value;
 
+use crate::decoder::{Decoder, DecoderLayer};
 use crate::text_part::{self, TextWeights};
 
 struct Config {
@@ -35,9 +36,7 @@ struct Config {
 
 struct Gemma3 {
     /// Scaled by sqrt(hidden).
-    embed_tokens: Embedding,
-    layers: Vec<Layer>,
-    head: Head,
+    decoder: Decoder<Layer>,
     final_logit_softcapping: Option<f32>,
 }
 
@@ -52,11 +51,7 @@ struct Layer {
 
 impl Model for Gemma3 {
     fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
-        let mut x = self.embed_tokens.forward(batch)?;
-        for layer in &self.layers {
-            layer.forward(&mut x, batch, cache)?;
-        }
-        let logits = self.head.forward(x, batch)?;
+        let logits = self.decoder.forward(batch, cache)?;
         match self.final_logit_softcapping {
             Some(cap) => softcap(&logits, cap),
             None => Ok(logits),
@@ -64,7 +59,7 @@ impl Model for Gemma3 {
     }
 }
 
-impl Layer {
+impl DecoderLayer for Layer {
     fn forward(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<()> {
         let normed = x.norm(&self.input_norm)?;
         x.add_normed(self.attention.forward(&normed, batch, cache)?, &self.post_attention_norm);
@@ -72,7 +67,9 @@ impl Layer {
         x.add_normed(self.mlp.forward(&normed)?, &self.post_feedforward_norm);
         Ok(())
     }
+}
 
+impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
         let (hidden, head_dim, eps) = (config.hidden_size, config.head_dim, config.rms_norm_eps);
         let norm = |name| Ok(RmsNorm::new(weights.zero_centred_norm(name, hidden)?, eps));
@@ -106,10 +103,9 @@ impl Gemma3 {
         let norm = RmsNorm::new(inner.zero_centred_norm("norm", config.hidden_size)?, config.rms_norm_eps);
         let table = [config.vocab_size, config.hidden_size];
         let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, outer)?;
+        let embed_tokens = Embedding::scaled(embed_tokens, (config.hidden_size as f32).sqrt());
         Ok(Self {
-            embed_tokens: Embedding::scaled(embed_tokens, (config.hidden_size as f32).sqrt()),
-            layers,
-            head,
+            decoder: Decoder { embed_tokens, layers, head },
             final_logit_softcapping: config.final_logit_softcapping.map(|cap| cap as f32),
         })
     }

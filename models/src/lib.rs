@@ -3,6 +3,7 @@
 //! A model file knows its config and its forward pass over packed `[tokens, hidden]`. It must never know a device, a
 //! quantization, a file format, or the cache's memory; `nn` ends those.
 
+mod decoder;
 mod gemma3;
 mod gpt_oss;
 mod llama;

@@ -1,15 +1,17 @@
 //! Llama 1 to 3 (arXiv:2302.13971, arXiv:2407.21783), and Mistral (arXiv:2310.06825), which is Llama with a sliding
 //! window.
 
-use candle_core::Tensor;
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, Embedding, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model,
-    ModelInfo, Residual, RmsNorm, Rope, Weights,
+    Attention, AttentionShape, CheckpointError, Fields, ForwardBatch, KvCache, LayerInfo, Mlp, Model, ModelInfo,
+    Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::activation::silu_mul;
 use plimsoll_ops::attention::AttentionParams;
 use plimsoll_ops::rope::RopeTable;
 use serde_json::Value;
+
+use crate::decoder::{Decoder, DecoderLayer, Frame};
+use crate::text_part::TextWeights;
 
 struct Config {
     architecture: &'static str,
@@ -28,12 +30,6 @@ struct Config {
     tie_word_embeddings: bool,
 }
 
-struct Llama {
-    embed_tokens: Embedding,
-    layers: Vec<Layer>,
-    head: Head,
-}
-
 struct Layer {
     input_norm: RmsNorm,
     attention: Attention,
@@ -41,17 +37,7 @@ struct Layer {
     mlp: Mlp,
 }
 
-impl Model for Llama {
-    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
-        let mut x = self.embed_tokens.forward(batch)?;
-        for layer in &self.layers {
-            layer.forward(&mut x, batch, cache)?;
-        }
-        self.head.forward(x, batch)
-    }
-}
-
-impl Layer {
+impl DecoderLayer for Layer {
     fn forward(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<()> {
         let normed = x.norm(&self.input_norm)?;
         x.add(self.attention.forward(&normed, batch, cache)?);
@@ -59,7 +45,9 @@ impl Layer {
         x.add(self.mlp.forward(&normed)?);
         Ok(())
     }
+}
 
+impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
         let hidden = config.hidden_size;
         let norm = |name| Ok(RmsNorm::new(weights.norm(name, hidden)?, config.rms_norm_eps));
@@ -75,18 +63,10 @@ impl Layer {
     }
 }
 
-impl Llama {
-    fn new(config: &Config, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
-        let inner = weights.pp("model");
-        let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
-        let layer = |index| Layer::new(config, index, rope.clone(), &inner.pp("layers").pp(index));
-        let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
-        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?;
-        let norm = RmsNorm::new(inner.norm("norm", config.hidden_size)?, config.rms_norm_eps);
-        let table = [config.vocab_size, config.hidden_size];
-        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, weights)?;
-        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head })
-    }
+fn decoder(config: &Config, weights: &Weights<'_>) -> Result<Decoder<Layer>, CheckpointError> {
+    let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
+    let layer = |index, weights: &Weights<'_>| Layer::new(config, index, rope.clone(), weights);
+    Decoder::load(&config.frame(), &TextWeights::of(weights), config.num_hidden_layers, layer)
 }
 
 impl Config {
@@ -118,6 +98,15 @@ impl Config {
         Ok(parsed)
     }
 
+    fn frame(&self) -> Frame {
+        Frame {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            rms_norm_eps: self.rms_norm_eps,
+            tie_word_embeddings: self.tie_word_embeddings,
+        }
+    }
+
     fn attention_shape(&self) -> AttentionShape {
         AttentionShape {
             hidden: self.hidden_size,
@@ -145,5 +134,5 @@ pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
 }
 
 pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {
-    Ok(Box::new(Llama::new(&Config::parse(config)?, weights)?))
+    Ok(Box::new(decoder(&Config::parse(config)?, weights)?))
 }

@@ -5,10 +5,9 @@
 #[cfg(test)]
 mod tests;
 
-use candle_core::Tensor;
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, Embedding, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, Head,
-    KvCache, LayerInfo, Mlp, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
+    Attention, AttentionShape, CheckpointError, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, KvCache, LayerInfo,
+    Mlp, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::activation::silu_mul;
 use plimsoll_ops::attention::AttentionParams;
@@ -17,6 +16,7 @@ use plimsoll_ops::rope::RopeTable;
 use plimsoll_ops::temperature::Temperature;
 use serde_json::Value;
 
+use crate::decoder::{Decoder, DecoderLayer, Frame};
 use crate::text_part::{self, TextWeights};
 
 struct Config {
@@ -52,12 +52,6 @@ struct LayerKind {
     is_moe: bool,
 }
 
-struct Llama4 {
-    embed_tokens: Embedding,
-    layers: Vec<Layer>,
-    head: Head,
-}
-
 struct Layer {
     input_norm: RmsNorm,
     attention: Attention,
@@ -70,17 +64,7 @@ enum FeedForward {
     Sparse(Moe),
 }
 
-impl Model for Llama4 {
-    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
-        let mut x = self.embed_tokens.forward(batch)?;
-        for layer in &self.layers {
-            layer.forward(&mut x, batch, cache)?;
-        }
-        self.head.forward(x, batch)
-    }
-}
-
-impl Layer {
+impl DecoderLayer for Layer {
     fn forward(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<()> {
         let normed = x.norm(&self.input_norm)?;
         x.add(self.attention.forward(&normed, batch, cache)?);
@@ -91,7 +75,9 @@ impl Layer {
         });
         Ok(())
     }
+}
 
+impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
         let (hidden, kind) = (config.hidden_size, config.layers[index]);
         let norm = |name| Ok(RmsNorm::new(weights.norm(name, hidden)?, config.rms_norm_eps));
@@ -111,21 +97,13 @@ impl Layer {
     }
 }
 
-impl Llama4 {
-    fn new(config: &Config, TextWeights { inner, outer }: &TextWeights<'_>) -> Result<Self, CheckpointError> {
-        let rotating = config.rope.table(config.head_dim, config.max_position_embeddings)?;
-        let still = RopeTable::new(&[], 1.0, config.max_position_embeddings);
-        let layer = |(index, kind): (usize, &LayerKind)| {
-            let rope = if kind.has_rope { &rotating } else { &still };
-            Layer::new(config, index, rope.clone(), &inner.pp("layers").pp(index))
-        };
-        let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
-        let layers = config.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
-        let norm = RmsNorm::new(inner.norm("norm", config.hidden_size)?, config.rms_norm_eps);
-        let table = [config.vocab_size, config.hidden_size];
-        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, outer)?;
-        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head })
-    }
+fn decoder(config: &Config, weights: &TextWeights<'_>) -> Result<Decoder<Layer>, CheckpointError> {
+    let rotating = config.rope.table(config.head_dim, config.max_position_embeddings)?;
+    let still = RopeTable::new(&[], 1.0, config.max_position_embeddings);
+    Decoder::load(&config.frame(), weights, config.layers.len(), |index, weights| {
+        let rope = if config.layers[index].has_rope { &rotating } else { &still };
+        Layer::new(config, index, rope.clone(), weights)
+    })
 }
 
 impl Config {
@@ -160,6 +138,15 @@ impl Config {
         }
         parsed.attention_shape().check()?;
         Ok(parsed)
+    }
+
+    fn frame(&self) -> Frame {
+        Frame {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            rms_norm_eps: self.rms_norm_eps,
+            tie_word_embeddings: self.tie_word_embeddings,
+        }
     }
 
     fn attention_shape(&self) -> AttentionShape {
@@ -281,5 +268,5 @@ pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
 }
 
 pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {
-    Ok(Box::new(Llama4::new(&Config::parse(config)?, &text_part::weights(config, weights))?))
+    Ok(Box::new(decoder(&Config::parse(config)?, &text_part::weights(config, weights))?))
 }

@@ -4,16 +4,18 @@
 #[cfg(test)]
 mod tests;
 
-use candle_core::Tensor;
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, Embedding, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, Head,
-    KvCache, LayerInfo, Mlp, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
+    Attention, AttentionShape, CheckpointError, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, KvCache, LayerInfo,
+    Mlp, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::activation::silu_mul;
 use plimsoll_ops::attention::AttentionParams;
 use plimsoll_ops::moe::{Activation, Weighting};
 use plimsoll_ops::rope::RopeTable;
 use serde_json::Value;
+
+use crate::decoder::{Decoder, DecoderLayer, Frame};
+use crate::text_part::TextWeights;
 
 use crate::qwen3::refuse_windows;
 
@@ -39,12 +41,6 @@ struct Config {
     tie_word_embeddings: bool,
 }
 
-struct Qwen3Moe {
-    embed_tokens: Embedding,
-    layers: Vec<Layer>,
-    head: Head,
-}
-
 struct Layer {
     input_norm: RmsNorm,
     attention: Attention,
@@ -57,17 +53,7 @@ enum FeedForward {
     Sparse(Moe),
 }
 
-impl Model for Qwen3Moe {
-    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
-        let mut x = self.embed_tokens.forward(batch)?;
-        for layer in &self.layers {
-            layer.forward(&mut x, batch, cache)?;
-        }
-        self.head.forward(x, batch)
-    }
-}
-
-impl Layer {
+impl DecoderLayer for Layer {
     fn forward(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<()> {
         let normed = x.norm(&self.input_norm)?;
         x.add(self.attention.forward(&normed, batch, cache)?);
@@ -78,7 +64,9 @@ impl Layer {
         });
         Ok(())
     }
+}
 
+impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
         let (hidden, head_dim, eps) = (config.hidden_size, config.head_dim, config.rms_norm_eps);
         let norm = |name| Ok(RmsNorm::new(weights.norm(name, hidden)?, eps));
@@ -100,18 +88,10 @@ impl Layer {
     }
 }
 
-impl Qwen3Moe {
-    fn new(config: &Config, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
-        let inner = weights.pp("model");
-        let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
-        let layer = |index| Layer::new(config, index, rope.clone(), &inner.pp("layers").pp(index));
-        let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
-        let layers = (0..config.is_sparse.len()).map(layer).collect::<Result<_, _>>()?;
-        let norm = RmsNorm::new(inner.norm("norm", config.hidden_size)?, config.rms_norm_eps);
-        let table = [config.vocab_size, config.hidden_size];
-        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, weights)?;
-        Ok(Self { embed_tokens: Embedding::new(embed_tokens), layers, head })
-    }
+fn decoder(config: &Config, weights: &Weights<'_>) -> Result<Decoder<Layer>, CheckpointError> {
+    let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
+    let layer = |index, weights: &Weights<'_>| Layer::new(config, index, rope.clone(), weights);
+    Decoder::load(&config.frame(), &TextWeights::of(weights), config.is_sparse.len(), layer)
 }
 
 impl Config {
@@ -150,6 +130,15 @@ impl Config {
         }
         parsed.attention_shape().check()?;
         Ok(parsed)
+    }
+
+    fn frame(&self) -> Frame {
+        Frame {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            rms_norm_eps: self.rms_norm_eps,
+            tie_word_embeddings: self.tie_word_embeddings,
+        }
     }
 
     fn attention_shape(&self) -> AttentionShape {
@@ -207,5 +196,5 @@ pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
 }
 
 pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {
-    Ok(Box::new(Qwen3Moe::new(&Config::parse(config)?, weights)?))
+    Ok(Box::new(decoder(&Config::parse(config)?, weights)?))
 }

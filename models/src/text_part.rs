@@ -21,6 +21,13 @@ pub(crate) struct TextWeights<'a> {
     pub(crate) outer: Weights<'a>,
 }
 
+impl<'a> TextWeights<'a> {
+    /// Of a model that is text alone.
+    pub(crate) fn of(weights: &Weights<'a>) -> Self {
+        Self { inner: weights.pp("model"), outer: weights.clone() }
+    }
+}
+
 /// Whether the config is of a model that also sees.
 fn also_sees(config: &Value) -> bool {
     let names = config["architectures"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -49,7 +56,7 @@ pub(crate) fn fields<'a>(
 /// Finds the text model's weights, and sets aside those of the vision tower.
 pub(crate) fn weights<'a>(config: &Value, weights: &Weights<'a>) -> TextWeights<'a> {
     if !also_sees(config) {
-        return TextWeights { inner: weights.pp("model"), outer: weights.clone() };
+        return TextWeights::of(weights);
     }
     VISION.iter().for_each(|name| weights.pp(name).ignore_all());
     if weights.has("language_model.") {

@@ -14,7 +14,7 @@ fn made_up_weights_load_the_experts_evenly() {
         "rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0}, "dtype": "bfloat16"});
     let weights = Weights::dummy(&json, 7, Activations::F32, |_| {}).unwrap();
     let config = Config::parse(&json).unwrap();
-    let model = GptOss::new(&config, &weights).unwrap();
+    let model = decoder(&config, &weights).unwrap();
     let (batch, cache) = prompts(&info(&json).unwrap(), 16);
     let mut x = model.embed_tokens.forward(&batch).unwrap();
     let mut loads = Vec::new();

@@ -14,7 +14,7 @@ fn made_up_weights_load_the_experts_evenly() {
         "max_position_embeddings": 256, "dtype": "bfloat16"});
     let weights = Weights::dummy(&json, 7, Activations::F32, |_| {}).unwrap();
     let config = Config::parse(&json).unwrap();
-    let model = Qwen3Moe::new(&config, &weights).unwrap();
+    let model = decoder(&config, &weights).unwrap();
     let (batch, cache) = prompts(&info(&json).unwrap(), 16);
     let mut x = model.embed_tokens.forward(&batch).unwrap();
     let mut loads = Vec::new();
