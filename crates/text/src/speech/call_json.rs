@@ -72,6 +72,21 @@ impl CallJson {
         self.held
     }
 
+    /// Takes characters off the front of `text` up to where the call ends, well or not; all of them, and `None`, if it
+    /// does not. `names` are the functions'.
+    pub(super) fn take_from(&mut self, text: &mut String, names: &[String], said: &mut Said) -> Option<Step> {
+        let whole = std::mem::take(text);
+        for (at, c) in whole.char_indices() {
+            let step = self.push(c, said, &|name| names.iter().any(|known| known == name));
+            if step != Step::More {
+                let taken = at + if step == Step::Done { c.len_utf8() } else { 0 };
+                whole[taken..].clone_into(text);
+                return Some(step);
+            }
+        }
+        None
+    }
+
     /// Takes one character. `is_known` tells whether a name is a function's.
     pub(super) fn push(&mut self, c: char, said: &mut Said, is_known: &dyn Fn(&str) -> bool) -> Step {
         if !self.has_begun && self.held.len() > MAX_HELD {

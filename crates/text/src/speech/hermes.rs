@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::call_json::{CallJson, Step};
+use super::call_json::CallJson;
 use super::markers::{Scan, scan};
 use super::{Reader, Said};
 
@@ -82,19 +82,11 @@ impl Hermes {
     /// Whether the call has ended.
     fn call(&mut self, said: &mut Said) -> bool {
         let State::Call(call) = &mut self.state else { return false };
-        let held = std::mem::take(&mut self.held);
-        let names = &self.names;
-        for (at, c) in held.char_indices() {
-            let step = call.push(c, said, &|name| names.iter().any(|known| known == name));
-            if step == Step::More {
-                continue;
-            }
-            let taken = at + if step == Step::Done { c.len_utf8() } else { 0 };
-            held[taken..].clone_into(&mut self.held);
+        let has_ended = call.take_from(&mut self.held, &self.names, said).is_some();
+        if has_ended {
             self.end_call(said);
-            return true;
         }
-        false
+        has_ended
     }
 
     /// A call that was not begun is content as it stands.

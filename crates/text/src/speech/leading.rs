@@ -131,18 +131,10 @@ impl Leading {
 
     fn json(&mut self, said: &mut Said) -> bool {
         let State::Json(call) = &mut self.state else { return false };
-        let held = std::mem::take(&mut self.held);
-        let names = &self.names;
-        for (at, c) in held.char_indices() {
-            let step = call.push(c, said, &|name| names.iter().any(|known| known == name));
-            if step == Step::More {
-                continue;
-            }
-            let taken = at + if step == Step::Done { c.len_utf8() } else { 0 };
-            held[taken..].clone_into(&mut self.held);
-            return self.end_json(step, said);
+        match call.take_from(&mut self.held, &self.names, said) {
+            Some(step) => self.end_json(step, said),
+            None => false,
         }
-        false
     }
 
     fn end_json(&mut self, step: Step, said: &mut Said) -> bool {
