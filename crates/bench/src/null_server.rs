@@ -207,9 +207,11 @@ async fn reply(stream: &mut TcpStream, config: &NullServerConfig, body: &[u8], c
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     let role = event(r#"{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}"#, "");
     stream.write_all(format!("{head}{}", if chat { &role } else { "" }).as_bytes()).await?;
-    for _ in 0..tokens {
+    let began = tokio::time::Instant::now();
+    for token_number in 1..=tokens {
         match config.pace {
-            Some(pace) => tokio::time::sleep(pace).await,
+            // By the clock, so that a token that comes late makes none of those behind it late.
+            Some(pace) => tokio::time::sleep_until(began + pace * token_number).await,
             // The socket takes many tokens before it would block; the other connections are to have their turn.
             None => tokio::task::yield_now().await,
         }
