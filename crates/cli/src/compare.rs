@@ -1,11 +1,12 @@
 //! `plimsoll compare`: saturation reports side by side.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use plimsoll_bench::{Candidate, CompareOptions, Comparison, SaturationReport};
 
+use crate::name::name_of;
 use crate::report;
 
 /// What `compare` takes.
@@ -66,14 +67,6 @@ fn wanted(files: usize, serves_all: bool) -> String {
     if serves_all { format!("once, or {files} times") } else { format!("{files} times, or not at all") }
 }
 
-/// A file's name without its ending; of a `saturation.json`, its folder's.
-fn name_of(path: &Path) -> String {
-    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let usual = whole.file_name().is_some_and(|name| name == "saturation.json");
-    let named = if usual { whole.parent().and_then(Path::file_name) } else { whole.file_stem() };
-    named.map_or_else(|| "report".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,11 +80,5 @@ mod tests {
         }
         let error = check("--names", 1, 3, false).expect_err("too few").to_string();
         assert!(error.contains("--names is given 1 times for 3 files; give it 3 times"), "{error}");
-    }
-
-    #[test]
-    fn a_report_is_called_by_its_file_or_its_folder() {
-        assert_eq!(name_of(Path::new("/runs/h200.json")), "h200");
-        assert_eq!(name_of(Path::new("/runs/h200/saturation.json")), "h200");
     }
 }

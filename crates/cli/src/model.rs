@@ -12,6 +12,7 @@ use crate::catalogue::{Catalogue, Entry};
 use crate::config::{Config, Model, Steps};
 use crate::device::{self, Compute};
 use crate::means::Means;
+use crate::name::name_of;
 use crate::source::Source;
 use crate::start_times::StartTimes;
 use crate::{machine, pull};
@@ -79,17 +80,6 @@ fn named(entry: &Entry) -> (String, Place) {
     (entry.name.clone(), Place::Catalogue(entry.clone()))
 }
 
-/// A file's name without its ending; a folder's, and that of the folder of a file called config.json.
-fn name_of(path: &Path) -> String {
-    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let name = match whole.file_name() {
-        Some(name) if name == "config.json" => whole.parent().and_then(Path::file_name),
-        name if whole.is_dir() => name,
-        _ => whole.file_stem(),
-    };
-    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
 impl Place {
     /// Brings the checkpoint here if need be, and opens it.
     ///
@@ -137,7 +127,7 @@ impl Found {
         match &self.means.compute {
             Compute::Gpu(device) => Ok(gpu::info(device)?.name),
             Compute::Cpu => Ok(machine::cpu_name()),
-            Compute::Null => Ok("null".into()),
+            Compute::Null(pace) => Ok(format!("null:{pace}")),
         }
     }
 

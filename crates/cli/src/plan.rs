@@ -29,9 +29,9 @@ const BLOCK_SIZE: u32 = 16;
 /// What `plan` takes.
 #[derive(Args, Debug)]
 pub(crate) struct PlanOptions {
-    /// The model's config.json, or a folder that has one; see configs/architectures
+    /// The model's config.json, or a folder that has one; see configs/architectures. Only `--gpu list` needs none
     #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    model: Option<PathBuf>,
 
     /// The GPU by name, for instance h200; `--gpu list` names them all
     #[arg(long, value_name = "NAME")]
@@ -168,12 +168,12 @@ impl Quantize {
         }
     }
 
-    /// Bits a weight, scales included: int4 in groups of 32 with a scale of 16 bits, mxfp4 in blocks of 32 with one of
-    /// 8; what int8 and fp8 have a row is too little to count.
+    /// Bits a weight, scales included: int4 in groups of 64 with 6 bytes for a scale and a zero, mxfp4 in blocks of 32
+    /// with a scale of 8 bits; what int8 and fp8 have a row is too little to count.
     fn bits(self) -> f64 {
         match self {
             Self::Int8 | Self::Fp8 => 8.0,
-            Self::Int4 => 4.5,
+            Self::Int4 => 4.75,
             Self::Mxfp4 => 4.25,
         }
     }
@@ -259,7 +259,7 @@ fn plan(options: &PlanOptions) -> Result<Plan> {
     let Some(gpu) = Gpu::find(&options.gpu) else {
         bail!("there are no numbers of a GPU called '{}'; give one of {}", options.gpu, names.join(", "));
     };
-    let config = read_config(&options.model)?;
+    let config = read_config(options.model()?)?;
     let info = (plimsoll_models::find(&config)?.info)(&config)?;
     let sizes = Sizes::new(&config)?;
     let weights = sizes.weight_bytes(options.quantize);
@@ -279,6 +279,10 @@ fn plan(options: &PlanOptions) -> Result<Plan> {
 }
 
 impl PlanOptions {
+    fn model(&self) -> Result<&Path> {
+        self.model.as_deref().context("which model? Give --model a config.json, or a folder that has one")
+    }
+
     fn check(&self) -> Result<()> {
         let share = self.gpu_memory_utilization;
         ensure!((0.05..=1.0).contains(&share), "--gpu-memory-utilization is {share}; give 0.05 to 1");
@@ -340,14 +344,6 @@ fn read_config(path: &Path) -> Result<Value> {
     let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
     let whole = std::fs::read(&file).with_context(|| format!("cannot read --model {}", file.display()))?;
     serde_json::from_slice(&whole).with_context(|| format!("--model {} is not a config.json", file.display()))
-}
-
-/// A file's name without its ending; of one called config.json, its folder's.
-fn name_of(path: &Path) -> String {
-    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let is_config = whole.file_name().is_some_and(|name| name == "config.json");
-    let named = if is_config { whole.parent().and_then(Path::file_name) } else { whole.file_stem() };
-    named.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

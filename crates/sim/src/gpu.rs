@@ -12,8 +12,6 @@ pub struct Gpu {
     pub bandwidth: f64,
     /// Floating-point operations a second of bf16 matrix products with f32 sums.
     pub bf16_flops: f64,
-    /// The same in fp8. None: the GPU has no such units.
-    pub fp8_flops: Option<f64>,
     /// The document that says so.
     pub source: &'static str,
 }
@@ -22,41 +20,36 @@ const fn gpu(
     name: &'static str,
     full_name: &'static str,
     (memory_gb, bandwidth_gb): (u64, f64),
-    (bf16_tflops, fp8_tflops): (f64, Option<f64>),
+    bf16_tflops: f64,
     source: &'static str,
 ) -> Gpu {
-    let fp8_flops = match fp8_tflops {
-        Some(tflops) => Some(tflops * 1e12),
-        None => None,
-    };
     Gpu {
         name,
         full_name,
         memory_bytes: memory_gb * 1_000_000_000,
         bandwidth: bandwidth_gb * 1e9,
         bf16_flops: bf16_tflops * 1e12,
-        fp8_flops,
         source,
     }
 }
 
 const GPUS: [Gpu; 12] = [
-    gpu("b200", "NVIDIA B200", (180, 8000.0), (2250.0, Some(4500.0)), "NVIDIA DGX B200 datasheet, an eighth of it"),
-    gpu("h200", "NVIDIA H200 SXM", (141, 4800.0), (989.5, Some(1979.0)), "NVIDIA H200 Tensor Core GPU datasheet"),
-    gpu("h100", "NVIDIA H100 SXM", (80, 3350.0), (989.5, Some(1979.0)), "NVIDIA H100 Tensor Core GPU datasheet"),
-    gpu("h100-nvl", "NVIDIA H100 NVL", (94, 3900.0), (835.5, Some(1671.0)), "NVIDIA H100 Tensor Core GPU datasheet"),
-    gpu("h100-pcie", "NVIDIA H100 PCIe", (80, 2000.0), (756.5, Some(1513.0)), "NVIDIA H100 PCIe product brief"),
-    gpu("a100", "NVIDIA A100 80GB SXM", (80, 2039.0), (312.0, None), "NVIDIA A100 Tensor Core GPU datasheet"),
-    gpu("a100-pcie", "NVIDIA A100 80GB PCIe", (80, 1935.0), (312.0, None), "NVIDIA A100 Tensor Core GPU datasheet"),
-    gpu("a100-40gb", "NVIDIA A100 40GB", (40, 1555.0), (312.0, None), "NVIDIA A100 Tensor Core GPU architecture"),
-    gpu("l40s", "NVIDIA L40S", (48, 864.0), (362.05, Some(733.0)), "NVIDIA L40S datasheet"),
-    gpu("l4", "NVIDIA L4", (24, 300.0), (121.0, Some(242.5)), "NVIDIA L4 Tensor Core GPU datasheet"),
-    gpu("a10", "NVIDIA A10", (24, 600.0), (125.0, None), "NVIDIA A10 Tensor Core GPU datasheet"),
+    gpu("b200", "NVIDIA B200", (180, 8000.0), 2250.0, "NVIDIA DGX B200 datasheet, an eighth of it"),
+    gpu("h200", "NVIDIA H200 SXM", (141, 4800.0), 989.5, "NVIDIA H200 Tensor Core GPU datasheet"),
+    gpu("h100", "NVIDIA H100 SXM", (80, 3350.0), 989.5, "NVIDIA H100 Tensor Core GPU datasheet"),
+    gpu("h100-nvl", "NVIDIA H100 NVL", (94, 3900.0), 835.5, "NVIDIA H100 Tensor Core GPU datasheet"),
+    gpu("h100-pcie", "NVIDIA H100 PCIe", (80, 2000.0), 756.5, "NVIDIA H100 PCIe product brief"),
+    gpu("a100", "NVIDIA A100 80GB SXM", (80, 2039.0), 312.0, "NVIDIA A100 Tensor Core GPU datasheet"),
+    gpu("a100-pcie", "NVIDIA A100 80GB PCIe", (80, 1935.0), 312.0, "NVIDIA A100 Tensor Core GPU datasheet"),
+    gpu("a100-40gb", "NVIDIA A100 40GB", (40, 1555.0), 312.0, "NVIDIA A100 Tensor Core GPU architecture"),
+    gpu("l40s", "NVIDIA L40S", (48, 864.0), 362.05, "NVIDIA L40S datasheet"),
+    gpu("l4", "NVIDIA L4", (24, 300.0), 121.0, "NVIDIA L4 Tensor Core GPU datasheet"),
+    gpu("a10", "NVIDIA A10", (24, 600.0), 125.0, "NVIDIA A10 Tensor Core GPU datasheet"),
     gpu(
         "rtx-4090",
         "NVIDIA GeForce RTX 4090",
         (24, 1008.0),
-        (165.2, Some(330.3)),
+        165.2,
         "NVIDIA Ada GPU architecture whitepaper, appendix A",
     ),
 ];
@@ -90,15 +83,12 @@ mod tests {
         assert_eq!(Gpu::find("tpu"), None);
     }
 
-    /// A slipped digit would show: every GPU of the table has between 40 and 500 operations for each byte it reads, and
-    /// twice as many in fp8 within a hundredth.
+    /// A slipped digit would show: every GPU of the table has between 40 and 500 operations for each byte it reads.
     #[test]
     fn the_numbers_hang_together() {
         for gpu in gpus() {
             let intensity = gpu.bf16_flops / gpu.bandwidth;
             assert!((40.0..500.0).contains(&intensity), "{}: {intensity}", gpu.name);
-            let ratio = gpu.fp8_flops.map_or(2.0, |fp8| fp8 / gpu.bf16_flops);
-            assert!((1.98..2.03).contains(&ratio), "{}: {ratio}", gpu.name);
             assert!((20..=200).contains(&(gpu.memory_bytes / 1_000_000_000)), "{}", gpu.name);
         }
     }

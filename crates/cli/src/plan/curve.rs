@@ -1,7 +1,7 @@
 //! The ladder of `plimsoll saturate`, climbed in virtual time.
 
 use anyhow::{Context, Result, bail};
-use plimsoll_bench::{Answer, Measured, RungPoint, SearchConfig, Step, next_step};
+use plimsoll_bench::{Answer, Measured, RungPoint, SearchConfig, Step, nearest_rank, next_step};
 use plimsoll_runner::MemoryPlan;
 use plimsoll_sched::{Policy, Scheduler, SchedulerConfig, WaitingLimits};
 use plimsoll_sim::{Bound, ClosedLoop, ClosedLoopReport, Efficiency, Roofline};
@@ -190,9 +190,6 @@ fn rung(clients: u32, report: &ClosedLoopReport, roofline_tokens_per_s: f64, max
 }
 
 fn percentiles(ascending: &[f64]) -> Percentiles {
-    let rank = |percent: f64| {
-        let rank = (percent / 100.0 * ascending.len() as f64).ceil().max(1.0) as usize;
-        ascending.get(rank - 1).copied().unwrap_or(0.0)
-    };
+    let rank = |percent: f64| nearest_rank(ascending, 0, percent).unwrap_or(0.0);
     Percentiles { p50: rank(50.0), p95: rank(95.0), p99: rank(99.0) }
 }

@@ -11,6 +11,7 @@ use super::curve::{Binds, Curve, Rung};
 use super::work::Sizes;
 use super::{KvType, PlanOptions, Quantize};
 use crate::bytes::ByteSize;
+use crate::name::name_of;
 
 /// Name and version of the JSON.
 pub(super) const SCHEMA: &str = "plimsoll.plan/1";
@@ -93,7 +94,7 @@ impl Plan {
         Self {
             schema: SCHEMA,
             tool_version: env!("CARGO_PKG_VERSION"),
-            model: super::name_of(&options.model),
+            model: options.model.as_deref().map(name_of).unwrap_or_default(),
             parameters: sizes.parameters,
             active_parameters: sizes.active_parameters(),
             quantize: options.quantize,

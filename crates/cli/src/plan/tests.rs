@@ -130,6 +130,14 @@ fn the_same_options_give_the_same_plan_and_say_that_it_is_one() {
 }
 
 #[test]
+fn a_list_of_gpus_needs_no_model() {
+    let options = |gpu| Command::try_parse_from(["plan", "--gpu", gpu]).expect("valid options").options;
+    run(&options("list")).expect("a list");
+    let error = run(&options("h200")).expect_err("no model");
+    assert!(error.to_string().contains("--model"), "{error}");
+}
+
+#[test]
 fn a_plan_is_json_and_a_page() {
     let plan = planned("gpt-oss-20b", "h200", &["--quantize", "mxfp4"]).expect("a plan");
     let json = serde_json::to_value(&plan).expect("JSON");
