@@ -1,7 +1,6 @@
 //! One streaming request: sends a body, reads the event stream as it comes, and makes a record of it, whatever happens.
 //!
-//! Works against any OpenAI-compatible server, over http and https, with kept-alive connections. A proxy set in the
-//! environment is not used: its time would be measured as the server's.
+//! Works against any OpenAI-compatible server, over http and https, with kept-alive connections.
 //!
 //! Some servers (llama.cpp's among them) close a connection after a streamed reply without having said so. A client
 //! that sends its next request at once then loses it through no fault that a user would see. Such a request is sent
@@ -12,21 +11,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use plimsoll_endpoint::{Reuse, SseEvent, SseParser, http_client, refusal, shorten, with_causes};
 use reqwest::{Response, Url};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::delta::{self, Delta, Finish};
-use crate::error::{BenchError, Result};
+use crate::error::Result;
 use crate::load::Phase;
 use crate::record::{Outcome, RequestRecord};
-use crate::sse::{SseEvent, SseParser};
 use crate::stop::reached;
 use crate::timeline::Timeline;
 
-/// How much of an error reply is read.
-const MAX_ERROR_BODY: usize = 64 << 10;
 /// How long the end of the HTTP body may lag behind `[DONE]` before the connection is given up.
 const DRAIN: Duration = Duration::from_millis(250);
 /// After so many requests lost on closed connections, no connection of this server is used twice.
@@ -174,68 +170,20 @@ pub(crate) struct HttpClients {
 impl HttpClients {
     /// Clients for the server at `url`: one pair a run.
     pub(crate) fn new(url: &Url, api_key: Option<&str>, connect_timeout: Duration) -> Result<Self> {
-        let build = |idle| build_client(url, api_key, connect_timeout, idle);
-        Ok(Self { kept: build(usize::MAX)?, fresh: build(0)? })
+        let client = |reuse| http_client(url, api_key, connect_timeout, reuse);
+        Ok(Self { kept: client(Reuse::Always)?, fresh: client(Reuse::Never)? })
     }
-}
-
-fn build_client(url: &Url, api_key: Option<&str>, connect_timeout: Duration, idle: usize) -> Result<reqwest::Client> {
-    // An error means that the program has chosen a provider before us, which serves as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));
-    if let Some(key) = api_key {
-        let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
-            .map_err(|_| BenchError::Config("the API key holds characters that no HTTP header can".to_owned()))?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-    }
-    let mut builder = reqwest::Client::builder()
-        .default_headers(headers)
-        .connect_timeout(connect_timeout)
-        .pool_max_idle_per_host(idle)
-        .redirect(reqwest::redirect::Policy::none())
-        .http1_only()
-        .no_proxy();
-    if url.scheme() == "http" {
-        // Without this a system that has no CA certificates could not even be measured over plain HTTP.
-        builder = builder.tls_certs_only([]);
-    }
-    builder.build().map_err(BenchError::Client)
 }
 
 /// Makes the record of a reply that is no stream.
-async fn refused(mut response: Response, reply: &mut Reply) {
+async fn refused(response: Response, reply: &mut Reply) {
     let status = response.status();
     let outcome = match status.as_u16() {
         429 => Outcome::TooManyRequests,
         503 => Outcome::Unavailable,
         _ => Outcome::HttpOther,
     };
-    let mut body = Vec::new();
-    while body.len() < MAX_ERROR_BODY
-        && let Ok(Some(piece)) = response.chunk().await
-    {
-        body.extend_from_slice(&piece);
-    }
-    let message = match serde_json::from_slice::<serde_json::Value>(&body) {
-        Ok(json) => delta::fault_message(json.get("error").unwrap_or(&json)),
-        Err(_) => delta::shorten(&String::from_utf8_lossy(&body)),
-    };
-    reply.fail(outcome, format!("{status}: {message}"));
-}
-
-/// An error with what caused it; reqwest keeps the interesting part in the causes.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    delta::shorten(&text)
+    reply.fail(outcome, format!("{status}: {}", refusal(response).await));
 }
 
 /// A reply as far as it has come.
@@ -298,7 +246,7 @@ impl Reply {
                 Err(why) => self.fail(Outcome::Malformed, why),
             },
             SseEvent::Error(payload) => {
-                let message = delta::shorten(&String::from_utf8_lossy(payload));
+                let message = shorten(&String::from_utf8_lossy(payload));
                 self.fail(Outcome::InBandError, message);
             }
         }

@@ -5,12 +5,10 @@
 
 use std::fmt;
 
+use plimsoll_endpoint::{fault_message, shorten};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::Value;
-
-/// The longest fault message that is kept.
-const MAX_FAULT_CHARS: usize = 300;
 
 /// No reply has so many tokens: a count beyond is cut to it, so that the sum of all can be formed.
 const MOST_TOKENS: u64 = 1 << 32;
@@ -55,20 +53,6 @@ pub(crate) fn read_delta(payload: &[u8]) -> Result<Delta, String> {
     };
     let usage = chunk.usage.and_then(WireUsage::complete);
     Ok(Delta { content: chunk.choices.content, other: chunk.choices.other, finish: chunk.choices.finish, usage, fault })
-}
-
-/// The text of an `error` value, whatever its shape.
-pub(crate) fn fault_message(error: &Value) -> String {
-    let text = error.get("message").and_then(Value::as_str).or(error.as_str());
-    shorten(&text.map_or_else(|| error.to_string(), str::to_owned))
-}
-
-/// At most [`MAX_FAULT_CHARS`] of a message.
-pub(crate) fn shorten(text: &str) -> String {
-    match text.char_indices().nth(MAX_FAULT_CHARS) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 #[derive(Deserialize)]

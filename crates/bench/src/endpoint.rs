@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+pub(crate) use plimsoll_endpoint::Base;
+use plimsoll_endpoint::only_model;
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use crate::client::with_causes;
 use crate::config::{Endpoint, EndpointKind};
-use crate::error::{BenchError, Result};
+use crate::error::Result;
 
 /// How a server is asked its small questions: each within `patience`, so that one that hangs delays a run, not stops it.
 #[derive(Clone, Copy, Debug)]
@@ -17,58 +18,19 @@ pub(crate) struct Asking<'a> {
     pub(crate) patience: Duration,
 }
 
-/// The root of a server: no trailing slash, no `/v1`.
-#[derive(Clone, Debug)]
-pub(crate) struct Base(Url);
-
-impl Base {
-    pub(crate) fn parse(text: &str) -> Result<Self> {
-        let wrong = |why: &str| BenchError::Url { url: text.to_owned(), why: why.to_owned() };
-        let trimmed = text.trim().trim_end_matches('/');
-        let root = trimmed.strip_suffix("/v1").unwrap_or(trimmed);
-        let url = Url::parse(&format!("{root}/")).map_err(|error| wrong(&error.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(wrong("it must begin with http:// or https:// and a host"));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong("it must have no query"));
-        }
-        Ok(Self(url))
-    }
-
-    pub(crate) fn root(&self) -> &Url {
-        &self.0
-    }
-
-    pub(crate) fn join(&self, path: &str) -> Url {
-        self.0.join(path).expect("a relative path joins any http URL")
-    }
-
-    /// Where requests for tokens go.
-    pub(crate) fn generate(&self, kind: EndpointKind) -> Url {
-        self.join(match kind {
-            EndpointKind::Chat => "v1/chat/completions",
-            EndpointKind::Completions => "v1/completions",
-        })
-    }
+/// Where requests for tokens go.
+pub(crate) fn generate(base: &Base, kind: EndpointKind) -> Url {
+    base.join(match kind {
+        EndpointKind::Chat => "v1/chat/completions",
+        EndpointKind::Completions => "v1/completions",
+    })
 }
 
 /// The model that requests name: the configured one, else the only one the server lists.
 pub(crate) async fn find_model(asking: Asking<'_>, endpoint: &Endpoint) -> Result<String> {
-    if let Some(model) = &endpoint.model {
-        return Ok(model.clone());
-    }
-    let url = asking.base.join("v1/models");
-    let unreachable = |why: String| BenchError::Unreachable { url: url.to_string(), why };
-    let request = asking.http.get(url.clone()).timeout(asking.patience);
-    let response = request.send().await.map_err(|error| unreachable(with_causes(&error)))?;
-    let response = response.error_for_status().map_err(|error| unreachable(with_causes(&error)))?;
-    let list: Value = response.json().await.map_err(|error| unreachable(with_causes(&error)))?;
-    let entries = list.get("data").and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut names: Vec<String> = entries.iter().filter_map(|m| Some(m.get("id")?.as_str()?.to_owned())).collect();
-    match names.len() {
-        1 => Ok(names.remove(0)),
-        _ => Err(BenchError::ModelChoice { url: url.to_string(), names }),
+    match &endpoint.model {
+        Some(model) => Ok(model.clone()),
+        None => Ok(only_model(asking.http, asking.base, asking.patience).await?),
     }
 }
 
@@ -121,28 +83,5 @@ impl<'a> RemoteTokenizer<'a> {
         let counted = reply.get("count").and_then(Value::as_u64);
         let listed = || reply.get("tokens").and_then(Value::as_array).map(|tokens| tokens.len() as u64);
         u32::try_from(counted.or_else(listed)?).ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base_urls_in_every_form() {
-        for text in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/", " http://h:1 "] {
-            let base = Base::parse(text).expect(text);
-            assert_eq!(base.generate(EndpointKind::Chat).as_str(), "http://h:1/v1/chat/completions");
-            assert_eq!(base.join("tokenize").as_str(), "http://h:1/tokenize");
-        }
-        let base = Base::parse("https://h/some/prefix/v1").expect("a prefix");
-        assert_eq!(base.generate(EndpointKind::Completions).as_str(), "https://h/some/prefix/v1/completions");
-    }
-
-    #[test]
-    fn what_is_no_base_url_is_refused() {
-        for text in ["", "localhost:8000", "127.0.0.1:8000", "ftp://h", "http://", "http://h?x=1"] {
-            assert!(Base::parse(text).is_err(), "{text}");
-        }
     }
 }

@@ -3,17 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use plimsoll_endpoint::EndpointError;
+
 /// Why a run could not be started or its report not be written. Each message says what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    #[error("`{url}` is not a usable base URL ({why}); give one like http://127.0.0.1:8000")]
-    Url { url: String, why: String },
-    #[error("the HTTP client could not be built: {0}; for https the system needs CA certificates (ca-certificates)")]
-    Client(#[source] reqwest::Error),
-    #[error("{url} did not answer: {why}; is the server up, and is the address right?")]
-    Unreachable { url: String, why: String },
-    #[error("{url} lists {}; name one with --model", if .names.is_empty() { "no model".to_owned() } else { .names.join(", ") })]
-    ModelChoice { url: String, names: Vec<String> },
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     #[error("cannot read the prompts in {}: {why}", path.display())]
     Prompts { path: PathBuf, why: String },
     #[error("none of the {loaded} prompts of {source_name} has {min} to {max} tokens; widen the length filter")]

@@ -4,7 +4,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`config`](BenchConfig) | what to measure, resolved and serializable, so that a report carries it |
-//! | `sse`, `delta`, `client` | one streaming request: bytes to events, events to token deltas, deltas to a record |
+//! | `delta`, `client` | one streaming request: events to token deltas, deltas to a record |
 //! | `record` | what is kept of one request, and its outcome by cause |
 //! | `selection` | which conversations are sent, of which lengths, in which order |
 //! | `prompts`, `synthetic`, `lengths`, `trace` | files of prompts, random texts, distributions, traces |
@@ -52,7 +52,6 @@ mod selection;
 mod series;
 mod slo;
 mod source;
-mod sse;
 mod stats;
 mod stop;
 mod summary;

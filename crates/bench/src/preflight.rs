@@ -9,7 +9,7 @@ use crate::arrivals::Arrivals;
 use crate::client::{Client, HttpClients};
 use crate::config::{EndpointKind, Generation, Workload};
 use crate::conversation::Conversation;
-use crate::endpoint::Base;
+use crate::endpoint::{Base, generate};
 use crate::error::Result;
 use crate::load::{LoadPlan, drive};
 use crate::null_server::{NullServer, NullServerConfig};
@@ -55,7 +55,7 @@ pub async fn measure_client_ceiling(url: Option<&str>, tokens: u32) -> Result<Cl
     let address = url.map(str::to_owned).or_else(|| own.as_ref().map(NullServer::url)).expect("one of the two");
     let base = Base::parse(&address)?;
     let http = HttpClients::new(base.root(), None, REQUEST_TIMEOUT)?;
-    let client = Arc::new(Client::new(http, base.generate(EndpointKind::Chat), REQUEST_TIMEOUT));
+    let client = Arc::new(Client::new(http, generate(&base, EndpointKind::Chat), REQUEST_TIMEOUT));
     let prompts = vec![Conversation::single("How fast is the client?", 6)];
     let generation = Generation { max_tokens: tokens, ..Generation::default() };
     let source = RequestSource::new(EndpointKind::Chat, "null", &generation, &Workload::default(), prompts)?;

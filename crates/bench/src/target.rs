@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::arrivals::Arrivals;
 use crate::client::{Client, Clock, HttpClients};
 use crate::config::{Endpoint, Generation, PromptSource, Workload};
-use crate::endpoint::{Asking, Base, RemoteTokenizer, find_model};
+use crate::endpoint::{Asking, Base, RemoteTokenizer, find_model, generate};
 use crate::error::{BenchError, Result};
 use crate::findings::Finding;
 use crate::load::{Live, LoadPlan, Phase, drive};
@@ -88,12 +88,12 @@ impl Target {
         let job = if config.check_usage { source.session().next_job() } else { None };
         let usage = match (tokenizer, job) {
             (Some(tokenizer), Some(job)) => {
-                let check = check_usage(asking, &tokenizer, base.generate(kind), job.body);
+                let check = check_usage(asking, &tokenizer, generate(&base, kind), job.body);
                 timeout(config.request_timeout, check).await.ok().flatten()
             }
             _ => None,
         };
-        let client = Arc::new(Client::new(http.clone(), base.generate(kind), config.request_timeout));
+        let client = Arc::new(Client::new(http.clone(), generate(&base, kind), config.request_timeout));
         Ok(Self {
             usage,
             model,

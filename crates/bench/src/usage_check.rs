@@ -2,12 +2,12 @@
 //! the server's own tokenizer.
 
 use bytes::Bytes;
+use plimsoll_endpoint::{SseEvent, SseParser};
 use reqwest::Url;
 use serde_json::Value;
 
 use crate::endpoint::{Asking, RemoteTokenizer};
 use crate::findings::{Finding, FindingKind};
-use crate::sse::{SseEvent, SseParser};
 
 /// No reply to a benchmark's request is longer.
 const LARGEST_REPLY: usize = 4 << 20;

@@ -1,9 +1,11 @@
-//! What is asked of an OpenAI-compatible server: its model, one streamed answer, the log probabilities of a text. A proxy
-//! set in the environment is not used.
+//! What is asked of an OpenAI-compatible server: its model, one streamed answer, the log probabilities of a text.
 
 use std::time::{Duration, Instant};
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use plimsoll_endpoint::{
+    Base, EndpointError, Reuse, SseEvent, SseParser, fault_message, http_client, only_model, read_limited, refusal,
+    shorten, with_causes,
+};
 use reqwest::{Response, Url};
 use serde_json::{Value, json};
 
@@ -11,14 +13,15 @@ use crate::error::{EvalError, Result};
 
 /// The longest reply that is taken, in bytes.
 const MAX_REPLY: usize = 32 << 20;
-const MAX_MESSAGE: usize = 500;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For opening a connection, and for each small question.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One model of one server.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
-    base: Url,
+    base: Base,
+    request_timeout: Duration,
     pub(crate) model: String,
 }
 
@@ -59,71 +62,57 @@ impl Client {
         model: Option<&str>,
         request_timeout: Duration,
     ) -> Result<Self> {
-        let base = parse_base(url)?;
-        let http = http_client(&base, api_key, request_timeout)?;
-        let mut client = Self { http, base, model: model.unwrap_or_default().to_owned() };
-        if model.is_none() {
-            client.model = client.only_model().await?;
-        }
-        Ok(client)
+        let base = Base::parse(url)?;
+        let http = http_client(base.root(), api_key, PATIENCE, Reuse::Always)?;
+        let model = match model {
+            Some(model) => model.to_owned(),
+            None => only_model(&http, &base, PATIENCE).await?,
+        };
+        Ok(Self { http, base, request_timeout, model })
     }
 
     /// Whether the server is on this machine, as far as the URL tells.
     pub(crate) fn is_local(&self) -> bool {
-        self.base.host_str().is_some_and(|host| matches!(host, "127.0.0.1" | "localhost" | "[::1]"))
-    }
-
-    async fn only_model(&self) -> Result<String> {
-        let url = self.join("v1/models");
-        let reply = self.http.get(url.clone()).send().await.map_err(|error| unreachable(&url, &error))?;
-        let list: Value = read_json(&url, accepted(&url, reply).await?).await?;
-        let entries = list["data"].as_array().cloned().unwrap_or_default();
-        let mut names: Vec<String> =
-            entries.iter().filter_map(|entry| Some(entry["id"].as_str()?.to_owned())).collect();
-        match names.len() {
-            1 => Ok(names.remove(0)),
-            _ => Err(EvalError::ModelChoice { url: url.to_string(), names }),
-        }
+        self.base.is_local()
     }
 
     /// The text of `/metrics`, if there is one.
     pub(crate) async fn metrics(&self) -> Option<String> {
-        let reply = self.http.get(self.join("metrics")).send().await.ok()?;
+        let reply = self.http.get(self.base.join("metrics")).timeout(PATIENCE).send().await.ok()?;
         if reply.status().is_success() { reply.text().await.ok() } else { None }
     }
 
     /// Streams an answer. `body` says all but the model and the streaming.
     pub(crate) async fn generate(&self, path: &str, mut body: Value) -> Result<Reply> {
-        let url = self.join(path);
+        let url = self.base.join(path);
         body["model"] = json!(self.model);
         body["stream"] = json!(true);
         body["stream_options"] = json!({"include_usage": true});
         let sent = Instant::now();
         let mut response = accepted(&url, self.post(&url, &body).await?).await?;
-        let (mut reply, mut lines) = (Reply::default(), Lines::default());
-        while let Some(bytes) = response.chunk().await.map_err(|error| unreachable(&url, &error))? {
-            if !lines.push(&bytes) {
+        let (mut reply, mut parser, mut length) = (Reply::default(), SseParser::default(), 0);
+        while let Some(bytes) = response.chunk().await.map_err(|error| unreachable(&url, with_causes(&error)))? {
+            length += bytes.len();
+            if length > MAX_REPLY {
                 return Err(wrong(&url, format!("an answer of more than {MAX_REPLY} bytes")));
             }
-            while let Some(line) = lines.next() {
-                let Some(data) = line.strip_prefix("data:") else { continue };
-                if data.trim() == "[DONE]" {
-                    reply.took = sent.elapsed();
-                    return Ok(reply);
+            let mut taken = Ok(Taken::More);
+            let parsed = parser.push(&bytes, |event| {
+                if let Ok(Taken::More) = taken {
+                    taken = reply.take(event, sent);
                 }
-                let event: Value = serde_json::from_str(data).map_err(|error| wrong(&url, error.to_string()))?;
-                if let Some(error) = event.get("error") {
-                    return Err(wrong(&url, message_of(error)));
-                }
-                reply.take(&event, sent);
+            });
+            if taken.map_err(|why| wrong(&url, why))? == Taken::Done {
+                return Ok(reply);
             }
+            parsed.map_err(|_| wrong(&url, "an event of its stream is too long to be one".to_owned()))?;
         }
         Err(wrong(&url, "the stream ended before [DONE]".to_owned()))
     }
 
     /// Scores every token of `text` but the first.
     pub(crate) async fn score(&self, text: &str) -> Result<ScoredText> {
-        let url = self.join("v1/completions");
+        let url = self.base.join("v1/completions");
         let body = |max_tokens: u32| {
             json!({
                 "model": self.model, "prompt": text, "max_tokens": max_tokens, "temperature": 0, "echo": true,
@@ -137,24 +126,46 @@ impl Client {
         }
         let reply = match accepted(&url, response).await {
             Err(EvalError::Refused { status, message, .. }) if (400..500).contains(&status) => {
-                return Err(EvalError::NoPromptLogprobs { url: self.base.to_string(), why: message });
+                return Err(EvalError::NoPromptLogprobs { url: self.base.root().to_string(), why: message });
             }
             other => read_json(&url, other?).await?,
         };
-        scored_text(text, &reply).map_err(|why| EvalError::NoPromptLogprobs { url: self.base.to_string(), why })
+        scored_text(text, &reply).map_err(|why| EvalError::NoPromptLogprobs { url: self.base.root().to_string(), why })
     }
 
     async fn post(&self, url: &Url, body: &Value) -> Result<Response> {
-        self.http.post(url.clone()).json(body).send().await.map_err(|error| unreachable(url, &error))
-    }
-
-    fn join(&self, path: &str) -> Url {
-        self.base.join(path).expect("a relative path joins any http URL")
+        let request = self.http.post(url.clone()).timeout(self.request_timeout).json(body);
+        request.send().await.map_err(|error| unreachable(url, with_causes(&error)))
     }
 }
 
+/// How far a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    More,
+    Done,
+}
+
 impl Reply {
-    fn take(&mut self, event: &Value, sent: Instant) {
+    /// Takes one event of the stream. An error is what is wrong with it, in words.
+    fn take(&mut self, event: SseEvent<'_>, sent: Instant) -> std::result::Result<Taken, String> {
+        let payload = match event {
+            SseEvent::Data(b"[DONE]") => {
+                self.took = sent.elapsed();
+                return Ok(Taken::Done);
+            }
+            SseEvent::Data(payload) => payload,
+            SseEvent::Error(payload) => return Err(shorten(&String::from_utf8_lossy(payload))),
+        };
+        let event: Value = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        if let Some(error) = event.get("error").filter(|error| !error.is_null()) {
+            return Err(fault_message(error));
+        }
+        self.add(&event, sent);
+        Ok(Taken::More)
+    }
+
+    fn add(&mut self, event: &Value, sent: Instant) {
         let choice = &event["choices"][0];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let content = text(&choice["delta"]["content"]) + &text(&choice["text"]);
@@ -172,33 +183,6 @@ impl Reply {
             self.finish = Some(finish.to_owned());
         }
         self.output_tokens = event["usage"]["completion_tokens"].as_u64().or(self.output_tokens);
-    }
-}
-
-/// Lines out of pieces.
-#[derive(Default)]
-struct Lines {
-    held: Vec<u8>,
-    taken: usize,
-    total: usize,
-}
-
-impl Lines {
-    /// False where it has become too much.
-    fn push(&mut self, bytes: &[u8]) -> bool {
-        self.held.drain(..self.taken);
-        self.taken = 0;
-        self.held.extend_from_slice(bytes);
-        self.total += bytes.len();
-        self.total <= MAX_REPLY
-    }
-
-    fn next(&mut self) -> Option<String> {
-        let rest = &self.held[self.taken..];
-        let end = rest.iter().position(|&byte| byte == b'\n')?;
-        let line = String::from_utf8_lossy(&rest[..end]).trim_end_matches('\r').to_owned();
-        self.taken += end + 1;
-        Some(line)
     }
 }
 
@@ -249,66 +233,17 @@ fn shift(text: &str, tokens: &[Value], offsets: &[Value]) -> usize {
     if !bare.is_empty() && text.starts_with(bare) { length - bare.chars().count() } else { length }
 }
 
-fn parse_base(text: &str) -> Result<Url> {
-    let wrong = |why: String| EvalError::Url { url: text.to_owned(), why };
-    let trimmed = text.trim().trim_end_matches('/');
-    let root = trimmed.strip_suffix("/v1").unwrap_or(trimmed);
-    let url = Url::parse(&format!("{root}/")).map_err(|error| wrong(error.to_string()))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() || url.query().is_some() {
-        return Err(wrong("it must be http:// or https:// and a host, without a query".to_owned()));
-    }
-    Ok(url)
-}
-
-fn http_client(base: &Url, api_key: Option<&str>, timeout: Duration) -> Result<reqwest::Client> {
-    // An error means that the program has chosen a provider before us, which serves as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut headers = HeaderMap::new();
-    if let Some(key) = api_key {
-        let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| EvalError::ApiKey)?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-    }
-    let mut builder = reqwest::Client::builder()
-        .default_headers(headers)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(timeout)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy();
-    if base.scheme() == "http" {
-        // A system without CA certificates can still be asked over plain HTTP.
-        builder = builder.tls_certs_only([]);
-    }
-    builder.build().map_err(EvalError::Client)
-}
-
 /// The response, if it is one of success.
 async fn accepted(url: &Url, response: Response) -> Result<Response> {
     if response.status().is_success() {
         return Ok(response);
     }
     let status = response.status().as_u16();
-    let body = response.text().await.unwrap_or_default();
-    let message = match serde_json::from_str::<Value>(&body) {
-        Ok(json) => message_of(json.get("error").unwrap_or(&json)),
-        Err(_) => body.chars().take(MAX_MESSAGE).collect(),
-    };
-    Err(EvalError::Refused { url: url.to_string(), status, message })
+    Err(EvalError::Refused { url: url.to_string(), status, message: refusal(response).await })
 }
 
-fn message_of(error: &Value) -> String {
-    let message = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
-    message.chars().take(MAX_MESSAGE).collect()
-}
-
-async fn read_json(url: &Url, mut response: Response) -> Result<Value> {
-    let mut body = Vec::new();
-    while let Some(bytes) = response.chunk().await.map_err(|error| unreachable(url, &error))? {
-        body.extend_from_slice(&bytes);
-        if body.len() > MAX_REPLY {
-            return Err(wrong(url, format!("a reply of more than {MAX_REPLY} bytes")));
-        }
-    }
+async fn read_json(url: &Url, response: Response) -> Result<Value> {
+    let body = read_limited(response, MAX_REPLY).await.map_err(|why| wrong(url, why))?;
     serde_json::from_slice(&body).map_err(|error| wrong(url, error.to_string()))
 }
 
@@ -316,15 +251,8 @@ fn wrong(url: &Url, why: String) -> EvalError {
     EvalError::Reply { url: url.to_string(), why }
 }
 
-/// An error with what caused it; reqwest keeps the interesting part in the causes.
-fn unreachable(url: &Url, error: &reqwest::Error) -> EvalError {
-    let mut why = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        why = format!("{why}: {inner}");
-        cause = inner.source();
-    }
-    EvalError::Unreachable { url: url.to_string(), why }
+fn unreachable(url: &Url, why: String) -> EvalError {
+    EndpointError::Unreachable { url: url.to_string(), why }.into()
 }
 
 #[cfg(test)]
@@ -370,18 +298,22 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_out_of_any_pieces() {
-        let mut lines = Lines::default();
-        assert!(lines.push(b"data: a\r\nda"));
-        assert_eq!((lines.next().as_deref(), lines.next()), (Some("data: a"), None));
-        assert!(lines.push(b"ta: b\n\n"));
-        assert_eq!((lines.next().as_deref(), lines.next().as_deref()), (Some("data: b"), Some("")));
-        assert!(!lines.push(&vec![b'x'; MAX_REPLY]));
-    }
-
-    #[test]
-    fn urls() {
-        assert_eq!(parse_base("http://h:1/v1/").unwrap().as_str(), "http://h:1/");
-        assert!(parse_base("h:1").is_err() && parse_base("http://h?q=1").is_err());
+    fn a_stream_s_events_make_a_reply() {
+        let mut reply = Reply::default();
+        let mut take = |payload: &str| reply.take(SseEvent::Data(payload.as_bytes()), Instant::now());
+        for payload in [
+            r#"{"choices":[{"delta":{"role":"assistant","content":""}}],"error":null}"#,
+            r#"{"choices":[{"delta":{"reasoning":"hm","reasoning_content":"hm"}}]}"#,
+            r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}"#,
+            r#"{"choices":[],"usage":{"completion_tokens":3}}"#,
+        ] {
+            assert_eq!(take(payload), Ok(Taken::More), "{payload}");
+        }
+        assert_eq!(take(r#"{"error":{"message":"boom"}}"#), Err("boom".to_owned()));
+        assert!(take("oops").is_err());
+        assert_eq!(take("[DONE]"), Ok(Taken::Done));
+        assert_eq!((reply.text.as_str(), reply.reasoning.as_str(), reply.output_tokens), ("a", "hm", Some(3)));
+        assert!(reply.finish.as_deref() == Some("stop") && reply.first_after.is_some());
+        assert_eq!(reply.take(SseEvent::Error(b"lost"), Instant::now()), Err("lost".to_owned()));
     }
 }

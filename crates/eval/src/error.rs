@@ -2,19 +2,15 @@
 
 use std::path::PathBuf;
 
+use plimsoll_endpoint::EndpointError;
+
 pub(crate) type Result<T> = std::result::Result<T, EvalError>;
 
 /// Why there is no report. A task whose request fails is no error: the report says so.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    #[error("`{url}` is no URL of a server: {why}")]
-    Url { url: String, why: String },
-    #[error("the API key holds characters that no HTTP header can")]
-    ApiKey,
-    #[error("cannot make an HTTP client: {0}")]
-    Client(#[source] reqwest::Error),
-    #[error("{url} cannot be asked: {why}; is a server running there?")]
-    Unreachable { url: String, why: String },
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     #[error("{url} refused a request: {status}: {message}")]
     Refused { url: String, status: u16, message: String },
     #[error(
@@ -24,8 +20,6 @@ pub enum EvalError {
     ChatRefused { url: String, status: u16, message: String },
     #[error("{url} answered with something else than was asked for: {why}")]
     Reply { url: String, why: String },
-    #[error("{url} serves {}; name one with --served-model-name", listed(.names))]
-    ModelChoice { url: String, names: Vec<String> },
     #[error(
         "the perplexity cannot be measured at {url}: /v1/completions there does not serve `echo` with `logprobs` ({why}). \
          Plimsoll on a CPU does, and so does vLLM"
@@ -35,8 +29,4 @@ pub enum EvalError {
     File { path: PathBuf, why: String },
     #[error("{0}")]
     Option(String),
-}
-
-fn listed(names: &[String]) -> String {
-    if names.is_empty() { "no model that it lists".to_owned() } else { names.join(", ") }
 }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `task`, `tasks/*.toml` | the set |
 //! | `ask` | how a task is put to a chat model, and to a base model |
-//! | `client` | requests and replies |
+//! | `client` | what is asked beyond what every client asks, and the replies |
 //! | `extract`, `rules`, `grade` | from a reply to a verdict |
 //! | `sandbox` | runs programs that models write, where that is asked for |
 //! | `perplexity` | a text in windows |

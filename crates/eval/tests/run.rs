@@ -5,6 +5,7 @@ use axum::extract::{Json, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use plimsoll_endpoint::EndpointError;
 use plimsoll_eval::{Category, EvalConfig, EvalError, Form, Outcome, Progress, Report, Windows};
 use serde_json::{Value, json};
 
@@ -168,7 +169,7 @@ async fn perplexity_counts_every_word_once() {
 async fn a_server_that_is_not_there_is_told() {
     let mut away = config("http://127.0.0.1:1".to_owned());
     let error = plimsoll_eval::run(&away, |_| {}).await.unwrap_err();
-    assert!(matches!(error, EvalError::Unreachable { .. }), "{error}");
+    assert!(matches!(error, EvalError::Endpoint(EndpointError::Unreachable { .. })), "{error}");
     away.url = "nowhere".to_owned();
-    assert!(matches!(plimsoll_eval::run(&away, |_| {}).await, Err(EvalError::Url { .. })));
+    assert!(matches!(plimsoll_eval::run(&away, |_| {}).await, Err(EvalError::Endpoint(EndpointError::Url { .. }))));
 }

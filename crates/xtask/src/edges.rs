@@ -20,8 +20,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crates/text", &["core"]),
     ("crates/api", &[]),
     ("crates/server", &["api", "core", "engine", "text"]),
-    ("crates/bench", &["api"]),
-    ("crates/eval", &[]),
+    ("crates/endpoint", &[]),
+    ("crates/bench", &["api", "endpoint"]),
+    ("crates/eval", &["endpoint"]),
     (
         "crates/cli",
         &["api", "bench", "core", "engine", "eval", "models", "nn", "ops", "runner", "sched", "server", "sim", "text"],

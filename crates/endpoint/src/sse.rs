@@ -9,22 +9,22 @@
 
 /// The longest event that is taken. A longer one is no event of this protocol, and keeping it would let a server fill
 /// the client's memory.
-pub(crate) const MAX_EVENT_BYTES: usize = 4 << 20;
+const MAX_EVENT_BYTES: usize = 4 << 20;
 
-/// One event.
+/// The value of one event, or of a field named `error`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SseEvent<'a> {
+pub enum SseEvent<'a> {
     Data(&'a [u8]),
     Error(&'a [u8]),
 }
 
-/// An event went over [`MAX_EVENT_BYTES`].
+/// An event is longer than any of this protocol is (4 MiB).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooLong;
+pub struct TooLong;
 
 /// The state between two pieces of input.
 #[derive(Debug, Default)]
-pub(crate) struct SseParser {
+pub struct SseParser {
     /// The beginning of a line whose end has not arrived.
     partial: Vec<u8>,
     /// The `data` lines of the event so far, each followed by LF.
@@ -38,7 +38,10 @@ pub(crate) struct SseParser {
 impl SseParser {
     /// Takes the next piece and calls `on_event` for each event it completes. A whole event inside one piece is
     /// delivered without being copied.
-    pub(crate) fn push(&mut self, mut input: &[u8], mut on_event: impl FnMut(SseEvent<'_>)) -> Result<(), TooLong> {
+    ///
+    /// # Errors
+    /// An event that is too long: nothing more can be read of the stream.
+    pub fn push(&mut self, mut input: &[u8], mut on_event: impl FnMut(SseEvent<'_>)) -> Result<(), TooLong> {
         if self.skip_lf && !input.is_empty() {
             self.skip_lf = false;
             input = input.strip_prefix(b"\n").unwrap_or(input);
@@ -64,7 +67,7 @@ impl SseParser {
     }
 
     /// The stream has ended: delivers what still stands.
-    pub(crate) fn finish(&mut self, mut on_event: impl FnMut(SseEvent<'_>)) {
+    pub fn finish(&mut self, mut on_event: impl FnMut(SseEvent<'_>)) {
         let last = std::mem::take(&mut self.partial);
         if !last.is_empty() {
             self.line(&last, &mut on_event);
