@@ -18,6 +18,9 @@ struct Description {
     CUdeviceptr bias = 0;
     int bias_type = -1;
     CUdeviceptr scale_a = 0, scale_b = 0, scale_d = 0;
+    int scale_mode_a = 0, scale_mode_b = 0;
+
+    Type type_of_bias(Type of_d) const { return bias_type < 0 ? of_d : static_cast<Type>(bias_type); }
 };
 
 struct Layout {
@@ -46,6 +49,7 @@ struct Heuristic {
 };
 
 constexpr int DEFAULT_EPILOGUE = 1, BIAS_EPILOGUE = 4, COMPUTE_F32 = 68, COMPUTE_TF32 = 77;
+constexpr int SCALAR_SCALES = 0, OUTER_SCALES = 3;
 constexpr uint64_t ALGORITHMS = 2;
 
 Status refuse(const char* why) {
@@ -59,15 +63,37 @@ template <typename T> Status take(T& field, const void* from, size_t bytes) {
     return blas::OK;
 }
 
+Status check_scales(const Description& description, const Layout& a, const Layout& d) {
+    const int mode = description.scale_mode_a;
+    if (mode != description.scale_mode_b) return refuse("A and B have scales of one kind");
+    if (mode == SCALAR_SCALES) return blas::OK;
+    if (mode != OUTER_SCALES) return refuse("only scales of matrices, or of rows of A and columns of B");
+    if (a.type != blas::E4M3 || (d.type != blas::BF16 && d.type != blas::F32)) {
+        return refuse("scales of rows and columns are of fp8, multiplied to bf16 or f32");
+    }
+    if (!description.scale_a || !description.scale_b) return refuse("scales of rows and columns need their addresses");
+    return blas::OK;
+}
+
+Status check_bias(const Description& description, const Layout& a, const Layout& d) {
+    if (description.epilogue == DEFAULT_EPILOGUE) return blas::OK;
+    if (description.epilogue != BIAS_EPILOGUE) return refuse("only the bias epilogue");
+    if (!description.bias) return refuse("the bias epilogue without a bias pointer");
+    const bool narrow = a.type == blas::E4M3 && d.type == blas::F32;
+    if (description.type_of_bias(d.type) != (narrow ? blas::BF16 : d.type)) {
+        return refuse("a bias is of D's type, and of fp8 multiplied to f32 bf16");
+    }
+    return blas::OK;
+}
+
 // What cuBLASLt asks of a product, as its documentation lists it.
 Status check(const Description& description, const Layout& a, const Layout& b, const Layout& d) {
     if (description.compute != COMPUTE_F32 && description.compute != COMPUTE_TF32) return refuse("only sums in f32");
     if (description.scale_type != blas::F32) return refuse("only alpha and beta in f32");
     if (description.pointer_mode != 0) return refuse("only alpha and beta in host memory");
     if (a.order || b.order || d.order) return refuse("only matrices by columns");
-    if (description.epilogue != DEFAULT_EPILOGUE && description.epilogue != BIAS_EPILOGUE) {
-        return refuse("only the bias epilogue");
-    }
+    if (const Status status = check_bias(description, a, d)) return status;
+    if (const Status status = check_scales(description, a, d)) return status;
     if ((a.type == blas::E4M3) != (b.type == blas::E4M3)) return refuse("fp8 goes with fp8");
     if (a.type == blas::E4M3) {
         const bool shaped = a.rows % 16 == 0 && a.columns % 16 == 0 && b.columns % 16 == 0;
@@ -130,6 +156,8 @@ EXPORT Status cublasLtMatmulDescSetAttribute(void* handle, int which, const void
         case 20: return take(description.scale_d, from, bytes);
         case 25: return blas::OK;  // sums of fp8 in fewer bits
         case 26: return take(description.bias_type, from, bytes);
+        case 31: return take(description.scale_mode_a, from, bytes);
+        case 32: return take(description.scale_mode_b, from, bytes);
         default: std::fprintf(stderr, "emulated cuBLASLt: attribute %d\n", which); return blas::NOT_SUPPORTED;
     }
 }
@@ -221,12 +249,12 @@ EXPORT Status cublasLtMatmul(void* handle, void* description_handle, const void*
     product.alpha = *static_cast<const float*>(alpha);
     product.beta = *static_cast<const float*>(beta);
     if (description.epilogue == BIAS_EPILOGUE) {
-        if (!description.bias) return refuse("the bias epilogue without a bias pointer");
         product.bias = description.bias;
-        product.bias_type = description.bias_type < 0 ? of_d.type : static_cast<Type>(description.bias_type);
+        product.bias_type = description.type_of_bias(of_d.type);
     }
     product.scale_a = description.scale_a;
     product.scale_b = description.scale_b;
     product.scale_d = description.scale_d;
+    product.outer_scales = description.scale_mode_a == OUTER_SCALES;
     return blas::enqueue(product, stream);
 }

@@ -83,7 +83,7 @@ void gather(const Matrix& matrix, CUdeviceptr at, bool across, int64_t index, in
     }
 }
 
-double scale(CUdeviceptr at) { return at ? *reinterpret_cast<const float*>(at) : 1.0; }
+double scale(CUdeviceptr at, int64_t index = 0) { return at ? reinterpret_cast<const float*>(at)[index] : 1.0; }
 
 CUdeviceptr of_batch(const Matrix& matrix, int i) {
     return matrix.at + static_cast<CUdeviceptr>(matrix.stride * i) * bytes_of(matrix.type);
@@ -99,10 +99,11 @@ struct Job {
 void compute_row(const Job& job, int64_t row, std::vector<float>& scratch) {
     const Product& p = job.product;
     gather(p.a, job.a, !p.transposed_a, row, job.k, scratch.data());
-    const double alpha = p.alpha * scale(p.scale_a) * scale(p.scale_b);
+    const double alpha = p.alpha * scale(p.scale_a, p.outer_scales ? row : 0);
     const double bias = p.bias ? load(p.bias_type, p.bias, row) : 0.0;
     for (int64_t column = 0; column < job.n; column++) {
-        double value = alpha * dot(scratch.data(), &job.columns[static_cast<size_t>(column * job.k)], job.k);
+        double value = dot(scratch.data(), &job.columns[static_cast<size_t>(column * job.k)], job.k);
+        value *= alpha * scale(p.scale_b, p.outer_scales ? column : 0);
         if (p.beta != 0) value += p.beta * load(p.c.type, job.c, column * p.c.leading + row);
         store(p.d.type, job.d, column * p.d.leading + row, (value + bias) * scale(p.scale_d));
     }
@@ -180,6 +181,11 @@ Status enqueue(const Product& product, void* stream) {
                         in_bounds("matrix product, D", product.d, product.batch);
     if (!bounds) return EXECUTION_FAILED;
     if (product.bias && plimsoll_emu_check("matrix product, bias", product.bias, m * bytes_of(product.bias_type))) {
+        return EXECUTION_FAILED;
+    }
+    const uint64_t scales_a = product.outer_scales ? m : 1, scales_b = product.outer_scales ? n : 1;
+    if ((product.scale_a && plimsoll_emu_check("matrix product, scales of A", product.scale_a, scales_a * 4)) ||
+        (product.scale_b && plimsoll_emu_check("matrix product, scales of B", product.scale_b, scales_b * 4))) {
         return EXECUTION_FAILED;
     }
     return plimsoll_emu_enqueue(stream, run, &product, sizeof product) == SUCCESS ? OK : EXECUTION_FAILED;

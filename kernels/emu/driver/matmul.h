@@ -30,8 +30,9 @@ struct Product {
     // One value a row of D; 0 without.
     CUdeviceptr bias;
     Type bias_type;
-    // Each the address of a float, or 0.
+    // Each the address of a float, or 0; with `outer_scales`, of one for each row of op(A) and for each column of op(B).
     CUdeviceptr scale_a, scale_b, scale_d;
+    bool outer_scales;
 };
 
 size_t bytes_of(Type type);

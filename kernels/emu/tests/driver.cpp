@@ -194,65 +194,6 @@ static void captures_forbid() {
     });
 }
 
-// y[m, n] = x[m, k] * w[n, k]^T, as row-major callers have it: by columns, y^T = w * x^T.
-static void products(int type, float (*narrow)(float, unsigned char*), size_t bytes) {
-    const int m = 3, n = 32, k = 48;
-    std::vector<unsigned char> x(m * k * bytes), w(n * k * bytes);
-    std::vector<float> wide_x(m * k), wide_w(n * k), bias(n);
-    for (int i = 0; i < m * k; i++) wide_x[i] = narrow(static_cast<float>(i % 7 - 3), &x[i * bytes]);
-    for (int i = 0; i < n * k; i++) wide_w[i] = narrow(static_cast<float>(i % 5) / 2, &w[i * bytes]);
-    for (int i = 0; i < n; i++) bias[i] = static_cast<float>(i);
-    const Ptr on_x = upload(x), on_w = upload(w), on_y = allocate(m * n * 4), on_bias = upload(bias);
-    const Ptr scale = upload(std::vector<float>{0.5f});
-    void *handle = nullptr, *description = nullptr, *layout_w = nullptr, *layout_x = nullptr, *layout_y = nullptr;
-    void* preference = nullptr;
-    EXPECT(call(lt, "cublasLtCreate", &handle) == 0);
-    EXPECT(call(lt, "cublasLtMatmulDescCreate", &description, 68, 0) == 0);
-    const auto set = [&](int which, const void* value, size_t size) {
-        EXPECT(call(lt, "cublasLtMatmulDescSetAttribute", description, which, value, size) == 0);
-    };
-    const int transposed = 1, with_bias = 4, f32 = 0;
-    set(3, &transposed, 4);
-    set(7, &with_bias, 4);
-    set(8, &on_bias, 8);
-    set(26, &f32, 4);
-    if (bytes == 1) set(17, &scale, 8);
-    const auto layout = [&](void** out, int of, uint64_t rows, uint64_t columns) {
-        EXPECT(call(lt, "cublasLtMatrixLayoutCreate", out, of, rows, columns, static_cast<int64_t>(rows)) == 0);
-    };
-    const uint64_t columns = bytes == 1 ? 16 : m;  // fp8 comes in sixteens
-    layout(&layout_w, type, k, n);
-    layout(&layout_x, type, k, columns);
-    layout(&layout_y, f32, n, columns);
-    EXPECT(call(lt, "cublasLtMatmulPreferenceCreate", &preference) == 0);
-    uint64_t results[2 * 12] = {};
-    int found = 0;
-    EXPECT(call(lt, "cublasLtMatmulAlgoGetHeuristic", handle, description, layout_w, layout_x, layout_y, layout_y, preference,
-                2, static_cast<void*>(results), &found) == 0 && found == 2);
-    const Ptr padded_x = allocate(16 * k * bytes), padded_y = allocate(16 * n * 4);
-    EXPECT(cu("cuMemcpyDtoDAsync_v2", padded_x, on_x, size_t(m * k) * bytes, stream) == 0);
-    const Ptr in = bytes == 1 ? padded_x : on_x, out = bytes == 1 ? padded_y : on_y;
-    const float alpha = 1, beta = 0;
-    const auto as_pointer = [](Ptr at) { return reinterpret_cast<void*>(at); };
-    const auto multiply = [&](uint64_t* algorithm) {
-        return call(lt, "cublasLtMatmul", handle, description, static_cast<const void*>(&alpha),
-                    static_cast<const void*>(as_pointer(on_w)), layout_w, static_cast<const void*>(as_pointer(in)), layout_x,
-                    static_cast<const void*>(&beta), static_cast<const void*>(as_pointer(out)), layout_y, as_pointer(out),
-                    layout_y, static_cast<const void*>(algorithm), static_cast<void*>(nullptr), size_t(0), stream);
-    };
-    EXPECT(multiply(results) == 0);
-    const std::vector<float> y = download(out, m * n);
-    for (int i = 0; i < m; i++) {
-        for (int j = 0; j < n; j++) {
-            float sum = 0;
-            for (int l = 0; l < k; l++) sum += wide_x[i * k + l] * wide_w[j * k + l];
-            EXPECT(y[i * n + j] == (bytes == 1 ? 0.5f : 1.0f) * sum + bias[j]);
-        }
-    }
-    results[1]++;  // another shape's algorithm
-    EXPECT(multiply(results) != 0);
-}
-
 static float to_f32(float value, unsigned char* out) {
     std::memcpy(out, &value, 4);
     return value;
@@ -273,6 +214,85 @@ static float to_e4m3(float value, unsigned char* out) {
     const int code = value == 0 ? 0 : (exponent - 1 + 7) << 3 | static_cast<int>((fraction * 2 - 1) * 8);
     *out = static_cast<unsigned char>(code | (value < 0 ? 0x80 : 0));
     return value;
+}
+
+// y[m, n] = x[m, k] * w[n, k]^T, as row-major callers have it: by columns, y^T = w * x^T.
+static void products(int type, float (*narrow)(float, unsigned char*), size_t bytes) {
+    const int m = 3, n = 32, k = 48;
+    const bool is_fp8 = bytes == 1;
+    std::vector<unsigned char> x(m * k * bytes), w(n * k * bytes), narrow_bias(2 * n);
+    std::vector<float> wide_x(m * k), wide_w(n * k), bias(n), w_scales(n), x_scales(16);
+    for (int i = 0; i < m * k; i++) wide_x[i] = narrow(static_cast<float>(i % 7 - 3), &x[i * bytes]);
+    for (int i = 0; i < n * k; i++) wide_w[i] = narrow(static_cast<float>(i % 5) / 2, &w[i * bytes]);
+    for (int i = 0; i < n; i++) bias[i] = to_bf16(static_cast<float>(i), &narrow_bias[2 * i]);
+    for (int i = 0; i < n; i++) w_scales[i] = 0.25f * static_cast<float>(i % 3 + 1);
+    for (int i = 0; i < 16; i++) x_scales[i] = 0.5f * static_cast<float>(i + 1);
+    const Ptr on_x = upload(x), on_w = upload(w), on_y = allocate(m * n * 4);
+    // fp8 multiplied to f32 has a bias of bf16.
+    const Ptr on_bias = is_fp8 ? upload(narrow_bias) : upload(bias);
+    const Ptr scale = upload(std::vector<float>{0.5f}), on_w_scales = upload(w_scales), on_x_scales = upload(x_scales);
+    void *handle = nullptr, *description = nullptr, *layout_w = nullptr, *layout_x = nullptr, *layout_y = nullptr;
+    void* preference = nullptr;
+    EXPECT(call(lt, "cublasLtCreate", &handle) == 0);
+    EXPECT(call(lt, "cublasLtMatmulDescCreate", &description, 68, 0) == 0);
+    const auto set = [&](int which, const void* value, size_t size) {
+        EXPECT(call(lt, "cublasLtMatmulDescSetAttribute", description, which, value, size) == 0);
+    };
+    const int transposed = 1, with_bias = 4, f32 = 0, bf16 = 14, outer = 3;
+    set(3, &transposed, 4);
+    set(7, &with_bias, 4);
+    set(8, &on_bias, 8);
+    set(26, is_fp8 ? &bf16 : &f32, 4);
+    if (is_fp8) set(17, &scale, 8);
+    const auto layout = [&](void** out, int of, uint64_t rows, uint64_t columns) {
+        EXPECT(call(lt, "cublasLtMatrixLayoutCreate", out, of, rows, columns, static_cast<int64_t>(rows)) == 0);
+    };
+    const uint64_t columns = is_fp8 ? 16 : m;  // fp8 comes in sixteens
+    layout(&layout_w, type, k, n);
+    layout(&layout_x, type, k, columns);
+    layout(&layout_y, f32, n, columns);
+    EXPECT(call(lt, "cublasLtMatmulPreferenceCreate", &preference) == 0);
+    uint64_t results[2 * 12] = {};
+    int found = 0;
+    EXPECT(call(lt, "cublasLtMatmulAlgoGetHeuristic", handle, description, layout_w, layout_x, layout_y, layout_y, preference,
+                2, static_cast<void*>(results), &found) == 0 && found == 2);
+    const Ptr padded_x = allocate(16 * k * bytes), padded_y = allocate(16 * n * 4);
+    EXPECT(cu("cuMemcpyDtoDAsync_v2", padded_x, on_x, size_t(m * k) * bytes, stream) == 0);
+    const Ptr in = is_fp8 ? padded_x : on_x, out = is_fp8 ? padded_y : on_y;
+    const float alpha = 1, beta = 0;
+    const auto as_pointer = [](Ptr at) { return reinterpret_cast<void*>(at); };
+    const auto multiply = [&](uint64_t* algorithm) {
+        return call(lt, "cublasLtMatmul", handle, description, static_cast<const void*>(&alpha),
+                    static_cast<const void*>(as_pointer(on_w)), layout_w, static_cast<const void*>(as_pointer(in)), layout_x,
+                    static_cast<const void*>(&beta), static_cast<const void*>(as_pointer(out)), layout_y, as_pointer(out),
+                    layout_y, static_cast<const void*>(algorithm), static_cast<void*>(nullptr), size_t(0), stream);
+    };
+    const auto expect = [&](auto scale_of) {
+        EXPECT(multiply(results) == 0);
+        const std::vector<float> y = download(out, m * n);
+        for (int i = 0; i < m; i++) {
+            for (int j = 0; j < n; j++) {
+                float sum = 0;
+                for (int l = 0; l < k; l++) sum += wide_x[i * k + l] * wide_w[j * k + l];
+                EXPECT(y[i * n + j] == scale_of(i, j) * sum + bias[j]);
+            }
+        }
+    };
+    expect([&](int, int) { return is_fp8 ? 0.5f : 1.0f; });
+    if (is_fp8) {
+        set(31, &outer, 4);
+        EXPECT(multiply(results) != 0);  // scales of one kind
+        set(32, &outer, 4);
+        EXPECT(multiply(results) != 0);  // of x there are none
+        set(17, &on_w_scales, 8);
+        set(18, &on_x_scales, 8);
+        expect([&](int i, int j) { return x_scales[i] * w_scales[j]; });
+        set(26, &f32, 4);
+        EXPECT(multiply(results) != 0);  // a bias of another type
+        set(26, &bf16, 4);
+    }
+    results[1]++;  // another shape's algorithm
+    EXPECT(multiply(results) != 0);
 }
 
 static void old_blas_multiplies() {
