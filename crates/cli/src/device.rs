@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::ByteSize;
 use crate::options::CacheDtype;
+use crate::paced::Pace;
 
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +23,8 @@ pub(crate) enum Device {
     Cpu,
     /// An NVIDIA GPU, by the number that CUDA gives it.
     Cuda(usize),
-    /// No device: tokens are invented. For measuring the server itself.
-    Null,
+    /// No device: tokens are invented, in no time or at a pace. For measuring the server itself.
+    Null(Pace),
 }
 
 /// The device that computes, ready to.
@@ -31,7 +32,7 @@ pub(crate) enum Device {
 pub(crate) enum Compute {
     Cpu,
     Gpu(TensorDevice),
-    Null,
+    Null(Pace),
 }
 
 /// The device that is meant, and a line for people: which GPU it is; or why it is none, where one could have been meant.
@@ -41,7 +42,7 @@ pub(crate) enum Compute {
 pub(crate) fn choose(wanted: Device) -> Result<(Compute, Option<String>)> {
     match wanted {
         Device::Cpu => Ok((Compute::Cpu, None)),
-        Device::Null => Ok((Compute::Null, None)),
+        Device::Null(pace) => Ok((Compute::Null(pace), None)),
         Device::Cuda(number) => match gpu::open(number) {
             Ok(device) => found(number, device),
             Err(reason) => bail!("--device {wanted}: {reason}; or give --device cpu"),
@@ -73,7 +74,7 @@ impl Compute {
         match self {
             Self::Cpu => "CPU",
             Self::Gpu(_) => "GPU",
-            Self::Null => "null",
+            Self::Null(_) => "null",
         }
     }
 }
@@ -103,12 +104,14 @@ impl FromStr for Device {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "null" => Ok(Self::Null),
+            "null" => Ok(Self::Null(Pace::default())),
             "cuda" => Ok(Self::Cuda(0)),
-            _ => match text.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(number)) => Ok(Self::Cuda(number)),
-                _ => Err(format!("'{text}' is no device; give auto, cpu, cuda:N (GPU number N) or null")),
-            },
+            _ => {
+                let cuda = || text.strip_prefix("cuda:")?.parse().ok().map(Self::Cuda);
+                let null = || text.strip_prefix("null:")?.parse().ok().map(Self::Null);
+                let told = "give auto, cpu, cuda:N (GPU number N), null, or null:STEP:TOKEN (microseconds)";
+                cuda().or_else(null).ok_or_else(|| format!("'{text}' is no device; {told}"))
+            }
         }
     }
 }
@@ -119,7 +122,8 @@ impl fmt::Display for Device {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(number) => write!(f, "cuda:{number}"),
-            Self::Null => f.write_str("null"),
+            Self::Null(pace) if *pace == Pace::default() => f.write_str("null"),
+            Self::Null(pace) => write!(f, "null:{pace}"),
         }
     }
 }
@@ -144,11 +148,12 @@ mod tests {
 
     #[test]
     fn devices_are_read_as_they_are_written() {
-        for device in [Device::Auto, Device::Cpu, Device::Null, Device::Cuda(0), Device::Cuda(7)] {
+        let paced = Device::Null("20000:50".parse().unwrap());
+        for device in [Device::Auto, Device::Cpu, Device::Null(Pace::default()), paced, Device::Cuda(0), Device::Cuda(7)] {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
         assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:one", "CPU"] {
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:one", "CPU", "null:", "null:5", "null:1:-1"] {
             assert!(text.parse::<Device>().unwrap_err().contains("cuda:N"), "{text}");
         }
     }

@@ -171,6 +171,7 @@ mod tests {
     use super::*;
     use crate::device::Device;
     use crate::options::{LoadFormat, ServeOptions, SharedOptions};
+    use crate::paced::Pace;
 
     fn subject(model: &str) -> Subject {
         Subject {
@@ -214,7 +215,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/architectures");
         let of = |name: &str, change: &dyn Fn(&mut ServeOptions)| {
             let shared = SharedOptions {
-                device: Some(Device::Null),
+                device: Some(Device::Null(Pace::default())),
                 config: vec![folder.join(name)],
                 ..SharedOptions::default()
             };
