@@ -11,6 +11,9 @@ the last part of their names, and the matrix itself, float32 and exact. Layouts:
     ct      compressed-tensors: int-quantized, and pack-quantized (neighbours of a row in a word)
     gptq    AutoGPTQ's and GPTQModel's: [cols, rows], neighbours of a row in a word; zeros less one in version 1
     awq     AutoAWQ's `gemm`: [cols, rows], eight rows in a word, in an order of their own
+
+Experts are modules N.gate_proj, N.up_proj and N.down_proj, as all these tools make of them; `listed`, as GPTQModel stored
+gpt-oss's at first: gate_up.N, of which gate's and up's rows alternate, and down.N.
 """
 
 import hashlib
@@ -19,12 +22,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GptOssForCausalLM,
     Llama4ForCausalLM,
     LlamaForCausalLM,
     Qwen3ForCausalLM,
@@ -186,6 +189,7 @@ FORMATS = {
     "gptq-v2": (gptq(4, None, False, version=2),
                 gptq_config(group_size=-1, sym=False, checkpoint_format="gptq_v2")),
     "gptq-int8": (gptq(8, GROUP, True), gptq_config(bits=8)),
+    "gptq-listed": (gptq(4, GROUP, True), gptq_config()),
     "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True,
                   "modules_to_not_convert": None}),
 }
@@ -208,7 +212,15 @@ def quantized(tensors, name, seed):
     for key in sorted(tensors):
         tensor, module = tensors[key], key.removesuffix(".weight")
         if key.endswith(("experts.gate_up_proj", "experts.down_proj")):
-            dense[key] = pack_experts(key, tensor.shape, pack)
+            bias = tensors.get(f"{key}_bias")
+            dense[key] = torch.empty(tensor.shape)
+            for expert, part, features in parts_of_experts(key, tensor, bias is not None, name.endswith("listed")):
+                rows, cols = tensor[expert][:, features].T.shape
+                dense[key][expert][:, features] = pack(part, rows, cols).T
+                if bias is not None:
+                    stored[f"{part}.bias"] = bias[expert, features]
+        elif key.endswith(("experts.gate_up_proj_bias", "experts.down_proj_bias")):
+            dense[key] = tensor.float()
         elif key.endswith(".weight") and tensor.dim() == 2 and not module.endswith(KEPT):
             dense[key] = pack(module, *tensor.shape)
         else:
@@ -216,14 +228,20 @@ def quantized(tensors, name, seed):
     return stored, dense, config
 
 
-def pack_experts(key, shape, pack):
-    """Fused experts, [experts, cols, rows], of which those of gate and up are one after the other."""
+def parts_of_experts(key, tensor, alternating, listed):
+    """The modules that fused experts, [experts, in_features, out_features], are stored as: the expert, the module's name, and
+    which output features it has. Gate's and up's come one after the other or `alternating` (gpt-oss)."""
     prefix, projection = key.rsplit(".", 1)
-    experts, cols, rows = shape
-    parts = ["gate_proj", "up_proj"] if projection == "gate_up_proj" else ["down_proj"]
-    matrices = [torch.cat([pack(f"{prefix}.{expert}.{part}", rows // len(parts), cols) for part in parts])
-                for expert in range(experts)]
-    return torch.stack(matrices).transpose(1, 2).contiguous()
+    half = tensor.shape[2] // 2
+    gate, up = (slice(0, None, 2), slice(1, None, 2)) if alternating else (slice(0, half), slice(half, None))
+    for expert in range(tensor.shape[0]):
+        if listed:
+            yield expert, f"{prefix}.{projection.removesuffix('_proj')}.{expert}", slice(None)
+        elif projection == "down_proj":
+            yield expert, f"{prefix}.{expert}.down_proj", slice(None)
+        else:
+            yield expert, f"{prefix}.{expert}.gate_proj", gate
+            yield expert, f"{prefix}.{expert}.up_proj", up
 
 
 def of_tensors(model, tensors):
@@ -252,15 +270,7 @@ def make_case(case, config, model_class, name):
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
-    reference = of_tensors(model, dense)
-    generator = np.random.default_rng(seed)
-    golden = {}
-    for number, length in enumerate(tiny.PROMPT_LENGTHS):
-        ids = generator.integers(0, tiny.VOCAB, length).tolist()
-        kept = [position for position in tiny.KEPT_POSITIONS if position < length]
-        golden[f"ids.{number}"] = torch.tensor(ids, dtype=torch.int32)
-        golden[f"positions.{number}"] = torch.tensor(kept, dtype=torch.int32)
-        golden[f"logits.{number}"] = tiny.run(reference, ids)[kept].contiguous()
+    golden = tiny.recorded(of_tensors(model, dense), tiny.random_prompts(seed))
     save_file(golden, folder / "golden.safetensors")
     print(f"{folder.name}: logits' deviation {golden['logits.0'].std().item():.2f}")
 
@@ -270,14 +280,22 @@ def short_gemma3():
     return Gemma3TextConfig(**(tiny.tiny_gemma3().to_dict() | layers))
 
 
+def small_gpt_oss():
+    config = tiny.tiny_gpt_oss()
+    config.num_local_experts, config.num_experts_per_tok, config.intermediate_size = 4, 2, 64
+    config.tie_word_embeddings = True
+    return config
+
+
 # Of llama all the ways there are; of the others one of each kind.
 KINDS = ["fp8-tensor", "fp8-channel", "fp8-block", "ct-int8", "ct-int4", "gptq", "awq"]
 CASES = [
-    ("llama", tiny.tiny_llama3, LlamaForCausalLM, list(FORMATS)),
+    ("llama", tiny.tiny_llama3, LlamaForCausalLM, [name for name in FORMATS if not name.endswith("listed")]),
     ("gemma3", short_gemma3, Gemma3ForCausalLM, KINDS),
     ("qwen3", tiny.tiny_qwen3_yarn, Qwen3ForCausalLM, KINDS),
     ("qwen3_moe", tiny.tiny_qwen3_moe, Qwen3MoeForCausalLM, KINDS),
     ("llama4", tiny.tiny_llama4, Llama4ForCausalLM, KINDS),
+    ("gpt-oss", small_gpt_oss, GptOssForCausalLM, [*KINDS, "gptq-listed"]),
 ]
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from the dequantized weights. Names inside golden.safetensors, for prompt number
     ids.P            int32 [tokens]
     positions.P      int32 [rows]           the positions whose logits are kept
     logits.P         float32 [rows, vocab]  of the safetensors checkpoint
-    FILE.logits.P    the same of FILE.gguf
+    routes.L.P       float32 [tokens, experts]  of layer L, where it is a mixture: what weighs each expert; 0, it is not chosen
+    FILE.logits.P, FILE.routes.L.P    the same of FILE.gguf
 
 `yarn` writes yarn.json: YaRN's frequencies and attention factor for some RoPE parameters.
 
@@ -24,6 +25,7 @@ between the two likeliest logits of every step, to real/NAME.json.
 
 import hashlib
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -74,7 +76,7 @@ KEPT_POSITIONS = [0, 1, 8, 15, 16, 17, 31, 32, 44]
 
 # ---------------------------------------------------------------- tiny models
 
-# case (under cpu/ where only the tests on a CPU read it), config, model class, dtype of the safetensors (or None, for
+# case, config, model class, dtype of the safetensors (or None, for
 # GGUF files alone), GGUF files as {stem: quantization of the matrices; or of the experts, if it is MXFP4}
 TINY = [
     ("llama", tiny_llama, LlamaForCausalLM, torch.float32, {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}),
@@ -86,11 +88,11 @@ TINY = [
     ("qwen3-yarn", tiny_qwen3_yarn, Qwen3ForCausalLM, torch.float32, {"q8_0": "Q8_0"}),
     ("gpt-oss", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
     ("gpt-oss-mxfp4", tiny_gpt_oss, GptOssForCausalLM, torch.bfloat16, {}),
-    ("cpu/gpt-oss-gguf", tiny_gpt_oss_gguf, GptOssForCausalLM, None, {"mxfp4": "MXFP4", "q8_0": "Q8_0"}),
+    ("gpt-oss-gguf", tiny_gpt_oss_gguf, GptOssForCausalLM, None, {"mxfp4": "MXFP4", "q8_0": "Q8_0"}),
     ("qwen3_moe", tiny_qwen3_moe, Qwen3MoeForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
     ("qwen3_moe-mixed", tiny_qwen3_moe_mixed, Qwen3MoeForCausalLM, torch.bfloat16, {}),
     ("llama4", tiny_llama4, Llama4ForCausalLM, torch.bfloat16, {}),
-    ("cpu/llama4-gguf", tiny_llama4_gguf, Llama4ForCausalLM, None, {"q8_0": "Q8_0"}),
+    ("llama4-gguf", tiny_llama4_gguf, Llama4ForCausalLM, None, {"q8_0": "Q8_0"}),
     ("llama4-maverick", tiny_llama4_maverick, Llama4ForConditionalGeneration, torch.bfloat16, {}),
 ]
 
@@ -155,9 +157,48 @@ def save_checkpoint(model, folder, dtype, shards, packed):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
+def weights_of_experts(output):
+    """[tokens, experts] of what a router gives: that, or the chosen ones' weights and numbers."""
+    if len(output) == 2:
+        return output[0]
+    logits, weights, chosen = output
+    return torch.zeros_like(logits).scatter_(1, chosen, weights)
+
+
 def run(model, ids):
+    """The logits of each token; and by layer, of those that are mixtures, what weighs each token's experts."""
+    routes = {}
+
+    def record(layer):
+        def hook(_router, _inputs, output):
+            routes[layer] = weights_of_experts(output).float().contiguous()
+        return hook
+
+    routers = [(name, module) for name, module in model.named_modules() if type(module).__name__.endswith("Router")]
+    hooks = [module.register_forward_hook(record(int(re.search(r"layers\.(\d+)\.", name)[1]))) for name, module in routers]
     with torch.no_grad():
-        return model(torch.tensor([ids])).logits[0].float()
+        logits = model(torch.tensor([ids])).logits[0].float()
+    for hook in hooks:
+        hook.remove()
+    return logits, routes
+
+
+def random_prompts(seed):
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, VOCAB, length).tolist() for length in PROMPT_LENGTHS]
+
+
+def recorded(model, prompts, prefix=""):
+    """The tensors of golden.safetensors that tell of a model."""
+    golden = {}
+    for number, ids in enumerate(prompts):
+        kept = [position for position in KEPT_POSITIONS if position < len(ids)]
+        logits, routes = run(model, ids)
+        golden[f"ids.{number}"] = torch.tensor(ids, dtype=torch.int32)
+        golden[f"positions.{number}"] = torch.tensor(kept, dtype=torch.int32)
+        golden[f"{prefix}logits.{number}"] = logits[kept].contiguous()
+        golden |= {f"{prefix}routes.{layer}.{number}": weights for layer, weights in routes.items()}
+    return golden
 
 
 def make_tiny(case, config, model_class, dtype, files):
@@ -171,23 +212,12 @@ def make_tiny(case, config, model_class, dtype, files):
     packed = to_mxfp4(model, seed) if case.endswith("mxfp4") else {}
     if dtype is not None:
         save_checkpoint(model, folder, dtype, shards=2 if case == "llama3" else 1, packed=packed)
-    generator = np.random.default_rng(seed)
-    prompts = [generator.integers(0, VOCAB, n).tolist() for n in PROMPT_LENGTHS]
-    golden = {}
-
-    def record(prefix, of_model):
-        for number, ids in enumerate(prompts):
-            kept = [p for p in KEPT_POSITIONS if p < len(ids)]
-            golden[f"ids.{number}"] = torch.tensor(ids, dtype=torch.int32)
-            golden[f"positions.{number}"] = torch.tensor(kept, dtype=torch.int32)
-            golden[f"{prefix}logits.{number}"] = run(of_model, ids)[kept].contiguous()
-
-    if dtype is not None:
-        record("", model)
+    prompts = random_prompts(seed)
+    golden = recorded(model, prompts) if dtype is not None else {}
     for stem, quantization in files.items():
         path = folder / f"{stem}.gguf"
         write_gguf(model, path, quantization)
-        record(f"{stem}.", load_gguf(path, config, model_class))
+        golden |= recorded(load_gguf(path, config, model_class), prompts, f"{stem}.")
     save_file(golden, folder / "golden.safetensors")
     spread = next(logits for name, logits in golden.items() if name.endswith("logits.0")).std().item()
     print(f"{case}: {sum(p.numel() for p in model.parameters())} parameters, logits' deviation {spread:.2f}")

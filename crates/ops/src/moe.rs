@@ -13,6 +13,7 @@ mod tests;
 use candle_core::{Device, Result, Tensor, bail};
 
 use crate::activation::silu_mul;
+use crate::add::add;
 use crate::linear::Linear;
 use swiglu::clamped_swiglu;
 
@@ -67,17 +68,25 @@ pub fn route(scores: &Tensor, top: usize, weighting: Weighting) -> Result<Routes
     })
 }
 
-/// As [`route`], by the scores that `router` gives the tokens `x`, f32 `[tokens, hidden]`.
+/// As [`route`], by the scores that `router` gives the tokens `x`, f32 `[tokens, hidden]`. On a GPU, `num_tokens`, u32
+/// `[1]`, may say how many of them are real: those after them are padding, which goes to no expert.
 ///
 /// # Errors
 /// As [`route`], or tokens that do not fit the router.
-pub fn route_by(router: &Linear, x: &Tensor, top: usize, weighting: Weighting) -> Result<Routes> {
+pub fn route_by(
+    router: &Linear,
+    x: &Tensor,
+    num_tokens: Option<&Tensor>,
+    top: usize,
+    weighting: Weighting,
+) -> Result<Routes> {
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() {
         check_top(top, router.out_features())?;
-        let on_gpu = Some(gpu::route(router, x, top, weighting)?);
+        let on_gpu = Some(gpu::route(router, x, num_tokens, top, weighting)?);
         return Ok(Routes { choices: Vec::new(), top, weighs_inputs: false, on_gpu });
     }
+    debug_assert!(num_tokens.is_none(), "only a GPU's steps are padded");
     route(&router.forward(x)?, top, weighting)
 }
 
@@ -108,13 +117,8 @@ fn choose(scores: &[f32], top: usize, weighting: Weighting) -> Vec<Choice> {
 }
 
 impl Routes {
-    /// How many tokens go to each of so many experts: `[experts]`. Of tokens on a CPU.
-    pub fn loads(&self, experts: usize) -> Vec<usize> {
-        self.by_expert(experts).iter().map(Vec::len).collect()
-    }
-
-    /// For each of so many experts, its tokens and their weights.
-    fn by_expert(&self, experts: usize) -> Vec<Vec<(usize, f32)>> {
+    /// For each of so many experts, its tokens, counted from the batch's first, and their weights. Of tokens on a CPU.
+    pub fn by_expert(&self, experts: usize) -> Vec<Vec<(usize, f32)>> {
         let mut tokens = vec![Vec::new(); experts];
         for (index, choice) in self.choices.iter().enumerate() {
             tokens[choice.expert].push((index / self.top, choice.weight));
@@ -189,16 +193,24 @@ impl Experts {
         })
     }
 
-    /// The sum of what each token's experts make of it, each weighed as `routes` says. `x`: f32 `[tokens, hidden]`, contiguous;
-    /// the result is the same.
+    /// The sum of what each token's experts make of it, each weighed as `routes` says, and of `beside`, where there is such.
+    /// `x` and `beside`: f32 `[tokens, hidden]`, contiguous; the result is the same.
     ///
     /// # Errors
     /// Another shape or dtype, or routes of other tokens or to experts that there are not.
-    pub fn forward(&self, x: &Tensor, routes: &Routes) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, routes: &Routes, beside: Option<&Tensor>) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if let (Some(experts), Some(routes)) = (&self.on_gpu, &routes.on_gpu) {
-            return experts.forward(x, routes, self.activation);
+            return experts.forward(x, routes, self.activation, beside);
         }
+        let routed = self.forward_on_cpu(x, routes)?;
+        match beside {
+            Some(beside) => add(beside, &routed),
+            None => Ok(routed),
+        }
+    }
+
+    fn forward_on_cpu(&self, x: &Tensor, routes: &Routes) -> Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
         if routes.choices.len() != tokens * routes.top {
             bail!("experts: {tokens} tokens were given routes of {}", routes.choices.len() / routes.top);

@@ -385,7 +385,7 @@ fn damaged_gguf_files() {
     copy.check("edited.gguf", &["llama.block_count"]);
     replace("llama", "llamb");
     copy.check("edited.gguf", &["llamb"]);
-    let copy = Copy::of("cpu/gpt-oss-gguf", "gguf-experts");
+    let copy = Copy::of("gpt-oss-gguf", "gguf-experts");
     copy.edit_bytes("mxfp4.gguf", |bytes| {
         let from = b"blk.1.ffn_down_exps.bias";
         let at = bytes.windows(from.len()).position(|w| w == from).expect("the text is in the file");

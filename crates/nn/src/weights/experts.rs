@@ -3,9 +3,11 @@
 //! - modules: `0.gate_proj`, `0.up_proj`, `0.down_proj`, `1.gate_proj`, ..., linear layers in any format. Made-up weights
 //!   have this form too;
 //! - stacks, as GGUF files have them: `gate_proj`, `up_proj` and `down_proj`, each `[experts, out_features, in_features]`;
-//! - fused: `gate_up_proj` and `down_proj` ([`fused`]).
+//! - fused: `gate_up_proj` and `down_proj` ([`fused`]);
+//! - lists: `gate_up.0`, `gate_up.1`, ..., `down.0`, ... ([`listed`]).
 
 mod fused;
+mod listed;
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -33,7 +35,7 @@ pub struct ExpertsShape {
     pub intermediate: usize,
     /// Each projection has a bias.
     pub has_biases: bool,
-    /// In a fused `gate_up_proj` the gate's and up's features alternate; else the gate's come first.
+    /// Where the gate and up are one matrix, their features alternate; else the gate's come first.
     pub alternating: bool,
 }
 
@@ -57,6 +59,7 @@ impl Weights<'_> {
                 self.stacked(shape)
             }
             Source::Checkpoint(_) if self.has("gate_up_proj") || self.has("down_proj") => self.fused(shape),
+            Source::Checkpoint(_) if self.has("gate_up.") => self.listed(shape),
             Source::Checkpoint(_) | Source::Dummy(_) | Source::Sizes(_) => self.modules(shape),
         }
     }

@@ -23,11 +23,11 @@ const NOT_A_NUMBER: u8 = 255;
 const STRIP: usize = 32;
 
 /// One matrix of every expert.
-struct Fused {
+pub(super) struct Fused {
     /// Output features.
-    rows: usize,
+    pub(super) rows: usize,
     /// Input features.
-    cols: usize,
+    pub(super) cols: usize,
     /// Even rows are the gate's, odd ones up's.
     alternating: bool,
 }
@@ -43,6 +43,13 @@ enum Numbers<'a> {
 }
 
 impl Fused {
+    /// `gate_up_proj` and `down_proj`.
+    pub(super) fn both(shape: &ExpertsShape) -> (Self, Self) {
+        let &ExpertsShape { hidden, intermediate, alternating, .. } = shape;
+        let gate_up = Self { rows: 2 * intermediate, cols: hidden, alternating };
+        (gate_up, Self { rows: hidden, cols: intermediate, alternating: false })
+    }
+
     /// The row that stored row `row` is.
     fn row(&self, stored: usize) -> usize {
         match (self.alternating, stored % 2) {
@@ -52,7 +59,7 @@ impl Fused {
     }
 
     /// Where an output row is stored.
-    fn stored_row(&self, row: usize) -> usize {
+    pub(super) fn stored_row(&self, row: usize) -> usize {
         match (self.alternating, self.rows / 2) {
             (false, _) => row,
             (true, half) if row < half => 2 * row,
@@ -63,9 +70,7 @@ impl Fused {
 
 impl Weights<'_> {
     pub(super) fn fused(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {
-        let &ExpertsShape { hidden, intermediate, alternating, .. } = shape;
-        let gate_up = Fused { rows: 2 * intermediate, cols: hidden, alternating };
-        let down = Fused { rows: hidden, cols: intermediate, alternating: false };
+        let (gate_up, down) = Fused::both(shape);
         if self.is_survey() {
             for (name, matrix) in [("gate_up_proj", &gate_up), ("down_proj", &down)] {
                 self.or_note(self.survey_fused(name, matrix, shape), || Ok(()))?;
