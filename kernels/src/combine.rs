@@ -3,7 +3,7 @@
 use crate::operands::{require_vectors, threads_for};
 use crate::{DevicePtr, Launch, LaunchError, Queue};
 
-/// `out[t]` is the sum over `j` of `weights[t, j] * parts[t, j]`.
+/// `out[t]` is `beside[t]` and the sum over `j` of `weights[t, j] * parts[t, j]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Combine {
     /// bf16 `[tokens, hidden]`.
@@ -12,6 +12,10 @@ pub struct Combine {
     pub parts: DevicePtr,
     /// f32 `[tokens, top]`, or [`DevicePtr::NULL`]: all 1.
     pub weights: DevicePtr,
+    /// bf16 `[tokens, hidden]`, or [`DevicePtr::NULL`]: 0.
+    pub beside: DevicePtr,
+    /// u32: of how many tokens there are parts, the others' being 0; or [`DevicePtr::NULL`]: of all.
+    pub num_tokens: DevicePtr,
     pub tokens: u32,
     pub top: u32,
     /// A multiple of 8.
@@ -33,7 +37,15 @@ impl Combine {
             grid: [self.tokens, (self.hidden / 8).div_ceil(threads), 1],
             threads,
             shared_bytes: 0,
-            args: &[self.out.into(), self.parts.into(), self.weights.into(), self.top.into(), self.hidden.into()],
+            args: &[
+                self.out.into(),
+                self.parts.into(),
+                self.weights.into(),
+                self.beside.into(),
+                self.num_tokens.into(),
+                self.top.into(),
+                self.hidden.into(),
+            ],
         })
     }
 }

@@ -17,22 +17,15 @@ use crate::decoder::{Decoder, DecoderLayer, Frame};
 use crate::text_part::TextWeights;
 
 struct Config {
-    vocab_size: usize,
-    hidden_size: usize,
+    frame: Frame,
     /// Of one expert.
     intermediate_size: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: usize,
-    head_dim: usize,
     num_local_experts: usize,
     num_experts_per_tok: usize,
     activation: Activation,
-    rms_norm_eps: f64,
-    max_position_embeddings: usize,
     /// Each layer's window in tokens; `None` is full attention.
     layer_windows: Vec<Option<u32>>,
     rope: Rope,
-    tie_word_embeddings: bool,
 }
 
 struct Layer {
@@ -47,7 +40,7 @@ impl DecoderLayer for Layer {
         let normed = x.norm(&self.input_norm)?;
         x.add(self.attention.forward(&normed, batch, cache)?);
         let normed = x.norm(&self.post_attention_norm)?;
-        x.add(self.moe.forward(&normed)?);
+        x.add(self.moe.forward(&normed, batch)?);
         Ok(())
     }
 }
@@ -58,7 +51,7 @@ impl Layer {
         let scale = (config.head_dim as f32).powf(-0.5);
         let params = AttentionParams { scale, window: config.layer_windows[index], chunk: None, softcap: None };
         let inside = weights.pp("self_attn");
-        let attention = Attention::with_biases(index, config.attention_shape(), params, rope, &inside)?;
+        let attention = Attention::with_biases(index, config.frame.attention, params, rope, &inside)?;
         Ok(Self {
             input_norm: norm("input_layernorm")?,
             attention: attention.with_sinks(inside.parameter("sinks", config.num_attention_heads)?),
@@ -71,7 +64,7 @@ impl Layer {
 fn decoder(config: &Config, weights: &Weights<'_>) -> Result<Decoder<Layer>, CheckpointError> {
     let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
     let layer = |index, weights: &Weights<'_>| Layer::new(config, index, rope.clone(), weights);
-    Decoder::load(&config.frame(), &TextWeights::of(weights), config.layer_windows.len(), layer)
+    Decoder::load(&config.frame, &TextWeights::of(weights), config.layer_windows.len(), layer)
 }
 
 impl Config {
@@ -81,46 +74,19 @@ impl Config {
         let alpha = fields.positive("swiglu_alpha")?.unwrap_or(1.702) as f32;
         let limit = fields.positive("swiglu_limit")?.unwrap_or(7.0) as f32;
         let parsed = Self {
-            vocab_size: fields.size("vocab_size")?,
-            hidden_size: fields.size("hidden_size")?,
             intermediate_size: fields.size("intermediate_size")?,
-            num_attention_heads: fields.size("num_attention_heads")?,
-            num_key_value_heads: fields.size("num_key_value_heads")?,
-            head_dim: fields.size("head_dim")?,
             num_local_experts: fields.count("num_local_experts")?,
             num_experts_per_tok: fields.size("num_experts_per_tok")?,
             activation: Activation::ClampedSwiglu { alpha, limit },
-            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-5),
-            max_position_embeddings: fields.context_length("max_position_embeddings")?,
             // Every other layer has a window, from the first on.
             layer_windows: fields.layer_windows(|| Ok(2))?,
             rope: Rope::of_config(fields, 150_000.0)?,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
         };
         if parsed.num_experts_per_tok > parsed.num_local_experts {
             let problem = format!("is more than num_local_experts {}", parsed.num_local_experts);
             return Err(fields.wrong("num_experts_per_tok", problem));
         }
-        parsed.attention_shape().check()?;
         Ok(parsed)
-    }
-
-    fn frame(&self) -> Frame {
-        Frame {
-            vocab_size: self.vocab_size,
-            hidden_size: self.hidden_size,
-            rms_norm_eps: self.rms_norm_eps,
-            tie_word_embeddings: self.tie_word_embeddings,
-        }
-    }
-
-    fn attention_shape(&self) -> AttentionShape {
-        AttentionShape {
-            hidden: self.hidden_size,
-            heads: self.num_attention_heads,
-            kv_heads: self.num_key_value_heads,
-            head_dim: self.head_dim,
-        }
     }
 
     fn moe(&self, weights: &Weights<'_>) -> Result<Moe, CheckpointError> {

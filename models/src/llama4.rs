@@ -21,8 +21,7 @@ use crate::text_part::{self, TextWeights};
 
 struct Config {
     architecture: &'static str,
-    vocab_size: usize,
-    hidden_size: usize,
+    frame: Frame,
     /// Of one expert, and of the shared one.
     intermediate_size: usize,
     /// Of a layer without experts.
@@ -30,17 +29,11 @@ struct Config {
     layers: Vec<LayerKind>,
     num_local_experts: usize,
     num_experts_per_tok: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: usize,
-    head_dim: usize,
-    rms_norm_eps: f64,
-    max_position_embeddings: usize,
     rope: Rope,
     /// Queries and keys are normalized in the layers that have rotary positions.
     use_qk_norm: bool,
     /// Of queries in the layers that have none.
     temperature: Option<Temperature>,
-    tie_word_embeddings: bool,
 }
 
 /// What differs from layer to layer.
@@ -71,7 +64,7 @@ impl DecoderLayer for Layer {
         let normed = x.norm(&self.post_attention_norm)?;
         x.add(match &self.feed_forward {
             FeedForward::Dense(mlp) => mlp.forward(&normed)?,
-            FeedForward::Sparse(moe) => moe.forward(&normed)?,
+            FeedForward::Sparse(moe) => moe.forward(&normed, batch)?,
         });
         Ok(())
     }
@@ -100,7 +93,7 @@ impl Layer {
 fn decoder(config: &Config, weights: &TextWeights<'_>) -> Result<Decoder<Layer>, CheckpointError> {
     let rotating = config.rope.table(config.head_dim, config.max_position_embeddings)?;
     let still = RopeTable::new(&[], 1.0, config.max_position_embeddings);
-    Decoder::load(&config.frame(), weights, config.layers.len(), |index, weights| {
+    Decoder::load(&config.frame, weights, config.layers.len(), |index, weights| {
         let rope = if config.layers[index].has_rope { &rotating } else { &still };
         Layer::new(config, index, rope.clone(), weights)
     })
@@ -115,47 +108,20 @@ impl Config {
         let hidden_size = fields.size("hidden_size")?;
         let parsed = Self {
             architecture,
-            vocab_size: fields.size("vocab_size")?,
-            hidden_size,
             intermediate_size: fields.size("intermediate_size")?,
             intermediate_size_mlp: fields.size("intermediate_size_mlp")?,
             layers: layers(fields)?,
             num_local_experts: fields.count("num_local_experts")?,
             num_experts_per_tok: fields.optional_size("num_experts_per_tok")?.unwrap_or(1),
-            num_attention_heads: heads,
-            num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(heads),
-            head_dim: fields.optional_size("head_dim")?.unwrap_or(hidden_size / heads),
-            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-5),
-            max_position_embeddings: fields.context_length("max_position_embeddings")?,
             rope: Rope::of_config(fields, 500_000.0)?,
             use_qk_norm: fields.flag("use_qk_norm", true)?,
             temperature: temperature(fields)?,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
         };
         if parsed.num_experts_per_tok > parsed.num_local_experts {
             let problem = format!("is more than num_local_experts {}", parsed.num_local_experts);
             return Err(fields.wrong("num_experts_per_tok", problem));
         }
-        parsed.attention_shape().check()?;
         Ok(parsed)
-    }
-
-    fn frame(&self) -> Frame {
-        Frame {
-            vocab_size: self.vocab_size,
-            hidden_size: self.hidden_size,
-            rms_norm_eps: self.rms_norm_eps,
-            tie_word_embeddings: self.tie_word_embeddings,
-        }
-    }
-
-    fn attention_shape(&self) -> AttentionShape {
-        AttentionShape {
-            hidden: self.hidden_size,
-            heads: self.num_attention_heads,
-            kv_heads: self.num_key_value_heads,
-            head_dim: self.head_dim,
-        }
     }
 
     /// The published model normalizes queries and keys after it rotated them; rotations keep their lengths, so it is the
@@ -166,7 +132,7 @@ impl Config {
         let scale = (self.head_dim as f32).powf(-0.5);
         let params = AttentionParams { scale, window: chunk, chunk, softcap: None };
         let weights = weights.clone().with_paired_heads(self.head_dim);
-        let mut attention = Attention::new(index, self.attention_shape(), params, rope, &weights)?;
+        let mut attention = Attention::new(index, self.frame.attention, params, rope, &weights)?;
         if has_rope && self.use_qk_norm {
             let norm = RmsNorm::new(weights.unit_norm(self.head_dim)?, self.rms_norm_eps);
             attention = attention.with_qk_norm(norm.clone(), norm);

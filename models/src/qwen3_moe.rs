@@ -20,8 +20,7 @@ use crate::text_part::TextWeights;
 use crate::qwen3::refuse_windows;
 
 struct Config {
-    vocab_size: usize,
-    hidden_size: usize,
+    frame: Frame,
     /// Of a layer without experts.
     intermediate_size: usize,
     /// Of one expert.
@@ -31,14 +30,7 @@ struct Config {
     num_experts: usize,
     num_experts_per_tok: usize,
     weighting: Weighting,
-    num_attention_heads: usize,
-    num_key_value_heads: usize,
-    /// Not tied to the hidden size.
-    head_dim: usize,
-    rms_norm_eps: f64,
-    max_position_embeddings: usize,
     rope: Rope,
-    tie_word_embeddings: bool,
 }
 
 struct Layer {
@@ -60,7 +52,7 @@ impl DecoderLayer for Layer {
         let normed = x.norm(&self.post_attention_norm)?;
         x.add(match &self.feed_forward {
             FeedForward::Dense(mlp) => mlp.forward(&normed)?,
-            FeedForward::Sparse(moe) => moe.forward(&normed)?,
+            FeedForward::Sparse(moe) => moe.forward(&normed, batch)?,
         });
         Ok(())
     }
@@ -74,7 +66,7 @@ impl Layer {
         let params = AttentionParams { scale, window: None, chunk: None, softcap: None };
         let inside = weights.pp("self_attn");
         let head_norm = |name| Ok(RmsNorm::new(inside.norm(name, head_dim)?, eps));
-        let attention = Attention::new(index, config.attention_shape(), params, rope, &inside)?;
+        let attention = Attention::new(index, config.frame.attention, params, rope, &inside)?;
         let mlp = weights.pp("mlp");
         Ok(Self {
             input_norm: norm("input_layernorm")?,
@@ -91,7 +83,7 @@ impl Layer {
 fn decoder(config: &Config, weights: &Weights<'_>) -> Result<Decoder<Layer>, CheckpointError> {
     let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
     let layer = |index, weights: &Weights<'_>| Layer::new(config, index, rope.clone(), weights);
-    Decoder::load(&config.frame(), &TextWeights::of(weights), config.is_sparse.len(), layer)
+    Decoder::load(&config.frame, &TextWeights::of(weights), config.is_sparse.len(), layer)
 }
 
 impl Config {
@@ -102,8 +94,6 @@ impl Config {
         fields.only("hidden_act", "silu")?;
         let heads = fields.size("num_attention_heads")?;
         let parsed = Self {
-            vocab_size: fields.size("vocab_size")?,
-            hidden_size: fields.size("hidden_size")?,
             intermediate_size: fields.size("intermediate_size")?,
             moe_intermediate_size: fields.size("moe_intermediate_size")?,
             is_sparse: sparse_layers(fields)?,
@@ -116,38 +106,13 @@ impl Config {
                 true => Weighting::AmongChosen,
                 false => Weighting::AmongAll,
             },
-            num_attention_heads: heads,
-            num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(heads),
-            head_dim: fields.optional_size("head_dim")?.unwrap_or(128),
-            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6),
-            max_position_embeddings: fields.context_length("max_position_embeddings")?,
             rope: Rope::of_config(fields, 10000.0)?,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
         };
         if parsed.num_experts_per_tok > parsed.num_experts {
             let problem = format!("is more than the {} experts there are", parsed.num_experts);
             return Err(fields.wrong("num_experts_per_tok", problem));
         }
-        parsed.attention_shape().check()?;
         Ok(parsed)
-    }
-
-    fn frame(&self) -> Frame {
-        Frame {
-            vocab_size: self.vocab_size,
-            hidden_size: self.hidden_size,
-            rms_norm_eps: self.rms_norm_eps,
-            tie_word_embeddings: self.tie_word_embeddings,
-        }
-    }
-
-    fn attention_shape(&self) -> AttentionShape {
-        AttentionShape {
-            hidden: self.hidden_size,
-            heads: self.num_attention_heads,
-            kv_heads: self.num_key_value_heads,
-            head_dim: self.head_dim,
-        }
     }
 
     fn moe(&self, weights: &Weights<'_>) -> Result<Moe, CheckpointError> {

@@ -22,6 +22,8 @@ pub struct ForwardBatch {
 /// A step's indices in a GPU's memory. Each may be longer than what the host has, where the step is padded.
 #[derive(Clone, Debug)]
 pub struct StepTensors {
+    /// u32 `[1]`: how many tokens are no padding.
+    pub num_tokens: Tensor,
     /// u32 `[tokens]`: a token id; or, with bit 31 set, a slot whose last sampled token is meant.
     pub input_ids: Tensor,
     /// u32 `[slots]`: the token that each slot sampled last.
@@ -39,6 +41,10 @@ impl ForwardBatch {
     pub fn of_padding(groups: usize) -> Self {
         let group = PagedBatch { cu_seqlens: vec![0], block_offsets: vec![0], ..PagedBatch::default() };
         Self { groups: vec![group; groups], ..Self::default() }
+    }
+
+    pub(crate) fn num_tokens_on_device(&self) -> Option<&Tensor> {
+        self.on_device.as_ref().map(|step| &step.num_tokens)
     }
 
     pub(crate) fn input_ids(&self) -> TokenIds<'_> {

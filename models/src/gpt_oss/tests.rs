@@ -13,8 +13,8 @@ impl RoutedLayer for Layer {
         let normed = x.norm(&self.input_norm).unwrap();
         x.add(self.attention.forward(&normed, batch, cache).unwrap());
         let normed = x.norm(&self.post_attention_norm).unwrap();
-        x.add(self.moe.forward(&normed).unwrap());
-        Some(self.moe.routes(&normed).unwrap())
+        x.add(self.moe.forward(&normed, batch).unwrap());
+        Some(self.moe.routes(&normed, batch).unwrap())
     }
 }
 

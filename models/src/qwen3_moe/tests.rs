@@ -17,8 +17,8 @@ impl RoutedLayer for Layer {
         let normed = x.norm(&self.input_norm).unwrap();
         x.add(self.attention.forward(&normed, batch, cache).unwrap());
         let normed = x.norm(&self.post_attention_norm).unwrap();
-        x.add(moe.forward(&normed).unwrap());
-        Some(moe.routes(&normed).unwrap())
+        x.add(moe.forward(&normed, batch).unwrap());
+        Some(moe.routes(&normed, batch).unwrap())
     }
 }
 

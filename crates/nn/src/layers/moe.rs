@@ -1,11 +1,11 @@
 //! The feed-forward layer that is a mixture of experts.
 
 use candle_core::{Result, Tensor};
-use plimsoll_ops::add::add;
 use plimsoll_ops::linear::Linear;
 use plimsoll_ops::moe::{Experts, Routes, Weighting, route_by};
 
 use super::Mlp;
+use crate::ForwardBatch;
 
 /// A router and its experts (arXiv:1701.06538): each token passes those few that the router scores highest, and a shared
 /// one where there is one.
@@ -31,23 +31,20 @@ impl Moe {
         Self { shared: Some(shared), ..self }
     }
 
-    /// `[tokens, hidden]` to the same.
+    /// `[tokens, hidden]`, those of `batch`, to the same.
     ///
     /// # Errors
     /// A device failure.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let routed = self.experts.forward(x, &self.routes(x)?)?;
-        match &self.shared {
-            Some(shared) => add(&shared.forward(x)?, &routed),
-            None => Ok(routed),
-        }
+    pub fn forward(&self, x: &Tensor, batch: &ForwardBatch) -> Result<Tensor> {
+        let beside = self.shared.as_ref().map(|shared| shared.forward(x)).transpose()?;
+        self.experts.forward(x, &self.routes(x, batch)?, beside.as_ref())
     }
 
     /// Which experts the tokens `x`, `[tokens, hidden]`, go to.
     ///
     /// # Errors
     /// A device failure.
-    pub fn routes(&self, x: &Tensor) -> Result<Routes> {
-        route_by(&self.router, x, self.top, self.weighting)
+    pub fn routes(&self, x: &Tensor, batch: &ForwardBatch) -> Result<Routes> {
+        route_by(&self.router, x, batch.num_tokens_on_device(), self.top, self.weighting)
     }
 }

@@ -5,8 +5,8 @@ use candle_core::cuda_backend::cudarc::driver::result::memcpy_dtod_async;
 use candle_core::{DType, Result, Tensor, bail};
 use plimsoll_kernels::combine::Combine;
 use plimsoll_kernels::gemv::Output;
-use plimsoll_kernels::packed::{Activation as Gate, Layout, Packed, Way, Work};
-use plimsoll_kernels::route::{Route, RoutePlanSize, Weighting as Weights};
+use plimsoll_kernels::packed::{Activation as Gate, Layout, Packed, Work};
+use plimsoll_kernels::route::{Route, RoutePlanPart, RoutePlanSize, Split, Weighting as Weights};
 use plimsoll_kernels::{DevicePtr, Queue};
 
 use super::{Activation, Weighting};
@@ -25,38 +25,44 @@ pub(super) struct GpuRoutes {
     plan: DevicePtr,
     /// f32 `[tokens, top]`
     weights: DevicePtr,
+    num_tokens: Option<Tensor>,
     size: RoutePlanSize,
-    way: Way,
     weighs_inputs: bool,
 }
 
 /// Scores `x` by `router` and routes it.
-pub(super) fn route(router: &Linear, x: &Tensor, top: usize, weighting: Weighting) -> Result<GpuRoutes> {
+pub(super) fn route(
+    router: &Linear,
+    x: &Tensor,
+    num_tokens: Option<&Tensor>,
+    top: usize,
+    weighting: Weighting,
+) -> Result<GpuRoutes> {
     let (tokens, experts) = (x.dim(0)?, router.out_features());
-    let way = Way::experts(tokens * top, experts);
-    let size =
-        RoutePlanSize { tokens: tokens as u32, experts: experts as u32, top: top as u32, item_rows: way.item_rows() };
+    let split = Split::of(tokens, experts, top);
+    let size = RoutePlanSize { tokens: tokens as u32, experts: experts as u32, top: top as u32, split };
     let cuda = Cuda::of(x.device())?;
     let slots = tokens * top;
-    let words = [tokens * experts, slots, slots, slots, size.words() as usize];
+    let words = [tokens * experts, slots, slots, slots, size.words() as usize, size.count_words() as usize];
     let offsets = words.iter().scan(0, |end, words| {
         let start = *end;
         *end += (words * size_of::<u32>()).next_multiple_of(ALIGNMENT);
         Some(start)
     });
     let offsets: Vec<usize> = offsets.collect();
-    let bytes = offsets[4] + words[4] * size_of::<u32>();
+    let bytes = offsets[5] + words[5] * size_of::<u32>();
     let memory = cuda.empty(bytes.div_ceil(DType::BF16.size_in_bytes()), DType::BF16)?;
     let start = address("route", "memory", &memory, DType::BF16)?;
-    let [scores, chosen, weights, sorted, plan] = [0, 1, 2, 3, 4].map(|i| start.byte_add(offsets[i]));
+    let [scores, chosen, weights, sorted, plan, counts] = [0, 1, 2, 3, 4, 5].map(|i| start.byte_add(offsets[i]));
     router.scores(x, scores)?;
     let op = Route {
         chosen,
         weights,
         slots: sorted,
         plan,
-        ticket: cuda.ticket()?,
+        counts,
         scores,
+        num_tokens: address_of_count(num_tokens)?,
         weighting: match weighting {
             Weighting::AmongChosen => Weights::AmongChosen,
             Weighting::AmongAll => Weights::AmongAll,
@@ -66,7 +72,12 @@ pub(super) fn route(router: &Linear, x: &Tensor, top: usize, weighting: Weightin
     };
     op.run(cuda.queue()).map_err(launch_error)?;
     let weighs_inputs = weighting == Weighting::SigmoidOfInput;
-    Ok(GpuRoutes { _memory: memory, slots: sorted, plan, weights, size, way, weighs_inputs })
+    let num_tokens = num_tokens.cloned();
+    Ok(GpuRoutes { _memory: memory, slots: sorted, plan, weights, num_tokens, size, weighs_inputs })
+}
+
+fn address_of_count(num_tokens: Option<&Tensor>) -> Result<DevicePtr> {
+    num_tokens.map_or(Ok(DevicePtr::NULL), |count| address("route", "num_tokens", count, DType::U32))
 }
 
 /// All experts' matrices, side by side.
@@ -102,12 +113,21 @@ impl GpuExperts {
         Ok(Self { experts, gate_up, down: Stack::new(down)? })
     }
 
-    /// `x`: bf16 `[tokens, hidden]`; the result is the same.
-    pub(super) fn forward(&self, x: &Tensor, routes: &GpuRoutes, activation: Activation) -> Result<Tensor> {
+    /// `x` and `beside`, which is added: bf16 `[tokens, hidden]`; the result is the same.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        routes: &GpuRoutes,
+        activation: Activation,
+        beside: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
         let size = routes.size;
         if tokens != size.tokens as usize || size.experts as usize != self.experts {
             bail!("experts: {tokens} tokens and {} experts were given routes of {size:?}", self.experts);
+        }
+        if beside.is_some_and(|beside| beside.dims() != x.dims()) {
+            bail!("experts: {:?} is to be added to {:?}", beside.map(Tensor::shape), x.shape());
         }
         let cuda = Cuda::of(x.device())?;
         let slots = size.slots() as usize;
@@ -118,17 +138,18 @@ impl GpuExperts {
             Activation::SiluMul => Gate::SiluMul,
             Activation::ClampedSwiglu { alpha, limit } => Gate::ClampedSwiglu { alpha, limit },
         };
-        self.gate_up.run(cuda.queue(), x, &middle, routes, gate, routes.work(size.top, false, input_weights))?;
+        let up = Rows { activation: gate, top: size.top, scatters: false, input_weights };
+        self.gate_up.run(cuda.queue(), x, &middle, routes, up)?;
         let parts = cuda.empty((slots, hidden), DType::BF16)?;
-        self.down.run(cuda.queue(), &middle, &parts, routes, Gate::None, routes.work(0, true, DevicePtr::NULL))?;
-        if size.top == 1 && routes.weighs_inputs {
-            return Ok(parts);
-        }
+        let down = Rows { activation: Gate::None, top: 0, scatters: true, input_weights: DevicePtr::NULL };
+        self.down.run(cuda.queue(), &middle, &parts, routes, down)?;
         let out = cuda.empty((tokens, hidden), DType::BF16)?;
         let op = Combine {
             out: address("experts", "out", &out, DType::BF16)?,
             parts: address("experts", "parts", &parts, DType::BF16)?,
             weights: if routes.weighs_inputs { DevicePtr::NULL } else { routes.weights },
+            beside: beside.map_or(Ok(DevicePtr::NULL), |beside| address("experts", "beside", beside, DType::BF16))?,
+            num_tokens: address_of_count(routes.num_tokens.as_ref())?,
             tokens: size.tokens,
             top: size.top,
             hidden: hidden as u32,
@@ -138,10 +159,13 @@ impl GpuExperts {
     }
 }
 
-impl GpuRoutes {
-    fn work(&self, top: u32, scatters: bool, input_weights: DevicePtr) -> Work {
-        Work::Experts { plan: self.plan, slots: self.slots, items: self.size.capacity(), top, scatters, input_weights }
-    }
+/// How a product's rows are numbered ([`Work::Experts`]), and what becomes of them.
+#[derive(Clone, Copy)]
+struct Rows {
+    activation: Gate,
+    top: u32,
+    scatters: bool,
+    input_weights: DevicePtr,
 }
 
 impl Stack {
@@ -164,15 +188,8 @@ impl Stack {
         Ok(Self { layout, codes, scales, bias })
     }
 
-    fn run(
-        &self,
-        queue: &dyn Queue,
-        x: &Tensor,
-        y: &Tensor,
-        routes: &GpuRoutes,
-        activation: Gate,
-        work: Work,
-    ) -> Result<()> {
+    /// A launch for each way that the routes' plan has.
+    fn run(&self, queue: &dyn Queue, x: &Tensor, y: &Tensor, routes: &GpuRoutes, rows: Rows) -> Result<()> {
         if x.dim(1)? != self.layout.columns {
             bail!("experts: {} input features, expected {}", x.dim(1)?, self.layout.columns);
         }
@@ -180,19 +197,17 @@ impl Stack {
             Some(tensor) => address("experts", operand, tensor, tensor.dtype()),
             None => Ok(DevicePtr::NULL),
         };
-        let op = Packed {
-            y: address("experts", "y", y, DType::BF16)?,
-            output: Output::Bf16,
-            x: address("experts", "x", x, DType::BF16)?,
-            codes: address("experts", "codes", &self.codes, self.codes.dtype())?,
-            scales: optional("scales", &self.scales)?,
-            bias: optional("bias", &self.bias)?,
-            layout: self.layout,
-            activation,
-            way: routes.way,
-            work,
-        };
-        op.run(queue).map_err(launch_error)
+        let (y, x) = (address("experts", "y", y, DType::BF16)?, address("experts", "x", x, DType::BF16)?);
+        let codes = address("experts", "codes", &self.codes, self.codes.dtype())?;
+        let (scales, bias) = (optional("scales", &self.scales)?, optional("bias", &self.bias)?);
+        let Rows { activation, top, scatters, input_weights } = rows;
+        routes.size.parts().try_for_each(|RoutePlanPart { way, offset, items }| {
+            let plan = routes.plan.byte_add(offset as usize * size_of::<u32>());
+            let work = Work::Experts { plan, slots: routes.slots, items, top, scatters, input_weights };
+            let (output, layout) = (Output::Bf16, self.layout);
+            let op = Packed { y, output, x, codes, scales, bias, layout, activation, way, work };
+            op.run(queue).map_err(launch_error)
+        })
     }
 }
 

@@ -75,7 +75,7 @@ fn experts_are_the_weighted_sum_of_their_layers() {
         for (tokens, top) in [(1, 4), (7, 1), (30, 3), (3, EXPERTS)] {
             let (x, scores) = (random.normals(tokens * SHAPE.0, 1.0), random.normals(tokens * EXPERTS, 2.0));
             let routes = route(&tensor(&scores, tokens), top, weighting).unwrap();
-            let y = floats(&experts.forward(&tensor(&x, tokens), &routes).unwrap());
+            let y = floats(&experts.forward(&tensor(&x, tokens), &routes, None).unwrap());
             for (token, y) in y.chunks_exact(SHAPE.0).enumerate() {
                 let x: Vec<f64> = x[token * SHAPE.0..][..SHAPE.0].iter().map(|x| f64::from(*x)).collect();
                 let mut want = vec![0.0; SHAPE.0];
@@ -135,7 +135,7 @@ fn a_row_is_the_same_to_the_bit_alone_and_in_any_batch() {
     let bits = |from: usize, count: usize| -> Vec<u32> {
         let part = |x: &Tensor| x.narrow(0, from, count).unwrap();
         let routes = route(&part(&scores), 4, Weighting::AmongChosen).unwrap();
-        floats(&experts.forward(&part(&x), &routes).unwrap()).iter().map(|y| y.to_bits()).collect()
+        floats(&experts.forward(&part(&x), &routes, None).unwrap()).iter().map(|y| y.to_bits()).collect()
     };
     let whole = bits(0, 33);
     for (from, count) in (0..33).map(|row| (row, 1)).chain([(0, 5), (5, 28), (1, 31)]) {
@@ -151,7 +151,7 @@ fn what_is_not_a_number_stays_in_its_row() {
     let (mut x, mut scores) = (random.normals(3 * SHAPE.0, 1.0), random.normals(3 * EXPERTS, 1.0));
     let run = |x: &[f32], scores: &[f32]| {
         let routes = route(&tensor(scores, 3), 2, Weighting::AmongChosen).unwrap();
-        floats(&experts.forward(&tensor(x, 3), &routes).unwrap())
+        floats(&experts.forward(&tensor(x, 3), &routes, None).unwrap())
     };
     let clean = run(&x, &scores);
     x[SHAPE.0 + 3] = f32::NAN;
@@ -178,11 +178,11 @@ fn what_does_not_fit_is_refused() {
     assert!(error(0).contains("0 experts a token") && error(4).contains("4 experts a token"));
     let routes = route(&zeros((2, EXPERTS)), 1, Weighting::AmongAll).unwrap();
     let experts = packed(&matrices, CLAMPED);
-    let error = experts.forward(&zeros((3, SHAPE.0)), &routes).unwrap_err().to_string();
+    let error = experts.forward(&zeros((3, SHAPE.0)), &routes, None).unwrap_err().to_string();
     assert!(error.contains("3 tokens were given routes of 2"), "{error}");
     let mut scores = vec![0.0; EXPERTS + 1];
     scores[EXPERTS] = 1.0;
     let routes = route(&tensor(&scores, 1), 1, Weighting::AmongAll).unwrap();
-    let error = experts.forward(&zeros((1, SHAPE.0)), &routes).unwrap_err().to_string();
+    let error = experts.forward(&zeros((1, SHAPE.0)), &routes, None).unwrap_err().to_string();
     assert!(error.contains("number 9 of 9"), "{error}");
 }

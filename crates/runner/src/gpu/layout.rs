@@ -46,6 +46,7 @@ pub(super) struct GroupSizes {
 /// Where each array lies.
 #[derive(Clone, Debug)]
 pub(super) struct StepLayout {
+    num_tokens: Range<usize>,
     input_ids: Range<usize>,
     positions: Range<usize>,
     logit_rows: Range<usize>,
@@ -71,6 +72,7 @@ impl StepLayout {
             end = (start + len).next_multiple_of(ALIGNMENT);
             start..start + len
         };
+        let num_tokens = region(1);
         let (input_ids, positions) = (region(sizes.tokens), region(sizes.tokens));
         let logit_rows = region(sizes.logit_rows);
         let mut groups: Vec<GroupLayout> = sizes
@@ -89,7 +91,7 @@ impl StepLayout {
             group.blocks = region(sizes.blocks);
         }
         let words = region(0).start;
-        Self { input_ids, positions, logit_rows, groups, fixed, words }
+        Self { num_tokens, input_ids, positions, logit_rows, groups, fixed, words }
     }
 
     /// Words of the whole buffer.
@@ -98,7 +100,7 @@ impl StepLayout {
     }
 
     /// Lays a batch out, with padding where the layout has room for more than the batch has: a padded token is written
-    /// nowhere. Returns what of `words` must be copied.
+    /// nowhere and goes to no expert. Returns what of `words` must be copied.
     ///
     /// # Errors
     /// A plan is larger than the layout has room for.
@@ -116,6 +118,7 @@ impl StepLayout {
             used.copy_from_slice(from);
             rest.fill(padding);
         };
+        put(&self.num_tokens, &[batch.input_ids.len() as u32], 0);
         put(&self.input_ids, &batch.input_ids, 0);
         put(&self.positions, &batch.positions, 0);
         put(&self.logit_rows, &batch.logit_rows, NONE);
@@ -145,6 +148,7 @@ impl StepLayout {
     ) -> Result<()> {
         let part = |range: &Range<usize>| buffer.narrow(0, range.start, range.len());
         batch.on_device = Some(StepTensors {
+            num_tokens: part(&self.num_tokens)?,
             input_ids: part(&self.input_ids)?,
             last_tokens: shared.last_tokens.clone(),
             positions: part(&self.positions)?,
