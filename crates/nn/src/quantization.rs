@@ -49,6 +49,8 @@ pub(crate) enum Method {
 pub(crate) struct Fp8 {
     /// Rows and columns of a block.
     pub(crate) block: Option<[usize; 2]>,
+    /// Whether activations are E4M3, too, where the checkpoint comes from.
+    pub(crate) rounds_activations: bool,
 }
 
 /// arXiv:2210.17323, as AutoGPTQ and GPTQModel store it.
@@ -59,8 +61,6 @@ pub(crate) struct Gptq {
     pub(crate) group: Option<usize>,
     /// Whether zeros are stored less one, as in the format's first version.
     pub(crate) zeros_less_one: bool,
-    /// Whether columns are stored in the order of their weight to the result (`desc_act`).
-    pub(crate) is_reordered: bool,
 }
 
 impl Quantization {
@@ -103,9 +103,15 @@ impl Quantization {
         }
     }
 
-    /// Whether matrices may have their columns in an order of their own.
-    pub(crate) fn is_reordered(&self) -> bool {
-        matches!(self.method, Method::Gptq(Gptq { is_reordered: true, .. }))
+    /// Whether the publisher multiplies `module`'s FP8 weights with activations in FP8, for which the weights may have been
+    /// chosen. Scales of activations that a checkpoint has are set aside: each row's own is closer.
+    pub(crate) fn rounds_activations(&self, module: &str) -> bool {
+        !self.kept.hold(module)
+            && match &self.method {
+                Method::Fp8(fp8) => fp8.rounds_activations,
+                Method::Compressed(compressed) => compressed.rounds_activations(module),
+                _ => false,
+            }
     }
 
     /// What dummy weights of a module's matrix are made of; `None` is as they were.
@@ -139,8 +145,8 @@ impl fmt::Display for Quantization {
         let group = |group: &Option<usize>| group.map_or("rows".to_owned(), |group| format!("groups of {group}"));
         match &self.method {
             Method::Plain => write!(f, "dense"),
-            Method::Fp8(Fp8 { block: Some([rows, cols]) }) => write!(f, "fp8 (blocks of {rows} x {cols})"),
-            Method::Fp8(Fp8 { block: None }) => write!(f, "fp8"),
+            Method::Fp8(Fp8 { block: Some([rows, cols]), .. }) => write!(f, "fp8 (blocks of {rows} x {cols})"),
+            Method::Fp8(Fp8 { block: None, .. }) => write!(f, "fp8"),
             Method::Compressed(compressed) => write!(f, "compressed-tensors ({compressed})"),
             Method::Gptq(gptq) => write!(f, "gptq (int{}, {})", gptq.bits, group(&gptq.group)),
             Method::Awq { group: of } => write!(f, "awq (int4, {})", group(of)),
@@ -153,7 +159,8 @@ impl Fp8 {
     fn parse(fields: Fields<'_>) -> Result<Self, CheckpointError> {
         fields.only("fmt", "e4m3")?;
         fields.only("weight_format", "e4m3")?;
-        Ok(Self { block: block_size(fields, "weight_block_size")? })
+        let rounds_activations = fields.text("activation_scheme")?.is_some();
+        Ok(Self { block: block_size(fields, "weight_block_size")?, rounds_activations })
     }
 }
 
@@ -195,8 +202,9 @@ impl Gptq {
         };
         fields.only("pack_dtype", "int32")?;
         fields.refuse(&["is_marlin_format", "rotation", "adapter"])?;
-        let is_reordered = fields.flag("desc_act", false)?;
-        Ok(Self { bits, group: group_size(fields, "group_size")?, zeros_less_one, is_reordered })
+        // Whether columns are in an order of their own is told by the tensors.
+        fields.flag("desc_act", false)?;
+        Ok(Self { bits, group: group_size(fields, "group_size")?, zeros_less_one })
     }
 }
 

@@ -25,6 +25,8 @@ struct Group {
     /// Columns that share a scale, where not all do.
     group: Option<usize>,
     block: Option<[usize; 2]>,
+    /// Whether activations are E4M3, too, where the checkpoint comes from.
+    rounds_activations: bool,
 }
 
 impl Compressed {
@@ -51,6 +53,10 @@ impl Compressed {
 
     pub(super) fn block(&self, module: &str) -> Option<[usize; 2]> {
         self.group(module)?.block
+    }
+
+    pub(super) fn rounds_activations(&self, module: &str) -> bool {
+        self.group(module).is_some_and(|group| group.rounds_activations)
     }
 
     /// What `module`'s elements are, and the columns that share a scale.
@@ -99,7 +105,11 @@ impl Group {
                 return Err(weights.wrong("strategy", problem));
             }
         }
-        Ok(Self { targets, codes, group, block })
+        let rounds_activations = match fields.nested("input_activations")? {
+            Some(activations) => activations.text("type")? == Some("float") && activations.size("num_bits")? == 8,
+            None => false,
+        };
+        Ok(Self { targets, codes, group, block, rounds_activations })
     }
 }
 

@@ -85,6 +85,28 @@ fn groups_of_modules_have_their_own_arguments() {
 }
 
 #[test]
+fn whose_publisher_rounds_activations_is_known() {
+    let fp8 = |field: Value| {
+        let mut config = json!({"quant_method": "fp8", "ignored_layers": ["lm_head"]});
+        config["activation_scheme"] = field;
+        parse(config)
+    };
+    assert!(fp8(json!("dynamic")).rounds_activations(Q) && fp8(json!("static")).rounds_activations(Q));
+    assert!(!fp8(Value::Null).rounds_activations(Q) && !fp8(json!("dynamic")).rounds_activations("lm_head"));
+    let compressed = |activations: Value| {
+        let weights = json!({"type": "float", "num_bits": 8, "strategy": "channel"});
+        let group = json!({"targets": ["Linear"], "weights": weights, "input_activations": activations});
+        parse(json!({"quant_method": "compressed-tensors", "config_groups": {"g": group}, "ignore": ["lm_head"]}))
+    };
+    let dynamic = compressed(json!({"type": "float", "num_bits": 8, "strategy": "token", "dynamic": true}));
+    assert!(dynamic.rounds_activations(Q) && !dynamic.rounds_activations("lm_head"));
+    for other in [Value::Null, json!({"type": "int", "num_bits": 8})] {
+        assert!(!compressed(other).rounds_activations(Q));
+    }
+    assert!(!parse(json!({"quant_method": "gptq", "bits": 4, "group_size": 128})).rounds_activations(Q));
+}
+
+#[test]
 fn an_older_name_of_the_field_is_read() {
     let groups = json!({"g": {"targets": ["Linear"], "weights": {"type": "float", "num_bits": 8}}});
     let of = |config: Value| Quantization::parse(&config).map_err(|e| e.to_string());
