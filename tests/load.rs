@@ -49,28 +49,3 @@ fn saturate_starts_its_own_server_and_finds_a_plateau() {
         serde_json::from_slice(&std::fs::read(out.join("saturation.json")).expect("a report")).expect("JSON");
     assert!(report["rungs"].as_array().is_some_and(|rungs| rungs.len() >= 3), "{report}");
 }
-
-#[test]
-fn serve_keeps_to_the_load_line_that_saturate_found() {
-    let options = ["--max-num-seqs", "1"];
-    let measured = ["saturate", "--max-concurrency", "8", "--rung-seconds", "2", "--max-tokens", "8", "--keep-line"];
-    let search = ["--no-open-loop", "--no-drift-check"];
-    let output = run(&[&measured[..], &search, &options].concat());
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // On a busy machine the search may see no plateau, and says so.
-    let line = said.lines().find_map(|line| line.strip_prefix("load line: "));
-    assert!(line.is_some() || said.contains("no load line: "), "{said}");
-    let sequences: Option<u64> =
-        line.map(|line| line.split(' ').next().and_then(|n| n.parse().ok()).expect("a number"));
-    assert!(sequences.is_none_or(|sequences| (1..=8).contains(&sequences)), "{line:?}");
-
-    let limit = |arguments: &[&str]| {
-        let server = Server::start(arguments);
-        let (_, load) = server.get("/load");
-        serde_json::from_str::<Value>(&load).expect("JSON")["limit"].as_u64()
-    };
-    assert_eq!(limit(&options), sequences.or(Some(1 + 8192)));
-    assert_eq!(limit(&[&options[..], &["--load-line", "off"]].concat()), Some(1 + 8192));
-    assert_eq!(limit(&["--max-num-seqs", "2"]), Some(2 + 8192), "it was not measured with these options");
-}

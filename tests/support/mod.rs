@@ -119,6 +119,15 @@ impl Drop for Server {
 
 /// One plain HTTP/1.1 exchange; understands `Content-Length`, chunked bodies and bodies up to the connection's end.
 pub(crate) fn exchange(url: &str, request: &str) -> (u16, String) {
+    let text = exchange_whole(url, request);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    (status, if chunked { dechunk(body) } else { body.to_owned() })
+}
+
+/// The same with the reply as it came.
+pub(crate) fn exchange_whole(url: &str, request: &str) -> String {
     use std::io::Write;
     let address = url.trim_start_matches("http://");
     let mut stream = std::net::TcpStream::connect(address).expect("the server listens");
@@ -127,11 +136,7 @@ pub(crate) fn exchange(url: &str, request: &str) -> (u16, String) {
     stream.write_all(request.as_bytes()).ok();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).ok();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    (status, if chunked { dechunk(body) } else { body.to_owned() })
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn dechunk(mut body: &str) -> String {

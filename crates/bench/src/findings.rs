@@ -6,6 +6,7 @@ use crate::arrivals::Arrivals;
 use crate::record::TokenSource;
 use crate::report::RungReport;
 use crate::stop::Stop;
+use crate::summary::RungSummary;
 
 /// What a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub enum FindingKind {
     UsageWrong,
     /// The server sends no token counts.
     UsageMissing,
+    /// The tokens of a reply came all at once, so that nothing is known of the time between them.
+    Burst,
     /// Prompts were answered from the server's prefix cache though each was to be new to it.
     CachedTokens,
     /// This process may not open enough connections for the concurrency asked for.
@@ -34,6 +37,8 @@ pub enum FindingKind {
     Cut,
     /// Ended by a person.
     Interrupted,
+    /// The server's process, which the search had started, ended while it was measured.
+    ServerEnded,
     /// A part of the search was left out.
     NotConfirmed,
     /// A rung that failed once and did not fail again.
@@ -50,7 +55,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn new(kind: FindingKind, text: impl Into<String>) -> Self {
+    pub fn new(kind: FindingKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
 
@@ -65,6 +70,9 @@ const TOLERATED_CACHED: f64 = 0.5;
 
 /// Of an open loop's requests all but one in a hundred are to be sent within so many milliseconds of when they were due.
 const TOLERATED_LAG_MS: f64 = 10.0;
+
+/// No server makes a token in less: what came faster was held back.
+const LEAST_TPOT_MS: f64 = 0.02;
 
 /// What is to be said of a trace of which not all was sent.
 pub(crate) fn of_trace(arrivals: Arrivals, rung: &RungReport, requests: usize) -> Option<Finding> {
@@ -107,6 +115,13 @@ pub(crate) fn of_rungs<'a>(rungs: impl IntoIterator<Item = &'a RungReport>, salt
         FindingKind::UsageMissing,
         sum.without_usage,
         "The server sent no usage with some replies: output tokens are chunks, input tokens the prompts' own."
+            .to_owned(),
+    );
+    find(
+        FindingKind::Burst,
+        sum.in_bursts,
+        "Replies came in one burst each: the server, or a proxy before it, holds their tokens back until the end. The time \
+         to the first token is that of the whole reply, and what is said of the time between tokens is not to be used."
             .to_owned(),
     );
     let share = cached as f64 / input.max(1) as f64;
@@ -153,6 +168,7 @@ struct Sums {
     cached: u64,
     input: u64,
     without_usage: bool,
+    in_bursts: bool,
     /// The worst 99th percentile of the open loops.
     lag_ms: f64,
 }
@@ -168,7 +184,16 @@ impl Sums {
         let lag = summary.schedule_lag_ms.as_ref().filter(|_| summary.open_loop.is_some());
         self.lag_ms = lag.map_or(0.0, |lag| lag.p99).max(self.lag_ms);
         self.without_usage |= summary.tokens.source == TokenSource::Chunks;
+        self.in_bursts |= is_in_bursts(summary);
     }
+}
+
+/// Whether most replies of several tokens came in one piece, or faster than tokens can be made.
+fn is_in_bursts(summary: &RungSummary) -> bool {
+    let has_several = summary.tokens.output >= 2 * summary.outcomes.success.max(1);
+    let replies = summary.e2e_ms.as_ref().map_or(0, |e2e| e2e.count);
+    let timed = summary.tpot_ms.as_ref().filter(|tpot| tpot.p50 >= LEAST_TPOT_MS).map_or(0, |tpot| tpot.count);
+    has_several && timed * 2 < replies
 }
 
 #[cfg(test)]

@@ -1,72 +1,18 @@
 //! Servers that go wrong, each in one way: every request is accounted for, under the right cause.
 
-use std::io;
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod scripted;
+
+use std::cell::RefCell;
 use std::time::Duration;
 
 use plimsoll_bench::{
-    BenchConfig, BenchError, FindingKind, OutcomeCounts, RungReport, SaturateConfig, Verdict, run, saturate,
+    BenchConfig, BenchReport, FindingKind, NullServer, NullServerConfig, OutcomeCounts, Progress, RungReport, run,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-
-const ROLE: &str = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
-const TEXT: &str = r#"{"choices":[{"index":0,"delta":{"content":"four tokens in this"},"finish_reason":null}]}"#;
-const THOUGHT: &str = r#"{"choices":[{"index":0,"delta":{"reasoning":"hm"},"finish_reason":null}]}"#;
-const END: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
-const USAGE: &str = r#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":9,"total_tokens":16,"prompt_tokens_details":{"cached_tokens":5},"completion_tokens_details":{"reasoning_tokens":2}}}"#;
-const FAULT: &str = r#"{"error":{"message":"the device is gone","type":"server_error"}}"#;
-const DONE: &str = "[DONE]";
-
-/// What a server does once a request has come in.
-#[derive(Clone, Debug)]
-enum Act {
-    Say(String),
-    Wait(Duration),
-}
-
-fn stream(events: &[&str]) -> Act {
-    let body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
-    Act::Say(format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{body}"))
-}
-
-fn status(line: &str, body: &str) -> Act {
-    let length = body.len();
-    Act::Say(format!(
-        "HTTP/1.1 {line}\r\nretry-after: 1\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-    ))
-}
-
-/// Starts a server that plays `script` for each request, then closes. Returns its base URL.
-async fn server(script: Vec<Act>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    tokio::spawn(async move {
-        while let Ok((connection, _)) = listener.accept().await {
-            let script = script.clone();
-            tokio::spawn(async move { drop(play(connection, script).await) });
-        }
-    });
-    format!("http://{address}")
-}
-
-async fn play(mut connection: TcpStream, script: Vec<Act>) -> io::Result<()> {
-    let mut received = vec![0; 64 << 10];
-    let mut length = 0;
-    // The bodies here are small JSON objects: one has come whole when its last brace is there.
-    while !received[..length].ends_with(b"}") {
-        match connection.read(&mut received[length..]).await? {
-            0 => return Ok(()),
-            more => length += more,
-        }
-    }
-    for act in script {
-        match act {
-            Act::Say(text) => connection.write_all(text.as_bytes()).await?,
-            Act::Wait(time) => tokio::time::sleep(time).await,
-        }
-    }
-    connection.shutdown().await
-}
+use scripted::{
+    Act, DONE, END, FAULT, LIE, ROLE, TEXT, THOUGHT, USAGE, endless_line, event, server, server_with_tokenizer, status,
+    stream, wait,
+};
 
 fn config(url: &str) -> BenchConfig {
     let mut config = BenchConfig::new(url);
@@ -83,6 +29,10 @@ fn config(url: &str) -> BenchConfig {
 async fn measure(script: Vec<Act>) -> RungReport {
     let url = server(script).await;
     run(&config(&url), |_| ()).await.expect("a run, whatever the server does").rung
+}
+
+fn finds(report: &BenchReport, kind: FindingKind) -> bool {
+    report.findings.iter().any(|finding| finding.kind == kind)
 }
 
 /// Checks that all six requests end with the one cause that `expected` holds, and the reason in `message`.
@@ -125,9 +75,7 @@ async fn a_body_cut_off_in_the_middle_is_truncated() {
 
 #[tokio::test]
 async fn an_endless_line_is_malformed_and_not_kept() {
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata: ";
-    let line = "x".repeat(10 << 20);
-    all_end(vec![Act::Say(head.to_owned()), Act::Say(line)], |c| &mut c.malformed, "too long").await;
+    all_end(endless_line(), |c| &mut c.malformed, "too long").await;
 }
 
 #[tokio::test]
@@ -164,15 +112,13 @@ async fn a_server_that_closes_kept_connections_loses_no_request() {
 
 #[tokio::test]
 async fn tokens_are_what_the_server_says_and_not_the_chunks() {
-    let pause = || Act::Wait(Duration::from_millis(20));
-    let event = |json: &str| Act::Say(format!("data: {json}\n\n"));
     let script = vec![
         stream(&[ROLE]),
-        pause(),
+        wait(20),
         event(THOUGHT),
-        pause(),
+        wait(20),
         event(TEXT),
-        pause(),
+        wait(20),
         event(TEXT),
         event(END),
         event(USAGE),
@@ -192,8 +138,10 @@ async fn tokens_are_what_the_server_says_and_not_the_chunks() {
 
 #[tokio::test]
 async fn all_tokens_in_one_burst_are_no_speed() {
-    let report = run(&config(&server(vec![stream(&[ROLE, TEXT, TEXT, TEXT, END, USAGE, DONE])]).await), |_| ()).await;
-    let rung = report.expect("a run").rung.summary;
+    let url = server(vec![stream(&[ROLE, TEXT, TEXT, TEXT, END, USAGE, DONE])]).await;
+    let report = run(&config(&url), |_| ()).await.expect("a run");
+    assert!(finds(&report, FindingKind::Burst), "{:?}", report.findings);
+    let rung = report.rung.summary;
     assert_eq!((rung.outcomes.success, rung.tokens.output), (6, 54));
     // What lies between two chunks of one packet is no time a token took.
     assert!(rung.itl_ms.is_none() && rung.tokens_per_chunk == Some(3.0), "{:?}", rung.itl_ms);
@@ -201,28 +149,9 @@ async fn all_tokens_in_one_burst_are_no_speed() {
 
 #[tokio::test]
 async fn usage_that_cannot_be_is_told() {
-    let lie = r#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5000,"total_tokens":5007}}"#;
-    let report = run(&config(&server(vec![stream(&[ROLE, TEXT, END, lie, DONE])]).await), |_| ()).await.expect("a run");
+    let report = run(&config(&server(vec![stream(&[ROLE, TEXT, END, LIE, DONE])]).await), |_| ()).await.expect("a run");
     let told = report.findings.iter().find(|finding| finding.kind == FindingKind::UsageWrong).expect("a finding");
     assert!(told.invalidates() && told.text.contains("6 replies"), "{}", told.text);
-}
-
-/// A server with a tokenizer by which every text has `count` tokens.
-async fn server_with_tokenizer(script: Vec<Act>, count: u32) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    tokio::spawn(async move {
-        while let Ok((connection, _)) = listener.accept().await {
-            let mut head = [0; 14];
-            let peeked = connection.peek(&mut head).await.is_ok();
-            let script = match peeked && &head == b"POST /tokenize" {
-                true => vec![status("200 OK", &format!("{{\"count\": {count}}}"))],
-                false => script.clone(),
-            };
-            tokio::spawn(async move { drop(play(connection, script).await) });
-        }
-    });
-    format!("http://{address}")
 }
 
 #[tokio::test]
@@ -256,28 +185,48 @@ async fn without_usage_chunks_are_counted_and_it_is_said() {
     let url = server(vec![stream(&[ROLE, TEXT, TEXT, END, DONE])]).await;
     let report = run(&config(&url), |_| ()).await.expect("a run");
     assert_eq!(report.rung.summary.tokens.output, 12);
+    assert!(finds(&report, FindingKind::UsageMissing), "{:?}", report.findings);
     assert!(report.to_string().contains("sent no usage"), "{report}");
 }
 
 #[tokio::test]
-async fn a_search_against_a_server_that_serves_nothing_says_why() {
-    let url = server(vec![status("500 Internal Server Error", "{\"error\":{\"message\":\"no weights\"}}")]).await;
-    let mut config = SaturateConfig::new(url);
-    config.endpoint.model = Some("m".to_owned());
-    config.rung.min_time = Duration::from_millis(100);
-    config.rung.max_time = Duration::from_millis(400);
-    let error = saturate(&config, |_| ()).await.expect_err("nothing to measure");
-    assert!(matches!(&error, BenchError::NothingWorks(why) if why.contains("no weights")), "{error}");
+async fn a_reply_that_is_all_reasoning_has_a_first_token() {
+    let script = vec![stream(&[ROLE]), wait(20), event(THOUGHT), wait(20), event(THOUGHT), event(END), event(DONE)];
+    let rung = measure(script).await.summary;
+    assert_eq!((rung.outcomes.success, rung.tokens.output), (6, 12));
+    assert!(rung.ttft_ms.is_some_and(|ttft| ttft.count == 6 && ttft.min >= 19.0), "the first thought is a token");
+    assert!(rung.time_to_first_content_ms.is_none(), "there is no content");
 }
 
 #[tokio::test]
-async fn a_search_out_of_time_answers_from_what_it_has() {
-    let script = vec![Act::Wait(Duration::from_millis(10)), stream(&[ROLE, TEXT, END, USAGE, DONE])];
-    let mut config = SaturateConfig::new(server(script).await);
-    config.endpoint.model = Some("m".to_owned());
-    config.rung.min_time = Duration::from_millis(100);
-    config.rung.max_time = Duration::from_millis(400);
-    config.budget = Duration::ZERO;
-    let report = saturate(&config, |_| ()).await.expect("one rung");
-    assert_eq!((report.rungs.len(), report.answer.verdict, report.answer.saturation), (1, Verdict::OutOfTime, 1));
+async fn a_warm_prefix_cache_is_told_where_every_prompt_was_to_be_new() {
+    let url = server(vec![stream(&[ROLE, TEXT, END, USAGE, DONE])]).await;
+    for salt in [true, false] {
+        let mut config = config(&url);
+        config.workload.salt = salt;
+        let report = run(&config, |_| ()).await.expect("a run");
+        assert_eq!((report.rung.summary.tokens.cached_input, report.rung.summary.tokens.input), (30, 42));
+        assert_eq!(finds(&report, FindingKind::CachedTokens), salt, "{:?}", report.findings);
+        assert!(report.to_string().contains("71.4% of the input tokens came from the prefix cache"), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_leaves_what_it_served_and_the_cause() {
+    let pace = Some(Duration::from_millis(5));
+    let server = NullServer::start(NullServerConfig { pace, ..NullServerConfig::default() }).expect("a free port");
+    let mut config = config(&server.url());
+    config.generation.max_tokens = 10;
+    (config.concurrency, config.requests, config.max_duration) = (4, 1 << 20, Duration::from_secs(3));
+    let server = RefCell::new(Some(server));
+    let report = run(&config, |news| {
+        if matches!(news, Progress::Running(running) if running.done >= 5) {
+            drop(server.borrow_mut().take());
+        }
+    });
+    let report = report.await.expect("a run");
+    let outcomes = report.rung.summary.outcomes;
+    assert!(outcomes.success >= 5 && outcomes.connection > 0, "{outcomes:?}");
+    assert_eq!(outcomes.failed(), outcomes.connection + outcomes.truncated, "{outcomes:?}");
+    assert!(report.to_string().contains(&format!("{} connection", outcomes.connection)), "{report}");
 }

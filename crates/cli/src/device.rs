@@ -149,7 +149,9 @@ mod tests {
     #[test]
     fn devices_are_read_as_they_are_written() {
         let paced = Device::Null("20000:50".parse().unwrap());
-        for device in [Device::Auto, Device::Cpu, Device::Null(Pace::default()), paced, Device::Cuda(0), Device::Cuda(7)] {
+        for device in
+            [Device::Auto, Device::Cpu, Device::Null(Pace::default()), paced, Device::Cuda(0), Device::Cuda(7)]
+        {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
         assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));

@@ -87,14 +87,8 @@ mod tests {
     fn a_step_takes_its_time_at_least() {
         let pace: Pace = "3000:100".parse().unwrap();
         assert_eq!(pace.to_string(), "3000:100");
-        let seq = ScheduledSeq {
-            slot: SeqSlot(0),
-            start: 0,
-            len: 20,
-            input: TokenInput::Known,
-            sample: None,
-            scores: None,
-        };
+        let seq =
+            ScheduledSeq { slot: SeqSlot(0), start: 0, len: 20, input: TokenInput::Known, sample: None, scores: None };
         let plan = StepPlan { seqs: vec![seq], tokens: vec![0; 20], ..StepPlan::default() };
         let mut executor = pace.executor(10);
         let began = Instant::now();
