@@ -6,13 +6,13 @@
 
 pub mod activation;
 pub mod attention;
-pub mod bias;
 pub mod block_copy;
 pub mod combine;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod embedding;
 pub mod fill;
+pub mod fp8;
 pub mod gather_rows;
 pub mod gemv;
 mod launch;

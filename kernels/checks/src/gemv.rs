@@ -1,7 +1,6 @@
 //! Products with few tokens against f64.
 
 use plimsoll_kernels::DevicePtr;
-use plimsoll_kernels::bias::AddBias;
 use plimsoll_kernels::gemv::{Gemv, MOST_TOKENS, Output};
 
 use crate::arrays::{Output as Written, bf16_bytes, expect_same, f32_bytes, normals_on, rounded, to_bf16, to_f32};
@@ -11,7 +10,6 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case { name: "gemv/shapes".into(), run: Box::new(shapes) },
         Case { name: "gemv/alone as among others".into(), run: Box::new(alone) },
-        Case { name: "add_bias/rows".into(), run: Box::new(add_bias) },
         Case { name: "gemv/sizes refused".into(), run: Box::new(refused) },
     ]
 }
@@ -88,26 +86,6 @@ fn alone(device: &dyn TestDevice, random: &mut Random) -> Result<(), String> {
         let single = Problem { tokens: 1, x, w: together.w.clone(), bias: together.bias.clone(), ..together }
             .run(device, Output::F32)?;
         expect_same(&format!("token {token}"), &single, &all[token * 24..][..24])?;
-    }
-    Ok(())
-}
-
-fn add_bias(device: &dyn TestDevice, random: &mut Random) -> Result<(), String> {
-    for (tokens, rows) in [(1, 1), (3, 2880), (random.between(1, 9), random.between(1, 3000))] {
-        let (y, bias) = (rounded(random.normals(tokens * rows, 1.0)), random.normals(rows, 1.0));
-        let want: Vec<f32> = y.iter().enumerate().map(|(i, y)| y + bias[i % rows]).collect();
-        for output in [Output::F32, Output::Bf16] {
-            let bytes = if output == Output::F32 { f32_bytes(&y) } else { bf16_bytes(&y) };
-            let out = Written::holding(device, &bytes);
-            let bias = device.upload(&f32_bytes(&bias));
-            let op = AddBias { y: out.at, output, bias, tokens: tokens as u32, rows: rows as u32 };
-            op.run(device.queue()).map_err(|e| e.to_string())?;
-            let got = out.read(device)?;
-            match output {
-                Output::F32 => expect_same("f32", &to_f32(&got), &want)?,
-                Output::Bf16 => expect_same("bf16", &to_bf16(&got), &rounded(want.clone()))?,
-            }
-        }
     }
     Ok(())
 }
