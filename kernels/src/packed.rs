@@ -1,13 +1,17 @@
 //! Products with packed weights, of one matrix or of a mixture's experts: `packed_<format>.cu`, and how the weights lie
 //! ([`Layout`]).
 
+mod ggml;
 mod layout;
+mod order;
 
 use crate::gemv::Output;
 use crate::operands::require;
 use crate::{DevicePtr, Launch, LaunchError, Queue};
 
+pub use ggml::{Ggml, Scaling};
 pub use layout::{Layout, scale_word};
+pub use order::Order;
 
 /// What codes stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +26,8 @@ pub enum Format {
     Int8,
     /// e4m3, times a scale.
     Fp8,
+    /// `(code - zero) * factor + minimum`.
+    Ggml(Ggml),
 }
 
 /// Which kernel: by how many positions a matrix has.
@@ -44,15 +50,6 @@ impl Way {
         let blocks = tokens.div_ceil(tiled.item_rows() as usize) * rows.div_ceil(tiled.block_rows() as usize);
         let leaves_idle = 2 * blocks <= multiprocessors as usize;
         if tokens <= 32 || tokens <= 128 && leaves_idle { Way::Skinny } else { tiled }
-    }
-
-    /// The one that should be fastest for so many slots, spread over so many experts.
-    pub fn experts(slots: usize, experts: usize) -> Self {
-        match slots.div_ceil(experts.max(1)) {
-            0..=6 => Way::Skinny,
-            7..=95 => Way::Tiled64,
-            _ => Way::Tiled128,
-        }
     }
 
     /// The most positions of an item.
@@ -90,10 +87,14 @@ pub enum Activation {
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
     /// So many rows of x, all by the one matrix.
-    Dense { tokens: u32 },
-    /// What [`crate::route::Route`] found, at most `items` items of the way's size.
+    Dense {
+        tokens: u32,
+        /// Elements from a row of y to the next, a multiple of 8: more than it has where others stand beside them.
+        stride: u32,
+    },
+    /// What [`crate::route::Route`] found for this way, at most `items` items.
     Experts {
-        /// Its plan.
+        /// The part of its plan that goes this way.
         plan: DevicePtr,
         /// Its slots.
         slots: DevicePtr,
@@ -144,7 +145,7 @@ impl Packed {
         let tiles = if gated && self.way == Way::Skinny { 2 } else { 1 };
         let blocks = (rows as u32).div_ceil(tiles * self.way.block_rows());
         let (grid, positions) = match self.work {
-            Work::Dense { tokens } => ([tokens.div_ceil(self.way.item_rows()), blocks, 1], tokens),
+            Work::Dense { tokens, .. } => ([tokens.div_ceil(self.way.item_rows()), blocks, 1], tokens),
             Work::Experts { items, .. } => ([blocks, items, 1], 0),
         };
         require(kernel, grid[1] <= u32::from(u16::MAX), || format!("a grid of {grid:?} blocks is too large"))?;
@@ -158,6 +159,11 @@ impl Packed {
                 (plan, slots, top, scatters, input_weights)
             }
         };
+        let width = if gated { rows / 2 } else { rows } as u32;
+        let stride = if let Work::Dense { stride, .. } = self.work { stride } else { width };
+        require(kernel, stride >= width && stride.is_multiple_of(8), || {
+            format!("rows of y {stride} elements apart: a multiple of 8 from {width} on is needed")
+        })?;
         let (activation, alpha, limit) = match self.activation {
             Activation::None => (0u32, 0.0, 0.0),
             Activation::SiluMul => (1, 0.0, 0.0),
@@ -180,13 +186,14 @@ impl Packed {
                 positions.into(),
                 (rows as u32).into(),
                 (columns as u32).into(),
-                self.layout.group_shift().into(),
+                self.layout.scaling().into(),
                 top.into(),
                 u32::from(scatters).into(),
                 activation.into(),
                 alpha.into(),
                 limit.into(),
                 u32::from(self.output == Output::F32).into(),
+                stride.into(),
             ],
         })
     }
@@ -203,6 +210,7 @@ impl Packed {
         let scales = match self.layout.format {
             Format::Bf16 => 0,
             Format::Mxfp4 => tiles * 32,
+            Format::Ggml(ggml) => tiles * 16 * ggml.scale_parts(),
             _ => tiles * 128,
         };
         let stage = x + codes + scales;
@@ -215,22 +223,25 @@ impl Packed {
     }
 
     fn kernel(&self) -> &'static str {
-        match (self.layout.format, self.way) {
-            (Format::Bf16, Way::Skinny) => "packed_skinny_bf16",
-            (Format::Bf16, Way::Tiled64) => "packed_tiled64_bf16",
-            (Format::Bf16, Way::Tiled128) => "packed_tiled128_bf16",
-            (Format::Mxfp4, Way::Skinny) => "packed_skinny_mxfp4",
-            (Format::Mxfp4, Way::Tiled64) => "packed_tiled64_mxfp4",
-            (Format::Mxfp4, Way::Tiled128) => "packed_tiled128_mxfp4",
-            (Format::Int4, Way::Skinny) => "packed_skinny_int4",
-            (Format::Int4, Way::Tiled64) => "packed_tiled64_int4",
-            (Format::Int4, Way::Tiled128) => "packed_tiled128_int4",
-            (Format::Int8, Way::Skinny) => "packed_skinny_int8",
-            (Format::Int8, Way::Tiled64) => "packed_tiled64_int8",
-            (Format::Int8, Way::Tiled128) => "packed_tiled128_int8",
-            (Format::Fp8, Way::Skinny) => "packed_skinny_fp8",
-            (Format::Fp8, Way::Tiled64) => "packed_tiled64_fp8",
-            (Format::Fp8, Way::Tiled128) => "packed_tiled128_fp8",
+        let [skinny, tiled64, tiled128] = match self.layout.format {
+            Format::Bf16 => ["packed_skinny_bf16", "packed_tiled64_bf16", "packed_tiled128_bf16"],
+            Format::Mxfp4 => ["packed_skinny_mxfp4", "packed_tiled64_mxfp4", "packed_tiled128_mxfp4"],
+            Format::Int4 => ["packed_skinny_int4", "packed_tiled64_int4", "packed_tiled128_int4"],
+            Format::Int8 => ["packed_skinny_int8", "packed_tiled64_int8", "packed_tiled128_int8"],
+            Format::Fp8 => ["packed_skinny_fp8", "packed_tiled64_fp8", "packed_tiled128_fp8"],
+            Format::Ggml(Ggml::Q2K | Ggml::Q3K) => ["packed_skinny_q3", "packed_tiled64_q3", "packed_tiled128_q3"],
+            Format::Ggml(Ggml::Q4_0 | Ggml::Q4_1 | Ggml::Q4K) => {
+                ["packed_skinny_q4", "packed_tiled64_q4", "packed_tiled128_q4"]
+            }
+            Format::Ggml(Ggml::Q5_0 | Ggml::Q5_1 | Ggml::Q5K) => {
+                ["packed_skinny_q5", "packed_tiled64_q5", "packed_tiled128_q5"]
+            }
+            Format::Ggml(Ggml::Q6K) => ["packed_skinny_q6", "packed_tiled64_q6", "packed_tiled128_q6"],
+        };
+        match self.way {
+            Way::Skinny => skinny,
+            Way::Tiled64 => tiled64,
+            Way::Tiled128 => tiled128,
         }
     }
 }

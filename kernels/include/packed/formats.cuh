@@ -8,10 +8,11 @@
 // long as it is the same; so of a piece's columns the first product takes the lanes' first four, the second the others,
 // and 16 bytes of a token are the other operand as they are.
 //
-// AHEAD is how many chunks a lane of the kernel for few positions loads at once, as registers allow. `decode` gives a row's eight codes as four pairs of bf16, exactly and not scaled. A group of columns of a row shares a
-// scale: 32 columns, and a byte, in Mxfp4; 2^group_shift columns (31: all of them) and a word in the others, which holds
-// an f32 in its upper 24 bits and the code that stands for zero in its lower 8. Bf16 has none. src/packed/layout.rs is
-// the other side of this.
+// AHEAD is how many chunks a lane of the kernel for few positions loads at once, as registers allow. `decode` gives a row's
+// eight codes as four pairs of bf16, exactly and not scaled. A group of columns of a row shares a scale: 32 columns, and a
+// byte, in Mxfp4; 2^scaling columns (31: all of them) and a word in the others, which holds an f32 in its upper 24 bits
+// and the code that stands for zero in its lower 8. Bf16 has none; GGML's blocks are told in packed/ggml.cuh.
+// src/packed/layout.rs is the other side of this.
 #pragma once
 #include "device.cuh"
 
@@ -23,6 +24,13 @@ constexpr uint32_t TILE_ROWS = 16;
 
 template <typename Format> constexpr uint32_t CHUNK_BYTES = Format::VECTORS * 512;
 
+// Which of a lane's scales: of a half (0: the low row) in a piece, and where a piece has two groups of columns, in which.
+struct Place {
+    int piece;
+    int half;
+    uint32_t group;
+};
+
 // One matrix's size, and how far in bytes its tiles and chunks are from each other.
 struct Extent {
     uint32_t rows;
@@ -31,6 +39,9 @@ struct Extent {
     __device__ __forceinline__ uint32_t tiles() const { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
     __device__ __forceinline__ uint32_t chunks() const { return (columns + CHUNK - 1) / CHUNK; }
 };
+
+// What scaling does to a code in bf16: nothing is lost; little, if the factor comes in two parts; or it is done in float.
+enum class Rounding { NONE, OF_PAIRS, OF_FLOATS };
 
 // Where a lane finds its 16 bytes of one vector of a tile's chunks, in formats whose chunks lie side by side.
 template <typename Format> struct TileCodes {
@@ -84,8 +95,11 @@ struct ByteScales {
     static constexpr int WORDS = 1;
     // 16-byte parts of a tile's for a chunk.
     static constexpr uint32_t PARTS = 2;
-    // A factor is a power of two.
-    static constexpr bool EXACT = true;
+    // Of a piece.
+    static constexpr int GROUPS = 1;
+    static constexpr Rounding ROUNDING = Rounding::NONE;
+    // What a code is read with.
+    using OfCodes = uint32_t;
 
     // Bytes of a tile's.
     __device__ __forceinline__ static uint64_t tile_bytes(uint32_t chunks, uint32_t) { return chunks * 32; }
@@ -107,36 +121,38 @@ struct ByteScales {
     }
 
     // 2^(e - 127)
-    __device__ __forceinline__ static float factor(const uint32_t (&words)[WORDS], int piece, int half) {
-        const uint32_t exponent = words[0] >> (16 * piece + 8 * half) & 255;
+    __device__ __forceinline__ static float factor(const uint32_t (&words)[WORDS], const Place& at, uint32_t) {
+        const uint32_t exponent = words[0] >> (16 * at.piece + 8 * at.half) & 255;
         return __uint_as_float(exponent == 0 ? 0x00400000u : exponent << 23);
     }
 
-    __device__ __forceinline__ static uint32_t zero(const uint32_t (&)[WORDS], int, int) { return 0; }
+    __device__ __forceinline__ static OfCodes of_codes(const uint32_t (&)[WORDS], const Place&, uint32_t) { return 0; }
 };
 
 // A word a group of columns: [group][g][low, high].
 struct WordScales {
     static constexpr int WORDS = 4;
     static constexpr uint32_t PARTS = 8;
-    static constexpr bool EXACT = false;
+    static constexpr int GROUPS = 1;
+    static constexpr Rounding ROUNDING = Rounding::OF_PAIRS;
+    using OfCodes = uint32_t;
     static constexpr uint32_t GROUP_BYTES = 64;
 
-    __device__ __forceinline__ static uint64_t tile_bytes(uint32_t chunks, uint32_t group_shift) {
-        return (static_cast<uint64_t>((chunks * CHUNK - 1) >> group_shift) + 1) * GROUP_BYTES;
+    __device__ __forceinline__ static uint64_t tile_bytes(uint32_t chunks, uint32_t scaling) {
+        return (static_cast<uint64_t>((chunks * CHUNK - 1) >> scaling) + 1) * GROUP_BYTES;
     }
 
     __device__ __forceinline__ static const unsigned char* part(const unsigned char* tile, uint32_t chunk, uint32_t i,
-                                                                uint32_t group_shift) {
-        const uint32_t group = (chunk * CHUNK + i / 4 * PIECE) >> group_shift;
+                                                                uint32_t scaling) {
+        const uint32_t group = (chunk * CHUNK + i / 4 * PIECE) >> scaling;
         return tile + static_cast<uint64_t>(group) * GROUP_BYTES + i % 4 * 16;
     }
 
     __device__ __forceinline__ static void load(uint32_t (&words)[WORDS], const unsigned char* tile, uint32_t chunk,
-                                                uint32_t group_shift) {
+                                                uint32_t scaling) {
 #pragma unroll
         for (int piece = 0; piece < 2; piece++) {
-            const unsigned char* group = part(tile, chunk, 4 * piece, group_shift);
+            const unsigned char* group = part(tile, chunk, 4 * piece, scaling);
             const uint2 both = __ldg(reinterpret_cast<const uint2*>(group) + lane_id() / 4);
             words[2 * piece] = both.x;
             words[2 * piece + 1] = both.y;
@@ -152,12 +168,13 @@ struct WordScales {
         }
     }
 
-    __device__ __forceinline__ static float factor(const uint32_t (&words)[WORDS], int piece, int half) {
-        return __uint_as_float(words[2 * piece + half] & 0xffffff00u);
+    __device__ __forceinline__ static float factor(const uint32_t (&words)[WORDS], const Place& at, uint32_t) {
+        return __uint_as_float(words[2 * at.piece + at.half] & 0xffffff00u);
     }
 
-    __device__ __forceinline__ static uint32_t zero(const uint32_t (&words)[WORDS], int piece, int half) {
-        return words[2 * piece + half] & 255;
+    // The code that stands for zero.
+    __device__ __forceinline__ static OfCodes of_codes(const uint32_t (&words)[WORDS], const Place& at, uint32_t) {
+        return words[2 * at.piece + at.half] & 255;
     }
 };
 
@@ -165,7 +182,9 @@ struct WordScales {
 struct NoScales {
     static constexpr int WORDS = 1;
     static constexpr uint32_t PARTS = 0;
-    static constexpr bool EXACT = true;
+    static constexpr int GROUPS = 1;
+    static constexpr Rounding ROUNDING = Rounding::NONE;
+    using OfCodes = uint32_t;
 
     __device__ __forceinline__ static uint64_t tile_bytes(uint32_t, uint32_t) { return 0; }
     __device__ __forceinline__ static const unsigned char* part(const unsigned char* tile, uint32_t, uint32_t, uint32_t) {
@@ -175,8 +194,8 @@ struct NoScales {
         words[0] = 0;
     }
     __device__ __forceinline__ static void load_shared(uint32_t (&words)[WORDS], const unsigned char*) { words[0] = 0; }
-    __device__ __forceinline__ static float factor(const uint32_t (&)[WORDS], int, int) { return 1.0f; }
-    __device__ __forceinline__ static uint32_t zero(const uint32_t (&)[WORDS], int, int) { return 0; }
+    __device__ __forceinline__ static float factor(const uint32_t (&)[WORDS], const Place&, uint32_t) { return 1.0f; }
+    __device__ __forceinline__ static OfCodes of_codes(const uint32_t (&)[WORDS], const Place&, uint32_t) { return 0; }
 };
 
 struct Bf16 {
@@ -275,18 +294,26 @@ struct Fp8 {
     }
 };
 
-// Pairs times a factor, rounded to bf16. The factor is taken in two parts, so that its own rounding does not count.
+// Pairs scaled, and rounded to bf16. A factor for pairs is taken in two parts, so that its own rounding does not count.
 template <typename Format>
-__device__ __forceinline__ void scale(uint32_t (&pairs)[4], const uint32_t (&scales)[Format::Scales::WORDS], int piece,
-                                      int half) {
-    if constexpr (Format::Scales::PARTS != 0) {
-        const float factor = Format::Scales::factor(scales, piece, half);
+__device__ __forceinline__ void scale(uint32_t (&pairs)[4], const uint32_t (&scales)[Format::Scales::WORDS],
+                                      const Place& at, uint32_t scaling) {
+    using Scales = typename Format::Scales;
+    if constexpr (Scales::ROUNDING == Rounding::OF_FLOATS) {
+        const float factor = Scales::factor(scales, at, scaling), minimum = Scales::minimum(scales, at, scaling);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float2 codes = unpack_bf16(pairs[i]);
+            pairs[i] = pack_bf16(fmaf(codes.x, factor, minimum), fmaf(codes.y, factor, minimum));
+        }
+    } else if constexpr (Scales::PARTS != 0) {
+        const float factor = Scales::factor(scales, at, scaling);
         const uint32_t high = both_bf16(factor);
         const uint32_t low = both_bf16(factor - unpack_bf16(high).x);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            pairs[i] = Format::Scales::EXACT ? mul2_bf16(pairs[i], high)
-                                             : fma2_bf16(pairs[i], high, mul2_bf16(pairs[i], low));
+            pairs[i] = Scales::ROUNDING == Rounding::NONE ? mul2_bf16(pairs[i], high)
+                                                          : fma2_bf16(pairs[i], high, mul2_bf16(pairs[i], low));
         }
     }
 }

@@ -2,27 +2,29 @@
 //
 // A block takes a tile of 16 rows, or one of gates and the one of their ups, and up to 8 positions of one item. Its 8
 // warps (of two tiles, 4 each) take chunks of 64 columns in turn, and their sums are added at the end. Weights come straight from memory to registers, 48 to 128 bytes a lane under way before
-// the first use (at 16 to 24 warps 36 to 64 KiB a multiprocessor), and are used once. The products of a piece of 32 columns
-// are added up with exact codes, and then scaled in f32. A position's bits do not depend on the others.
+// the first use (at 16 to 24 warps 36 to 64 KiB a multiprocessor), and are used once. The products of a group of 32 or 16
+// columns are added up with exact codes, and then scaled in f32; what a group adds to its codes is multiplied with the sum
+// of its x. A position's bits do not depend on the others.
 #pragma once
 #include "packed/operands.cuh"
 
 namespace packed {
 
 template <typename Format> struct Skinny {
+    using Scales = typename Format::Scales;
     static constexpr int WARPS = 8;
     static constexpr int POSITIONS = 8;
     static constexpr int AHEAD = Format::AHEAD;
 
     struct Loaded {
         Vec16 codes[Format::VECTORS];
-        uint32_t scales[Format::Scales::WORDS];
+        uint32_t scales[Scales::WORDS];
         Vec16 x[2];
     };
 
     float sums[4];
 
-    __device__ __forceinline__ void multiply(const Loaded& loaded) {
+    __device__ __forceinline__ void multiply(const Loaded& loaded, uint32_t scaling) {
         constexpr int WORDS = Format::WORDS_A_ROW;
         uint32_t words[4 * Format::VECTORS];
 #pragma unroll
@@ -32,15 +34,40 @@ template <typename Format> struct Skinny {
 #pragma unroll
         for (int piece = 0; piece < 2; piece++) {
             uint32_t low[4], high[4];
-            Format::decode(low, words + 2 * piece * WORDS, Format::Scales::zero(loaded.scales, piece, 0));
-            Format::decode(high, words + (2 * piece + 1) * WORDS, Format::Scales::zero(loaded.scales, piece, 1));
-            const uint32_t* x = loaded.x[piece].words;
-            float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-            mma_m16n8k16_bf16(part, {low[0], high[0], low[1], high[1]}, {x[0], x[1]}, part);
-            mma_m16n8k16_bf16(part, {low[2], high[2], low[3], high[3]}, {x[2], x[3]}, part);
+            Format::decode(low, words + 2 * piece * WORDS, Scales::of_codes(loaded.scales, {piece, 0, 0}, scaling));
+            Format::decode(high, words + (2 * piece + 1) * WORDS, Scales::of_codes(loaded.scales, {piece, 1, 0}, scaling));
+#pragma unroll
+            for (uint32_t group = 0; group < Scales::GROUPS; group++) {
+                add_group(low, high, loaded, piece, group, scaling);
+            }
+        }
+    }
+
+    // Adds the products of a piece, or of one of its groups, scaled.
+    __device__ __forceinline__ void add_group(const uint32_t (&low)[4], const uint32_t (&high)[4], const Loaded& loaded,
+                                              int piece, uint32_t group, uint32_t scaling) {
+        const uint32_t* x = loaded.x[piece].words;
+        // Two groups are the columns of half of the lanes each.
+        const uint32_t kept = Scales::GROUPS == 1 || lane_id() % 4 / 2 == group ? 0xffffffffu : 0;
+        float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        mma_m16n8k16_bf16(part, {low[0] & kept, high[0] & kept, low[1] & kept, high[1] & kept}, {x[0], x[1]}, part);
+        mma_m16n8k16_bf16(part, {low[2] & kept, high[2] & kept, low[3] & kept, high[3] & kept}, {x[2], x[3]}, part);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            sums[i] = fmaf(part[i], Scales::factor(loaded.scales, {piece, i / 2, group}, scaling), sums[i]);
+        }
+        if constexpr (Scales::ROUNDING == Rounding::OF_FLOATS) {
+            if (!Scales::has_minima(scaling)) {
+                return;
+            }
+            // Each position's sum of x, in every row.
+            const uint32_t ones = 0x3f803f80u & kept;
+            float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            mma_m16n8k16_bf16(total, {ones, ones, ones, ones}, {x[0], x[1]}, total);
+            mma_m16n8k16_bf16(total, {ones, ones, ones, ones}, {x[2], x[3]}, total);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                sums[i] = fmaf(part[i], Format::Scales::factor(loaded.scales, piece, i / 2), sums[i]);
+                sums[i] = fmaf(total[i], Scales::minimum(loaded.scales, {piece, i / 2, group}, scaling), sums[i]);
             }
         }
     }
@@ -61,7 +88,7 @@ template <typename Format> __device__ __forceinline__ void skinny(const Operands
     const unsigned char* codes = to.codes + item.expert * Codes::matrix_bytes(to.matrix) +
                                  tile * Codes::tile_bytes(to.matrix);
     const uint64_t scale_tile = static_cast<uint64_t>(item.expert) * to.matrix.tiles() + tile;
-    const unsigned char* scales = to.scales + scale_tile * Format::Scales::tile_bytes(chunks, to.group_shift);
+    const unsigned char* scales = to.scales + scale_tile * Format::Scales::tile_bytes(chunks, to.scaling);
     const bf16* x = nullptr;
     if (g < item.count) {
         x = to.x + static_cast<uint64_t>(to.x_row(item.first + g)) * to.matrix.columns;
@@ -87,7 +114,7 @@ template <typename Format> __device__ __forceinline__ void skinny(const Operands
                 to_load.codes[v] =
                     exists ? load16_once(from + Codes::offset(to.matrix, v, lane)) : Vec16{{0, 0, 0, 0}};
             }
-            Format::Scales::load(to_load.scales, scales, chunk, to.group_shift);
+            Format::Scales::load(to_load.scales, scales, chunk, to.scaling);
         });
         for_each_chunk([&](typename S::Loaded& to_load, uint32_t chunk) {
 #pragma unroll
@@ -98,7 +125,7 @@ template <typename Format> __device__ __forceinline__ void skinny(const Operands
             }
         });
         __syncwarp();
-        for_each_chunk([&](const typename S::Loaded& ready, uint32_t) { sums.multiply(ready); });
+        for_each_chunk([&](const typename S::Loaded& ready, uint32_t) { sums.multiply(ready, to.scaling); });
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -124,7 +151,7 @@ template <typename Format> __device__ __forceinline__ void skinny(const Operands
     if (to.is_gated()) {
         value = to.gated(value, sum_of(warps, to.width() + column));
     }
-    to.store(static_cast<uint64_t>(to.y_row(position)) * to.width() + column, value);
+    to.store(static_cast<uint64_t>(to.y_row(position)) * to.stride + column, value);
 }
 
 }  // namespace packed

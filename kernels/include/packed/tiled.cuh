@@ -23,6 +23,8 @@ template <typename Format, int WARPS_ACROSS> struct Tiled {
     static constexpr uint32_t X_BYTES = POSITIONS * CHUNK * sizeof(bf16);
     static constexpr uint32_t CODE_BYTES = TILES * CHUNK_BYTES<Format>;
     static constexpr uint32_t SCALE_BYTES = TILES * Format::Scales::PARTS * 16;
+    // 16-byte parts of the scales that a thread copies of a chunk.
+    static constexpr int SCALE_ROUNDS = (SCALE_BYTES / 16 + THREADS - 1) / THREADS;
     static constexpr uint32_t STAGE_BYTES = X_BYTES + CODE_BYTES + SCALE_BYTES;
     // What a multiprocessor of every architecture has room for.
     static constexpr int STAGES = STAGE_BYTES <= 24 * 1024 ? 4 : STAGE_BYTES <= 32 * 1024 ? 3 : 2;
@@ -74,8 +76,9 @@ template <typename Format, int WARPS_ACROSS> struct Copies {
     // This thread's first part of the first chunk, and how far its next is.
     const unsigned char* codes;
     uint64_t code_step;
-    const unsigned char* scales;
-    // A bit for each part of the codes, and the last for that of the scales: whether its rows exist.
+    // Of the tile of each part of the scales.
+    const unsigned char* scales[T::SCALE_ROUNDS + 1];
+    // A bit for each part of the codes, and from the last on for those of the scales: whether its rows exist.
     uint32_t existing;
 
     __device__ __forceinline__ Copies(const Operands& to, const Item& item) : tiles(to) {
@@ -84,8 +87,6 @@ template <typename Format, int WARPS_ACROSS> struct Copies {
         codes = to.codes + item.expert * Codes::matrix_bytes(to.matrix) + tile * tile_bytes +
                 Codes::offset(to.matrix, vector(), lane);
         code_step = tile_bytes * (to.is_gated() ? TILES_A_ROUND / 2 : TILES_A_ROUND);
-        const uint64_t scale_tile_bytes = Format::Scales::tile_bytes(to.matrix.chunks(), to.group_shift);
-        scales = to.scales + static_cast<uint64_t>(item.expert) * to.matrix.tiles() * scale_tile_bytes;
         existing = 0;
 #pragma unroll
         for (int i = 0; i < CODE_PARTS; i++) {
@@ -95,9 +96,14 @@ template <typename Format, int WARPS_ACROSS> struct Copies {
             existing |= (exists ? 1u : 0u) << i;
         }
         if constexpr (T::SCALE_BYTES != 0) {
-            const uint32_t index = threadIdx.x / Format::Scales::PARTS;
-            scales += tiles.tile(index) * scale_tile_bytes;
-            existing |= index < T::TILES && tiles.exists(index) ? 1u << 31 : 0u;
+            const uint64_t scale_tile_bytes = Format::Scales::tile_bytes(to.matrix.chunks(), to.scaling);
+            const uint64_t first_tile = static_cast<uint64_t>(item.expert) * to.matrix.tiles();
+#pragma unroll
+            for (int i = 0; i < T::SCALE_ROUNDS; i++) {
+                const uint32_t index = (threadIdx.x + i * T::THREADS) / Format::Scales::PARTS;
+                scales[i] = to.scales + (first_tile + tiles.tile(index)) * scale_tile_bytes;
+                existing |= index < T::TILES && tiles.exists(index) ? 1u << (31 - i) : 0u;
+            }
         }
 #pragma unroll
         for (int i = 0; i < X_PARTS; i++) {
@@ -130,10 +136,14 @@ template <typename Format, int WARPS_ACROSS> struct Copies {
         }
         if constexpr (T::SCALE_BYTES != 0) {
             constexpr uint32_t PARTS = Format::Scales::PARTS;
-            if (threadIdx.x < T::TILES * PARTS) {
-                const bool exists = existing >> 31 != 0;
-                const unsigned char* part = Format::Scales::part(scales, chunk, threadIdx.x % PARTS, to.group_shift);
-                cp_async_16(stage + T::X_BYTES + T::CODE_BYTES + threadIdx.x * 16, exists ? part : to.scales, exists);
+#pragma unroll
+            for (int i = 0; i < T::SCALE_ROUNDS; i++) {
+                const uint32_t at = threadIdx.x + i * T::THREADS;
+                if (at < T::TILES * PARTS) {
+                    const unsigned char* part = Format::Scales::part(scales[i], chunk, at % PARTS, to.scaling);
+                    const bool exists = (existing >> (31 - i) & 1) != 0 && part != nullptr;
+                    cp_async_16(stage + T::X_BYTES + T::CODE_BYTES + at * 16, exists ? part : to.scales, exists);
+                }
             }
         }
     }
@@ -142,7 +152,8 @@ template <typename Format, int WARPS_ACROSS> struct Copies {
 // A lane's operands of 16 rows x 32 columns: [product][operand register].
 template <typename Format>
 __device__ __forceinline__ void load_weights(uint32_t (&a)[2][4], const unsigned char* chunk,
-                                             const uint32_t (&scales)[Format::Scales::WORDS], int piece) {
+                                             const uint32_t (&scales)[Format::Scales::WORDS], int piece,
+                                             uint32_t scaling) {
     constexpr int WORDS = Format::WORDS_A_ROW;
     uint32_t words[2][WORDS];
     const unsigned char* lane = chunk + lane_id() * 16;
@@ -164,8 +175,9 @@ __device__ __forceinline__ void load_weights(uint32_t (&a)[2][4], const unsigned
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         uint32_t pairs[4];
-        Format::decode(pairs, words[half], Format::Scales::zero(scales, piece, half));
-        scale<Format>(pairs, scales, piece, half);
+        const Place at = {piece, half, Format::Scales::GROUPS == 1 ? 0u : lane_id() % 4u / 2};
+        Format::decode(pairs, words[half], Format::Scales::of_codes(scales, at, scaling));
+        scale<Format>(pairs, scales, at, scaling);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             a[i / 2][i % 2 * 2 + half] = pairs[i];
@@ -176,7 +188,8 @@ __device__ __forceinline__ void load_weights(uint32_t (&a)[2][4], const unsigned
 // Adds a chunk's products to a warp's sums: 2 x 16 rows x EIGHTS x 8 positions, of which `eights` are there.
 template <typename Format, int WARPS_ACROSS>
 __device__ __forceinline__ void multiply_chunk(float (&sums)[2][Tiled<Format, WARPS_ACROSS>::EIGHTS][4],
-                                               const unsigned char* stage, uint32_t down, uint32_t across, int eights) {
+                                               const unsigned char* stage, uint32_t down, uint32_t across, int eights,
+                                               uint32_t scaling) {
     using T = Tiled<Format, WARPS_ACROSS>;
     const unsigned char* codes = stage + T::X_BYTES + 2 * down * CHUNK_BYTES<Format>;
     const unsigned char* all_scales = stage + T::X_BYTES + T::CODE_BYTES + 2 * down * Format::Scales::PARTS * 16;
@@ -190,7 +203,7 @@ __device__ __forceinline__ void multiply_chunk(float (&sums)[2][Tiled<Format, WA
         uint32_t a[2][2][4];
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-            load_weights<Format>(a[m], codes + m * CHUNK_BYTES<Format>, scales[m], piece);
+            load_weights<Format>(a[m], codes + m * CHUNK_BYTES<Format>, scales[m], piece, scaling);
         }
 #pragma unroll
         for (int n = 0; n < T::EIGHTS; n++) {
@@ -241,7 +254,7 @@ __device__ __forceinline__ void store_sums(const Operands& to, const Item& item,
             const uint32_t position = across * 64 + n * 8 + 2 * t + e;
             if (position < item.count) {
                 const float weight = to.input_weight(item.first + position);
-                const uint64_t y_row = wide ? static_cast<uint64_t>(to.y_row(item.first + position)) * to.width() : 0;
+                const uint64_t y_row = wide ? static_cast<uint64_t>(to.y_row(item.first + position)) * to.stride : 0;
                 const auto put = [&](uint32_t column, float value) {
                     if (!wide) {
                         staged[position * stride + column] = from_float<bf16>(value);
@@ -272,7 +285,7 @@ __device__ __forceinline__ void store_sums(const Operands& to, const Item& item,
         const uint32_t position = i / vectors, column = i % vectors * 8;
         if (first_column + column < to.width()) {
             const uint64_t row = to.y_row(item.first + position);
-            store16(to.y + row * to.width() + first_column + column, load16(staged + position * stride + column));
+            store16(to.y + row * to.stride + first_column + column, load16(staged + position * stride + column));
         }
     }
 }
@@ -307,7 +320,8 @@ template <typename Format, int WARPS_ACROSS> __device__ __forceinline__ void til
         cp_async_wait<T::STAGES - 2>();
         __syncthreads();
         begin(chunk + T::STAGES - 1);
-        multiply_chunk<Format, WARPS_ACROSS>(sums, shared + chunk % T::STAGES * T::STAGE_BYTES, down, across, eights);
+        multiply_chunk<Format, WARPS_ACROSS>(sums, shared + chunk % T::STAGES * T::STAGE_BYTES, down, across, eights,
+                                             to.scaling);
     }
     cp_async_wait<0>();
     __syncthreads();

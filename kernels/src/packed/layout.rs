@@ -16,10 +16,10 @@ pub struct Layout {
     pub format: Format,
     /// A multiple of 8.
     pub rows: usize,
-    /// A multiple of 32.
+    /// A multiple of 32; where [`Format::Ggml`]'s blocks have 256, of that.
     pub columns: usize,
-    /// Columns that share a scale: 32 for [`Format::Mxfp4`], else a power of two from 32 on, or `columns`; of no
-    /// meaning for [`Format::Bf16`].
+    /// Columns that share a scale: 32 for [`Format::Mxfp4`], [`Ggml::group`] for [`Format::Ggml`], else a power of two from
+    /// 32 on, or `columns`; of no meaning for [`Format::Bf16`].
     pub group: usize,
 }
 
@@ -35,6 +35,11 @@ impl Layout {
             Format::Bf16 => Ok(()),
             Format::Mxfp4 if group == PIECE => Ok(()),
             Format::Mxfp4 => Err(format!("groups of {group} columns: MXFP4 has groups of {PIECE}")),
+            Format::Ggml(ggml) if !columns.is_multiple_of(ggml.column_step()) => {
+                Err(format!("{columns} columns: {ggml:?} has blocks of {}", ggml.column_step()))
+            }
+            Format::Ggml(ggml) if group == ggml.group() => Ok(()),
+            Format::Ggml(ggml) => Err(format!("groups of {group} columns: {ggml:?} has groups of {}", ggml.group())),
             _ if group == columns || group >= PIECE && group.is_power_of_two() => Ok(()),
             _ => Err(format!("groups of {group} columns: a power of two from {PIECE} on is needed, or whole rows")),
         }
@@ -49,8 +54,15 @@ impl Layout {
         self.columns.div_ceil(CHUNK)
     }
 
-    /// What `columns` are shifted by to get their group.
-    pub(super) fn group_shift(&self) -> u32 {
+    /// What the kernels take to read scales: what columns are shifted by to get their group, or what GGML's words hold.
+    pub(super) fn scaling(&self) -> u32 {
+        match self.format {
+            Format::Ggml(ggml) => ggml.scaling() as u32,
+            _ => self.group_shift(),
+        }
+    }
+
+    fn group_shift(&self) -> u32 {
         if self.format == Format::Bf16 || self.group >= self.columns { 31 } else { self.group.trailing_zeros() }
     }
 
@@ -59,9 +71,13 @@ impl Layout {
         ((self.chunks() * CHUNK - 1) >> self.group_shift()) + 1
     }
 
-    /// Groups of a row of the matrix.
-    pub fn row_groups(&self) -> usize {
-        if self.format == Format::Bf16 { 0 } else { self.columns.div_ceil(self.group) }
+    /// Scales that [`Layout::lay_tile`] takes of a row: one a group, or GGML's words.
+    pub fn row_scales(&self) -> usize {
+        match self.format {
+            Format::Bf16 => 0,
+            Format::Ggml(ggml) => ggml.row_words(self.chunks()),
+            _ => self.columns.div_ceil(self.group),
+        }
     }
 
     /// Bytes of a tile's codes; not of [`Format::Bf16`], which has no tiles.
@@ -74,6 +90,7 @@ impl Layout {
         match self.format {
             Format::Bf16 => 0,
             Format::Mxfp4 => self.chunks() * 2 * TILE_ROWS,
+            Format::Ggml(ggml) => ggml.tile_bytes(self.chunks()),
             _ => self.groups() * TILE_ROWS * size_of::<u32>(),
         }
     }
@@ -91,12 +108,23 @@ impl Layout {
         self.tiles() * self.tile_scale_bytes()
     }
 
-    /// Lays out a tile's codes. `codes`: `[rows of the tile, columns]`, where the matrix ends before the tile does, fewer
-    /// rows. `out`: [`Layout::tile_code_bytes`] zeros.
+    /// Lays out a tile. `codes`: `[rows of the tile, columns]`, where the matrix ends before the tile does, fewer rows;
+    /// `scales`: `[rows of the tile, row_scales]`, each an exponent (127: 1) of MXFP4, what [`scale_word`] gives, or for
+    /// [`Format::Ggml`] the words of a row's chunks and then of its blocks, as [`Scaling`](super::Scaling) says. The outputs
+    /// are [`Layout::tile_code_bytes`] and [`Layout::tile_scale_bytes`] zeros.
     ///
     /// # Panics
     /// The slices have other lengths, or the format is [`Format::Bf16`].
-    pub fn lay_codes(&self, codes: &[u8], out: &mut [u8]) {
+    pub fn lay_tile(&self, codes: &[u8], scales: &[u32], code_bytes: &mut [u8], scale_bytes: &mut [u8]) {
+        self.lay_codes(codes, code_bytes);
+        self.lay_scales(scales, scale_bytes);
+        if let Format::Ggml(ggml) = self.format {
+            let rows = codes.chunks_exact(self.columns).enumerate();
+            rows.for_each(|(row, codes)| ggml.lay_tops(row, codes, scale_bytes));
+        }
+    }
+
+    fn lay_codes(&self, codes: &[u8], out: &mut [u8]) {
         assert_ne!(self.format, Format::Bf16, "lies row by row");
         assert!(codes.len().is_multiple_of(self.columns) && codes.len() <= TILE_ROWS * self.columns, "codes of a tile");
         assert_eq!(out.len(), self.tile_code_bytes(), "room for a tile's codes");
@@ -114,18 +142,14 @@ impl Layout {
         }
     }
 
-    /// Lays out a tile's scales. `scales`: `[rows of the tile, row_groups]`, each an exponent (127: 1) of MXFP4, or what
-    /// [`scale_word`] gives. `out`: [`Layout::tile_scale_bytes`] zeros.
-    ///
-    /// # Panics
-    /// The slices have other lengths.
-    pub fn lay_scales(&self, scales: &[u32], out: &mut [u8]) {
-        if self.format == Format::Bf16 {
-            return;
-        }
-        assert!(scales.len() <= TILE_ROWS * self.row_groups(), "scales of a tile");
+    fn lay_scales(&self, scales: &[u32], out: &mut [u8]) {
+        assert!(scales.len() <= TILE_ROWS * self.row_scales(), "scales of a tile");
         assert_eq!(out.len(), self.tile_scale_bytes(), "room for a tile's scales");
-        for (row, scales) in scales.chunks_exact(self.row_groups()).enumerate() {
+        for (row, scales) in scales.chunks_exact(self.row_scales()).enumerate() {
+            if let Format::Ggml(ggml) = self.format {
+                ggml.lay_words(row, scales, self.chunks(), out);
+                continue;
+            }
             let (g, half) = (row % 8, row / 8);
             for (group, scale) in scales.iter().enumerate() {
                 if self.format == Format::Mxfp4 {
@@ -140,11 +164,11 @@ impl Layout {
 }
 
 impl Format {
-    /// Of a code.
-    pub fn bits(self) -> usize {
+    /// Of a code, among codes: what GGML's have beyond four is among the scales.
+    pub(super) fn bits(self) -> usize {
         match self {
             Format::Bf16 => 16,
-            Format::Mxfp4 | Format::Int4 => 4,
+            Format::Mxfp4 | Format::Int4 | Format::Ggml(_) => 4,
             Format::Int8 | Format::Fp8 => 8,
         }
     }
@@ -177,49 +201,56 @@ pub fn scale_word(factor: f32, zero: u8) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Ggml;
     use super::*;
 
-    const LAYOUTS: [Layout; 4] = [
+    const LAYOUTS: [Layout; 8] = [
         Layout { format: Format::Mxfp4, rows: 24, columns: 96, group: 32 },
         Layout { format: Format::Int4, rows: 24, columns: 96, group: 32 },
         Layout { format: Format::Int8, rows: 24, columns: 96, group: 96 },
         Layout { format: Format::Fp8, rows: 24, columns: 96, group: 64 },
+        Layout { format: Format::Ggml(Ggml::Q4_0), rows: 24, columns: 96, group: 32 },
+        Layout { format: Format::Ggml(Ggml::Q5_1), rows: 24, columns: 96, group: 32 },
+        Layout { format: Format::Ggml(Ggml::Q5K), rows: 24, columns: 512, group: 32 },
+        Layout { format: Format::Ggml(Ggml::Q6K), rows: 24, columns: 256, group: 16 },
     ];
 
-    #[test]
-    fn every_code_has_a_place_of_its_own() {
-        for layout in LAYOUTS {
-            layout.check().unwrap();
-            let most = u8::MAX >> (8 - layout.format.bits());
-            let mut taken = vec![0u8; layout.tile_code_bytes()];
-            for at in 0..16 * layout.columns {
-                let mut codes = vec![0; 16 * layout.columns];
-                codes[at] = most;
-                let mut out = vec![0u8; layout.tile_code_bytes()];
-                layout.lay_codes(&codes, &mut out);
-                let bits: u32 = out.iter().map(|byte| byte.count_ones()).sum();
-                assert_eq!(bits as usize, layout.format.bits(), "{layout:?}, code {at}");
-                for (taken, byte) in taken.iter_mut().zip(out) {
-                    assert_eq!(*taken & byte, 0, "{layout:?}, code {at}");
-                    *taken |= byte;
-                }
-            }
-        }
+    /// Both outputs, one after the other.
+    fn laid(layout: Layout, codes: &[u8], scales: &[u32]) -> Vec<u8> {
+        let (mut code_bytes, mut scale_bytes) = (vec![0; layout.tile_code_bytes()], vec![0; layout.tile_scale_bytes()]);
+        layout.lay_tile(codes, scales, &mut code_bytes, &mut scale_bytes);
+        [code_bytes, scale_bytes].concat()
     }
 
+    /// Each code, and each scale, sets bits that nothing else does, and as many as it has.
     #[test]
-    fn every_scale_has_a_place_of_its_own() {
+    fn everything_has_a_place_of_its_own() {
         for layout in LAYOUTS {
-            let scales: Vec<u32> = (1..=16 * layout.row_groups() as u32).collect();
-            let mut out = vec![0u8; layout.tile_scale_bytes()];
-            layout.lay_scales(&scales, &mut out);
-            let mut found: Vec<u32> = match layout.format {
-                Format::Mxfp4 => out.iter().map(|byte| u32::from(*byte)).collect(),
-                _ => out.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect(),
+            layout.check().unwrap();
+            let bits = match layout.format {
+                Format::Ggml(ggml) => 4 + ggml.tops(),
+                format => format.bits(),
             };
-            found.retain(|scale| *scale != 0);
-            found.sort_unstable();
-            assert_eq!(found, scales, "{layout:?}");
+            let scale = if layout.format == Format::Mxfp4 { 255 } else { u32::MAX };
+            let (no_codes, no_scales) = (vec![0; 16 * layout.columns], vec![0; 16 * layout.row_scales()]);
+            let mut taken = laid(layout, &no_codes, &no_scales);
+            let mut take = |what: &str, out: Vec<u8>, bits: u32| {
+                assert_eq!(out.iter().map(|byte| byte.count_ones()).sum::<u32>(), bits, "{layout:?}, {what}");
+                for (taken, byte) in taken.iter_mut().zip(out) {
+                    assert_eq!(*taken & byte, 0, "{layout:?}, {what}");
+                    *taken |= byte;
+                }
+            };
+            for at in 0..no_codes.len() {
+                let mut codes = no_codes.clone();
+                codes[at] = u8::MAX >> (8 - bits);
+                take(&format!("code {at}"), laid(layout, &codes, &no_scales), bits as u32);
+            }
+            for at in 0..no_scales.len() {
+                let mut scales = no_scales.clone();
+                scales[at] = scale;
+                take(&format!("scale {at}"), laid(layout, &no_codes, &scales), scale.count_ones());
+            }
         }
     }
 
@@ -241,6 +272,8 @@ mod tests {
         assert!(layout(Format::Bf16, 12, 32, 0).unwrap_err().contains("12 rows"));
         assert!(layout(Format::Mxfp4, 16, 64, 64).unwrap_err().contains("groups of 64"));
         assert!(layout(Format::Int4, 16, 96, 48).unwrap_err().contains("groups of 48"));
+        assert!(layout(Format::Ggml(Ggml::Q4K), 16, 128, 32).unwrap_err().contains("blocks of 256"));
+        assert!(layout(Format::Ggml(Ggml::Q6K), 16, 256, 32).unwrap_err().contains("groups of 16"));
         assert!(layout(Format::Int8, 16, 96, 96).is_ok() && layout(Format::Fp8, 16, 512, 128).is_ok());
     }
 }

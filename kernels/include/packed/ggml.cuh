@@ -1,0 +1,202 @@
+// GGML's blocks, as GGUF files have them: d * code and what is added to it, for each 32 or 16 columns of a row.
+//
+// Four bits of a code lie as in Int4; those beyond lie with the scales, in TOPS words a lane and chunk: of a piece of two
+// bits' tops, or of all of a chunk of one bit's, bits 0 to 15 are of codes with even numbers, the others of odd ones; in
+// them a row's four, low row first.
+//
+// Each row has a word of scales a chunk, and perhaps a word a block, of one chunk or of four, in front of it; `scaling`
+// says which:
+//
+//     HALVES             [d of piece 0, d of piece 1], halves; no word a block
+//     HALVES_AND_MINIMA  the same; a chunk is a block, [m of piece 0, m of piece 1]
+//     NESTED_AND_MINIMA  four chunks are a block, [d, m]. Groups of 32: a byte, d's factor, and one, m's, for each piece.
+//                        Groups of 16: nibbles, d's factor and m's
+//     NESTED             likewise, [d, unused]; groups of 16: a signed byte, d's factor
+//
+// A weight is (code - zero) * factor + minimum, where all factors and minima are exact in float; so what the tensor cores
+// get where weights are scaled first is the weight as GGML defines it, rounded once. Zero is the middle of the codes where
+// there are no minima, else 0.
+#pragma once
+#include "packed/formats.cuh"
+
+namespace packed {
+
+enum GgmlScaling : uint32_t { HALVES = 0, HALVES_AND_MINIMA = 1, NESTED_AND_MINIMA = 2, NESTED = 3 };
+
+__device__ __forceinline__ float float_of_half(uint32_t bits) {
+    return to_float(__ushort_as_half(static_cast<unsigned short>(bits & 0xffffu)));
+}
+
+// GROUPS_A_PIECE: of 32 columns, or two of 16.
+template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
+    static constexpr int GROUPS = GROUPS_A_PIECE;
+    // Words of a lane and chunk that hold what four bits of a code do not.
+    static constexpr int TOPS = TOP_BITS;
+    // The chunk's word of the low and the high row, the block's of both, tops.
+    static constexpr int WORDS = 4 + TOPS;
+    static constexpr uint32_t ROWS_BYTES = TILE_ROWS * sizeof(uint32_t);
+    // A chunk's words, the block's, tops.
+    static constexpr uint32_t PARTS = 8 + 8 * TOPS;
+    static constexpr Rounding ROUNDING = Rounding::OF_FLOATS;
+    static constexpr uint32_t CHUNK_BYTES = ROWS_BYTES + TOPS * 128;
+
+    struct OfCodes {
+        // Of pair i, bits TOPS * i and the same of the upper half.
+        uint32_t tops;
+        uint32_t zero;
+    };
+
+    __device__ __forceinline__ static bool has_minima(uint32_t scaling) {
+        return scaling == HALVES_AND_MINIMA || scaling == NESTED_AND_MINIMA;
+    }
+    __device__ __forceinline__ static bool is_nested(uint32_t scaling) { return scaling >= NESTED_AND_MINIMA; }
+
+    // Chunks of a block are 1 << this.
+    __device__ __forceinline__ static uint32_t block_shift(uint32_t scaling) { return is_nested(scaling) ? 2 : 0; }
+
+    __device__ __forceinline__ static uint32_t head_bytes(uint32_t scaling) { return scaling == HALVES ? 0 : ROWS_BYTES; }
+
+    __device__ __forceinline__ static uint32_t block_bytes(uint32_t scaling) {
+        return head_bytes(scaling) + (CHUNK_BYTES << block_shift(scaling));
+    }
+
+    __device__ __forceinline__ static uint64_t tile_bytes(uint32_t chunks, uint32_t scaling) {
+        const uint32_t shift = block_shift(scaling);
+        return static_cast<uint64_t>((chunks + (1u << shift) - 1) >> shift) * block_bytes(scaling);
+    }
+
+    // The words of the chunk's block.
+    __device__ __forceinline__ static const unsigned char* block(const unsigned char* tile, uint32_t chunk,
+                                                                 uint32_t scaling) {
+        return tile + static_cast<uint64_t>(chunk >> block_shift(scaling)) * block_bytes(scaling);
+    }
+
+    // The chunk's own words, and after them its tops.
+    __device__ __forceinline__ static const unsigned char* own(const unsigned char* tile, uint32_t chunk,
+                                                               uint32_t scaling) {
+        const uint32_t of_block = chunk & ((1u << block_shift(scaling)) - 1);
+        return block(tile, chunk, scaling) + head_bytes(scaling) + of_block * CHUNK_BYTES;
+    }
+
+    // Nothing where the format has no words a block.
+    __device__ __forceinline__ static const unsigned char* part(const unsigned char* tile, uint32_t chunk, uint32_t i,
+                                                                uint32_t scaling) {
+        if (i < 4) {
+            return own(tile, chunk, scaling) + i * 16;
+        }
+        if (i < 8) {
+            return scaling == HALVES ? nullptr : block(tile, chunk, scaling) + (i - 4) * 16;
+        }
+        return own(tile, chunk, scaling) + (i - 4) * 16;
+    }
+
+    __device__ __forceinline__ static void load(uint32_t (&words)[WORDS], const unsigned char* tile, uint32_t chunk,
+                                                uint32_t scaling) {
+        const unsigned char* at = own(tile, chunk, scaling);
+        const uint2 rows = __ldg(reinterpret_cast<const uint2*>(at) + lane_id() / 4);
+        words[0] = rows.x;
+        words[1] = rows.y;
+        uint2 both = make_uint2(0, 0);
+        if (scaling != HALVES) {
+            both = __ldg(reinterpret_cast<const uint2*>(block(tile, chunk, scaling)) + lane_id() / 4);
+        }
+        words[2] = both.x;
+        words[3] = both.y;
+        if constexpr (TOPS == 1) {
+            words[4] = __ldg(reinterpret_cast<const uint32_t*>(at + ROWS_BYTES) + lane_id());
+        } else if constexpr (TOPS == 2) {
+            const uint2 tops = __ldg(reinterpret_cast<const uint2*>(at + ROWS_BYTES) + lane_id());
+            words[4] = tops.x;
+            words[5] = tops.y;
+        }
+    }
+
+    __device__ __forceinline__ static void load_shared(uint32_t (&words)[WORDS], const unsigned char* chunk) {
+        const uint32_t g = lane_id() / 4;
+        const uint2 rows = reinterpret_cast<const uint2*>(chunk)[g];
+        const uint2 both = reinterpret_cast<const uint2*>(chunk + ROWS_BYTES)[g];
+        words[0] = rows.x;
+        words[1] = rows.y;
+        words[2] = both.x;
+        words[3] = both.y;
+#pragma unroll
+        for (int i = 0; i < TOPS; i++) {
+            words[4 + i] = reinterpret_cast<const uint32_t*>(chunk + 2 * ROWS_BYTES)[lane_id() * TOPS + i];
+        }
+    }
+
+    __device__ __forceinline__ static OfCodes of_codes(const uint32_t (&words)[WORDS], const Place& at,
+                                                       uint32_t scaling) {
+        OfCodes of = {0, has_minima(scaling) ? 0u : 8u << TOPS};
+        if constexpr (TOPS == 1) {
+            of.tops = words[4] >> (8 * at.piece + 4 * at.half);
+        } else if constexpr (TOPS == 2) {
+            of.tops = words[4 + at.piece] >> (8 * at.half);
+        }
+        return of;
+    }
+
+    __device__ __forceinline__ static float factor(const uint32_t (&words)[WORDS], const Place& at, uint32_t scaling) {
+        const uint32_t own = words[at.half] >> (16 * at.piece + 8 * at.group);
+        if (!is_nested(scaling)) {
+            return float_of_half(own);
+        }
+        float small;
+        if (GROUPS == 1) {
+            small = static_cast<float>(own & 255);
+        } else if (scaling == NESTED) {
+            small = static_cast<float>(static_cast<int8_t>(own & 255));
+        } else {
+            small = static_cast<float>(own & 15);
+        }
+        return float_of_half(words[2 + at.half]) * small;
+    }
+
+    __device__ __forceinline__ static float minimum(const uint32_t (&words)[WORDS], const Place& at, uint32_t scaling) {
+        if (!has_minima(scaling)) {
+            return 0.0f;
+        }
+        const uint32_t of_block = words[2 + at.half];
+        if (!is_nested(scaling)) {
+            return float_of_half(of_block >> (16 * at.piece));
+        }
+        const uint32_t own = words[at.half] >> (16 * at.piece + 8 * at.group);
+        const uint32_t small = GROUPS == 1 ? own >> 8 & 255 : own >> 4 & 15;
+        return float_of_half(of_block >> 16) * static_cast<float>(small);
+    }
+};
+
+// Codes of 4 + TOP_BITS bits, unsigned.
+template <int GROUPS, int TOP_BITS, int CHUNKS_AHEAD> struct Ggml {
+    using Codes = TileCodes<Ggml>;
+    using Scales = GgmlScales<GROUPS, TOP_BITS>;
+    static constexpr int VECTORS = 1;
+    static constexpr int AHEAD = CHUNKS_AHEAD;
+    static constexpr int WORDS_A_ROW = 1;
+
+    __device__ __forceinline__ static void decode(uint32_t (&pairs)[4], const uint32_t* words,
+                                                  const typename Scales::OfCodes& of) {
+        constexpr uint32_t MASK = ((1u << TOP_BITS) - 1) * 0x00100010u;
+        const uint32_t base = 0x43004300u + of.zero * 0x00010001u;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t code = (words[0] >> (4 * i)) & 0x000f000fu;
+            if constexpr (TOP_BITS != 0) {
+                const int up = 4 - TOP_BITS * i;
+                code |= (up >= 0 ? of.tops << up : of.tops >> -up) & MASK;
+            }
+            pairs[i] = sub2_bf16(code | 0x43004300u, base);
+        }
+    }
+};
+
+// Q4_0, Q4_1, Q4_K.
+using Q4 = Ggml<1, 0, 3>;
+// Q5_0, Q5_1, Q5_K.
+using Q5 = Ggml<1, 1, 2>;
+// Q6_K.
+using Q6 = Ggml<2, 2, 2>;
+// Q2_K and Q3_K, whose codes have room to spare.
+using Q3 = Ggml<2, 0, 3>;
+
+}  // namespace packed
