@@ -5,12 +5,15 @@ mod activation;
 mod arrays;
 mod attention;
 mod block_copy;
+mod combine;
 mod device;
 mod embedding;
 mod fill;
+mod fp8;
 mod gather_rows;
 mod gemv;
 mod logits;
+mod moe;
 mod packed;
 mod random;
 mod rms_norm;
@@ -62,8 +65,10 @@ pub fn cases() -> Vec<Case> {
     cases.extend(activation::cases());
     cases.extend(attention::cases());
     cases.extend(block_copy::cases());
+    cases.extend(combine::cases());
     cases.extend(embedding::cases());
     cases.extend(fill::cases());
+    cases.extend(fp8::cases());
     cases.extend(gather_rows::cases());
     cases.extend(gemv::cases());
     cases.extend(logits::cases());
@@ -82,14 +87,18 @@ pub fn timings() -> Vec<Timing> {
     timings.extend(activation::timings());
     timings.extend(attention::timings());
     timings.extend(block_copy::timings());
+    timings.extend(combine::timings());
     timings.extend(embedding::timings());
     timings.extend(fill::timings());
+    timings.extend(fp8::timings());
     timings.extend(gemv::timings());
     timings.extend(logits::timings());
-    timings.extend(packed::timings());
     timings.extend(route::timings());
     timings.extend(rms_norm::timings());
     timings.extend(sample::timings());
     timings.extend(rope_kv_write::timings());
+    // The longest last.
+    timings.extend(moe::timings());
+    timings.extend(packed::timings::timings());
     timings
 }
