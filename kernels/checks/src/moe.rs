@@ -3,10 +3,11 @@
 
 use plimsoll_kernels::DevicePtr;
 use plimsoll_kernels::gemv::Output;
-use plimsoll_kernels::packed::{Activation, Format, Layout, Packed, Work};
+use plimsoll_kernels::packed::{Activation, Format, Ggml, Layout, Packed, Work};
 use plimsoll_kernels::route::{Route, RoutePlanPart, RoutePlanSize, Split, Weighting};
 
 use crate::arrays::{f32_bytes, normals_on};
+use crate::packed::name as format_name;
 use crate::packed::timings::{ROTATED_BYTES, rotated, weights};
 use crate::{Random, TestDevice, Timing};
 
@@ -27,8 +28,8 @@ const fn gpt_oss(model: &'static str, experts: usize) -> Mixture {
     Mixture { model, format: Format::Mxfp4, hidden: 2880, inner: 2880, experts, top: 4, group: 32 }
 }
 
-const fn qwen3(format: Format) -> Mixture {
-    Mixture { model: "qwen3-30b-a3b", format, hidden: 2048, inner: 768, experts: 128, top: 8, group: 128 }
+const fn qwen3(format: Format, group: usize) -> Mixture {
+    Mixture { model: "qwen3-30b-a3b", format, hidden: 2048, inner: 768, experts: 128, top: 8, group }
 }
 
 const fn scout(format: Format, group: usize) -> Mixture {
@@ -36,15 +37,17 @@ const fn scout(format: Format, group: usize) -> Mixture {
 }
 
 /// What the reference results are of comes first.
-const MIXTURES: [Mixture; 8] = [
+const MIXTURES: [Mixture; 10] = [
     gpt_oss("gpt-oss-20b", 32),
     scout(Format::Fp8, 8192),
     scout(Format::Int4, 128),
-    qwen3(Format::Bf16),
+    qwen3(Format::Bf16, 128),
     gpt_oss("gpt-oss-120b", 128),
-    qwen3(Format::Int4),
-    qwen3(Format::Fp8),
-    qwen3(Format::Int8),
+    qwen3(Format::Int4, 128),
+    qwen3(Format::Fp8, 128),
+    qwen3(Format::Int8, 128),
+    qwen3(Format::Ggml(Ggml::Q4K), 32),
+    qwen3(Format::Ggml(Ggml::Q6K), 16),
 ];
 
 pub(crate) fn timings() -> Vec<Timing> {
@@ -79,7 +82,7 @@ fn timing(mixture: &'static Mixture, tokens: usize, is_up: bool) -> Timing {
     let moved = 2 * (if is_up { tokens } else { slots } * layout.columns + slots * width) as u64;
     let side = if is_up { "up" } else { "down" };
     Timing {
-        name: format!("experts/{} {:?} {side} tokens={tokens}", mixture.model, mixture.format),
+        name: format!("experts/{} {} {side} tokens={tokens}", mixture.model, format_name(mixture.format)),
         bytes: (asked * matrix_bytes as f64) as u64 + moved,
         flops: 2 * (slots * layout.rows * layout.columns) as u64,
         prepare: Box::new(move |device| {
