@@ -53,7 +53,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// As GGML calls its formats.
-fn name(format: Format) -> String {
+pub(crate) fn name(format: Format) -> String {
     match format {
         Format::Ggml(ggml) => format!("{ggml:?}"),
         _ => format!("{format:?}"),
