@@ -7,9 +7,9 @@
 //!
 //! It must never know what the payloads mean.
 
-/// The longest event that is taken. A longer one is no event of this protocol, and keeping it would let a server fill
-/// the client's memory.
-const MAX_EVENT_BYTES: usize = 4 << 20;
+/// The longest event that is taken: a whole reply of 100,000 tokens fits. A longer one is no event of this protocol, and
+/// keeping it would let a server fill the client's memory, which may read thousands of replies at once.
+const MAX_EVENT_BYTES: usize = 512 << 10;
 
 /// The value of one event, or of a field named `error`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
