@@ -9,9 +9,10 @@ use candle_core::cuda_backend::cudarc::cublaslt::result::{
 };
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::{DType, Result, bail};
+use sys::cublasLtMatmulDescAttributes_t as Attribute;
 
 use super::driver_error;
-use super::matmul::Product;
+use super::matmul::{Inputs, Operands, Product};
 
 /// Algorithms that are asked for.
 const MOST_ALGORITHMS: usize = 6;
@@ -25,31 +26,60 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(product: Product) -> Result<Self> {
-        let Product { m, n, k, out } = product;
-        let bf16 = sys::cudaDataType_t::CUDA_R_16BF;
+    /// For these operands at first, which are to be there and aligned as all later ones are.
+    pub(super) fn new(product: Product, operands: &Operands) -> Result<Self> {
+        let Product { m, n, k, pitch, inputs, out, has_bias } = product;
+        let inputs_are = match inputs {
+            Inputs::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+            Inputs::Fp8 => sys::cudaDataType_t::CUDA_R_8F_E4M3,
+        };
         let out = match out {
-            DType::BF16 => bf16,
+            DType::BF16 => sys::cudaDataType_t::CUDA_R_16BF,
             DType::F32 => sys::cudaDataType_t::CUDA_R_32F,
             other => bail!("linear: no product gives {other:?}"),
         };
-        let layout = |of, rows: usize, columns: usize| {
-            create_matrix_layout(of, rows as u64, columns as u64, rows as i64).map_err(driver_error)
+        let layout = |of, rows: usize, columns: usize, pitch: usize| {
+            create_matrix_layout(of, rows as u64, columns as u64, pitch as i64).map_err(driver_error)
         };
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let description = create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F).map_err(driver_error)?;
-        let transposed = cublasOperation_t::CUBLAS_OP_T;
-        // SAFETY: the attribute is of that type.
-        unsafe {
-            set_matmul_desc_attribute(
-                description,
-                sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
-                (&raw const transposed).cast(),
-                size_of_val(&transposed),
-            )
+        let problem = Self {
+            description: create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F).map_err(driver_error)?,
+            weight: layout(inputs_are, k, n, k)?,
+            x: layout(inputs_are, k, m, k)?,
+            y: layout(out, n, m, pitch)?,
+        };
+        problem.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, cublasOperation_t::CUBLAS_OP_T)?;
+        if has_bias {
+            // It is of the results' type.
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS)?;
         }
-        .map_err(driver_error)?;
-        Ok(Self { description, weight: layout(bf16, k, n)?, x: layout(bf16, k, m)?, y: layout(out, n, m)? })
+        if inputs == Inputs::Fp8 {
+            // Sums are carried over to f32 on the way, which cuBLASLt does unless told otherwise (FAST_ACCUM).
+            let of_rows = sys::cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, of_rows)?;
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, of_rows)?;
+        }
+        problem.attach(operands, product)?;
+        Ok(problem)
+    }
+
+    /// Says where bias and scales are, which no algorithm depends on.
+    pub(super) fn attach(&self, operands: &Operands, product: Product) -> Result<()> {
+        if product.has_bias {
+            self.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias_as_y.0)?;
+        }
+        if product.inputs == Inputs::Fp8 {
+            self.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, operands.weight_scales.0)?;
+            self.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.x_scales.0)?;
+        }
+        Ok(())
+    }
+
+    /// `value` is of the attribute's type.
+    fn set<T>(&self, attribute: Attribute, value: T) -> Result<()> {
+        // SAFETY: the description is alive, and copies as many bytes as the value has.
+        unsafe { set_matmul_desc_attribute(self.description, attribute, (&raw const value).cast(), size_of::<T>()) }
+            .map_err(driver_error)
     }
 
     pub(super) fn description(&self) -> sys::cublasLtMatmulDesc_t {
@@ -68,10 +98,10 @@ impl Problem {
         self.y
     }
 
-    /// Algorithms that need no more than `workspace` bytes, the one that cuBLASLt thinks fastest first; at least one.
+    /// Algorithms that need no more than `workspace` bytes, the one that cuBLASLt thinks fastest first; there may be none.
     ///
     /// # Errors
-    /// There is none.
+    /// The library fails.
     pub(super) fn algorithms(
         &self,
         handle: sys::cublasLtHandle_t,
@@ -109,14 +139,12 @@ impl Problem {
         };
         // SAFETY: created above, destroyed once.
         unsafe { destroy_matmul_pref(preference) }.map_err(driver_error)?;
-        asked.map_err(driver_error)?;
-        let usable = found[..count.max(0) as usize].iter().filter(|result| result.state.result().is_ok());
-        let algorithms: Vec<_> = usable.map(|result| result.algo).collect();
-        if algorithms.is_empty() {
-            let Product { m, n, k, .. } = product;
-            bail!("cuBLASLt has no algorithm for [{m}, {k}] times [{n}, {k}] transposed");
+        match asked {
+            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => return Ok(Vec::new()),
+            asked => asked.map_err(driver_error)?,
         }
-        Ok(algorithms)
+        let usable = found[..count.max(0) as usize].iter().filter(|result| result.state.result().is_ok());
+        Ok(usable.map(|result| result.algo).collect())
     }
 }
 
@@ -131,7 +159,7 @@ unsafe fn set_alignment(
     use sys::cublasLtMatmulPreferenceAttributes_t::{
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
     };
-    let row = product.n * product.out.size_in_bytes();
+    let row = product.pitch * product.out.size_in_bytes();
     let bytes = 1u32 << row.trailing_zeros().min(8);
     for attribute in [CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES] {
         // SAFETY: the attribute is of that type; the preference by the caller's word.

@@ -9,13 +9,12 @@ use candle_core::cuda_backend::cudarc::cublaslt::result::{create_handle, destroy
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
 use candle_core::{DType, Result};
-use plimsoll_kernels::bias::AddBias;
 use plimsoll_kernels::cuda::CudaQueue;
 use plimsoll_kernels::gemv::{Gemv, MOST_TOKENS, Output};
 use plimsoll_kernels::{DevicePtr, LaunchError};
 
 use super::lt_problem::Problem;
-use super::stopwatch::Stopwatch;
+use super::trials::Trials;
 use super::{driver_error, launch_error};
 
 /// What NVIDIA recommends for Hopper; less would do before it.
@@ -24,44 +23,57 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 /// Products of more rows take the first algorithm that cuBLASLt names: they come in too many sizes to try each.
 const MOST_TRIED_ROWS: usize = 512;
 
-/// Larger than any GPU's cache: written between tries, so that weights are read from memory as in a model's step.
-const FLUSH_BYTES: usize = 128 << 20;
-
-/// Each way is tried so often; its best time counts.
-const TRIES: usize = 3;
-
 /// Products on one stream.
 pub(super) struct Matmul {
     stream: Arc<CudaStream>,
     handle: sys::cublasLtHandle_t,
     workspace: CudaSlice<u8>,
-    chosen: HashMap<Product, Chosen>,
-    /// Whether new shapes are tried out, which takes time; else they take what cuBLASLt names first.
-    tries: bool,
+    /// Nothing for what cuBLASLt cannot do.
+    chosen: HashMap<Product, Option<Chosen>>,
+    /// Without them, new shapes take what cuBLASLt names first.
+    pub(super) trials: Trials,
 }
 
 // SAFETY: the handle may be used from any thread, one at a time, which the lock around this sees to.
 unsafe impl Send for Matmul {}
 
-/// `[m, k]` times `[n, k]` transposed; bf16, added up in f32, rounded to `out`.
+/// `[m, k]` times `[n, k]` transposed, added up in f32, rounded to `out`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Product {
-    pub(super) m: usize,
-    pub(super) n: usize,
-    pub(super) k: usize,
-    pub(super) out: DType,
+pub(crate) struct Product {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    /// Elements from one row of y to the next.
+    pub(crate) pitch: usize,
+    pub(crate) inputs: Inputs,
+    pub(crate) out: DType,
+    pub(crate) has_bias: bool,
+}
+
+/// What is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Inputs {
+    Bf16,
+    /// e4m3, with a scale for each row of either; `m`, `n` and `k` are multiples of 16. Hopper has it.
+    Fp8,
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Operands {
-    /// bf16 `[m, k]`.
-    pub(super) x: DevicePtr,
-    /// bf16 `[n, k]`.
-    pub(super) weight: DevicePtr,
-    /// f32 `[n]`, or [`DevicePtr::NULL`].
-    pub(super) bias: DevicePtr,
-    /// `[m, n]`.
-    pub(super) y: DevicePtr,
+pub(crate) struct Operands {
+    /// `[m, k]`
+    pub(crate) x: DevicePtr,
+    /// `[n, k]`
+    pub(crate) weight: DevicePtr,
+    /// f32 `[m]`, of [`Inputs::Fp8`].
+    pub(crate) x_scales: DevicePtr,
+    /// f32 `[n]`, likewise.
+    pub(crate) weight_scales: DevicePtr,
+    /// f32 `[n]`, or [`DevicePtr::NULL`]; not read of [`Inputs::Fp8`].
+    pub(crate) bias: DevicePtr,
+    /// The same, of y's dtype.
+    pub(crate) bias_as_y: DevicePtr,
+    /// `[m, n]`
+    pub(crate) y: DevicePtr,
 }
 
 /// How one product is computed.
@@ -82,49 +94,41 @@ impl Matmul {
         let handle = create_handle().map_err(driver_error)?;
         // SAFETY: cuBLASLt writes before it reads there.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.map_err(driver_error)?;
-        Ok(Self { stream, handle, workspace, chosen: HashMap::new(), tries: true })
+        let trials = Trials::new(stream.clone());
+        Ok(Self { stream, handle, workspace, chosen: HashMap::new(), trials })
     }
 
-    /// Queues a product. A shape's first one may be run several times, and waited for.
+    /// Queues a product. A shape's first one may be run several times, and waited for. Gives whether there is a way to
+    /// compute it.
     ///
     /// # Errors
-    /// There is no algorithm for it, or the device fails.
-    pub(super) fn run(&mut self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<()> {
+    /// The device fails.
+    pub(super) fn run(&mut self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<bool> {
         self.stream.context().bind_to_thread().map_err(driver_error)?;
         if !self.chosen.contains_key(&product) {
             let chosen = self.choose(queue, operands, product)?;
             self.chosen.insert(product, chosen);
         }
-        let chosen = &self.chosen[&product];
-        self.launch(queue, operands, product, &chosen.problem, chosen.way)
+        let Some(chosen) = &self.chosen[&product] else { return Ok(false) };
+        self.launch(queue, operands, product, &chosen.problem, chosen.way)?;
+        Ok(true)
     }
 
-    pub(super) fn set_trying(&mut self, tries: bool) {
-        self.tries = tries;
-    }
-
-    fn choose(&self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<Chosen> {
-        let problem = Problem::new(product)?;
+    fn choose(&self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<Option<Chosen>> {
+        let problem = Problem::new(product, &operands)?;
         let mut ways: Vec<Way> =
             problem.algorithms(self.handle, product, WORKSPACE_BYTES)?.into_iter().map(Way::Lt).collect();
-        if product.m <= MOST_TOKENS as usize && product.k.is_multiple_of(8) {
+        let Product { m, n, k, pitch, inputs, .. } = product;
+        if m <= MOST_TOKENS as usize && k.is_multiple_of(8) && pitch == n && inputs == Inputs::Bf16 {
             ways.push(Way::Gemv);
         }
-        let mut best = (f32::INFINITY, ways[0]);
-        if !self.tries || ways.len() == 1 || product.m > MOST_TRIED_ROWS {
-            return Ok(Chosen { problem, way: best.1 });
-        }
-        let stopwatch = Stopwatch::new(&self.stream)?;
-        // SAFETY: only written.
-        let mut flushed = unsafe { self.stream.alloc::<u8>(FLUSH_BYTES) }.map_err(driver_error)?;
-        for way in ways {
-            for _ in 0..TRIES {
-                self.stream.memset_zeros(&mut flushed).map_err(driver_error)?;
-                let took = stopwatch.time(|| self.launch(queue, operands, product, &problem, way))?;
-                best = if took < best.0 { (took, way) } else { best };
-            }
-        }
-        Ok(Chosen { problem, way: best.1 })
+        let Some(&first) = ways.first() else { return Ok(None) };
+        let is_tried = self.trials.are_on && ways.len() > 1 && m <= MOST_TRIED_ROWS;
+        let way = match is_tried {
+            true => self.trials.fastest(&ways, |way| self.launch(queue, operands, product, &problem, way))?,
+            false => first,
+        };
+        Ok(Some(Chosen { problem, way }))
     }
 
     fn launch(
@@ -138,8 +142,8 @@ impl Matmul {
         match way {
             Way::Gemv => gemv(queue, operands, product).map_err(launch_error),
             Way::Lt(algorithm) => {
-                self.launch_lt(operands, problem, &algorithm)?;
-                add_bias(queue, operands, product).map_err(launch_error)
+                problem.attach(&operands, product)?;
+                self.launch_lt(operands, problem, &algorithm)
             }
         }
     }
@@ -183,7 +187,7 @@ impl Drop for Matmul {
 fn gemv(queue: &CudaQueue, operands: Operands, product: Product) -> std::result::Result<(), LaunchError> {
     let op = Gemv {
         y: operands.y,
-        output: output(product),
+        output: if product.out == DType::F32 { Output::F32 } else { Output::Bf16 },
         x: operands.x,
         w: operands.weight,
         bias: operands.bias,
@@ -192,16 +196,4 @@ fn gemv(queue: &CudaQueue, operands: Operands, product: Product) -> std::result:
         columns: product.k as u32,
     };
     op.run(queue)
-}
-
-fn add_bias(queue: &CudaQueue, operands: Operands, product: Product) -> std::result::Result<(), LaunchError> {
-    let Operands { bias, y, .. } = operands;
-    if bias.is_null() {
-        return Ok(());
-    }
-    AddBias { y, output: output(product), bias, tokens: product.m as u32, rows: product.n as u32 }.run(queue)
-}
-
-fn output(product: Product) -> Output {
-    if product.out == DType::F32 { Output::F32 } else { Output::Bf16 }
 }

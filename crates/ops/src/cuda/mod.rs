@@ -1,11 +1,14 @@
 //! What the ops share on a GPU: the opened devices with their kernels and matrix products, and the addresses of tensors.
 
 mod arena;
+mod bias;
 mod lt_problem;
 mod matmul;
+mod packed_ways;
 mod preflight;
 mod stopwatch;
 mod transfer;
+mod trials;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,12 +16,18 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::{CudaDevice, DType, Device, Result, Shape, Storage, Tensor, bail};
 use plimsoll_kernels::cuda::CudaQueue;
+use plimsoll_kernels::packed::Packed;
 use plimsoll_kernels::{DevicePtr, LaunchError};
 
 use crate::gpu::{GpuInfo, Unavailable};
 use arena::Arena;
+pub(crate) use bias::Bias;
 use matmul::Matmul;
+pub(crate) use matmul::{Inputs, Operands, Product};
+use packed_ways::PackedWays;
+pub use preflight::count;
 pub use transfer::{Inbox, Mark, PinnedWords};
+use trials::Trials;
 
 /// An opened GPU.
 pub(crate) struct Cuda {
@@ -27,8 +36,7 @@ pub(crate) struct Cuda {
     /// For copies from the host, beside the work of the one stream.
     copies: Arc<CudaStream>,
     matmul: Mutex<Matmul>,
-    /// u32, 0 between launches: by which a kernel's last block knows that it is.
-    ticket: Tensor,
+    packed_ways: Mutex<PackedWays>,
     arena: Mutex<Option<Arena>>,
 }
 
@@ -103,7 +111,9 @@ pub fn in_arena<T>(device: &Device, memory: &Tensor, work: impl FnOnce() -> Resu
 /// # Errors
 /// `device` was not opened by [`open`].
 pub fn set_trying(device: &Device, tries: bool) -> Result<()> {
-    Cuda::of(device)?.matmul.lock().unwrap_or_else(PoisonError::into_inner).set_trying(tries);
+    let cuda = Cuda::of(device)?;
+    cuda.matmul.lock().unwrap_or_else(PoisonError::into_inner).trials.are_on = tries;
+    cuda.packed_ways.lock().unwrap_or_else(PoisonError::into_inner).trials.are_on = tries;
     Ok(())
 }
 
@@ -139,9 +149,9 @@ impl Cuda {
         keep_freed_memory(&stream).map_err(driver_error)?;
         let queue = CudaQueue::new(stream.clone()).map_err(driver_error)?;
         let copies = stream.context().new_stream().map_err(driver_error)?;
+        let packed_ways = Mutex::new(PackedWays::new(Trials::new(stream.clone())));
         let matmul = Mutex::new(Matmul::new(stream)?);
-        let ticket = Tensor::zeros(1, DType::U32, &Device::Cuda(device.clone()))?;
-        Ok(Self { device, queue, copies, matmul, ticket, arena: Mutex::new(None) })
+        Ok(Self { device, queue, copies, matmul, packed_ways, arena: Mutex::new(None) })
     }
 
     /// The opened GPU that a tensor's device is.
@@ -166,17 +176,12 @@ impl Cuda {
         self.queue.stream()
     }
 
-    /// Memory of one u32 that is 0 between launches.
-    pub(crate) fn ticket(&self) -> Result<DevicePtr> {
-        address("ticket", "it", &self.ticket, DType::U32)
-    }
-
-    /// `y = x W^T + bias`: `x` bf16 `[m, k]`, `weight` bf16 `[n, k]`, `bias` f32 `[n]`, `y` `[m, n]`, bf16 or f32; all
+    /// `y = x W^T + bias`: `x` bf16 `[m, k]`, `weight` bf16 `[n, k]`, `bias` `[n]`, `y` `[m, n]`, bf16 or f32; all
     /// contiguous.
     ///
     /// # Errors
     /// Other shapes or layouts, or a device failure.
-    pub(crate) fn matmul(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, y: &Tensor) -> Result<()> {
+    pub(crate) fn matmul(&self, x: &Tensor, weight: &Tensor, bias: Option<&Bias>, y: &Tensor) -> Result<()> {
         if y.dims() != [x.dim(0)?, weight.dim(0)?] {
             bail!("linear: x is {:?}, weight {:?}, y {:?}", x.shape(), weight.shape(), y.shape());
         }
@@ -191,25 +196,57 @@ impl Cuda {
         &self,
         x: &Tensor,
         weight: &Tensor,
-        bias: Option<&Tensor>,
+        bias: Option<&Bias>,
         y: DevicePtr,
         out: DType,
     ) -> Result<()> {
         let ((m, k), (n, columns)) = (x.dims2()?, weight.dims2()?);
-        if k != columns || bias.is_some_and(|bias| bias.dims() != [n]) {
-            bail!("linear: x is {:?}, weight {:?}, bias {:?}", x.shape(), weight.shape(), bias.map(Tensor::shape));
+        if k != columns || bias.is_some_and(|bias| bias.tensor().dims() != [n]) {
+            let bias = bias.map(|bias| bias.tensor().shape());
+            bail!("linear: x is {:?}, weight {:?}, bias {bias:?}", x.shape(), weight.shape());
         }
         if m == 0 {
             return Ok(());
         }
-        let operands = matmul::Operands {
+        let address_of_bias = |dtype| bias.map_or(Ok(DevicePtr::NULL), |bias| bias.address(dtype));
+        let operands = Operands {
             x: address("linear", "x", x, DType::BF16)?,
             weight: address("linear", "weight", weight, DType::BF16)?,
-            bias: bias.map_or(Ok(DevicePtr::NULL), |bias| address("linear", "bias", bias, DType::F32))?,
+            x_scales: DevicePtr::NULL,
+            weight_scales: DevicePtr::NULL,
+            bias: address_of_bias(DType::F32)?,
+            bias_as_y: address_of_bias(out)?,
             y,
         };
-        let mut matmul = self.matmul.lock().unwrap_or_else(PoisonError::into_inner);
-        matmul.run(&self.queue, operands, matmul::Product { m, n, k, out })
+        let product = Product { m, n, k, pitch: n, inputs: Inputs::Bf16, out, has_bias: bias.is_some() };
+        match self.multiply(operands, product)? {
+            true => Ok(()),
+            false => bail!("cuBLASLt has no algorithm for [{m}, {k}] times [{n}, {k}] transposed"),
+        }
+    }
+
+    /// Queues a product, if this GPU has a way to compute it; gives whether it has.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(crate) fn multiply(&self, operands: Operands, product: Product) -> Result<bool> {
+        self.matmul.lock().unwrap_or_else(PoisonError::into_inner).run(&self.queue, operands, product)
+    }
+
+    /// Queues a product of one packed matrix with so many tokens, by the kernel that is fastest for them.
+    ///
+    /// # Errors
+    /// As [`Packed::run`].
+    pub(crate) fn multiply_packed(&self, op: Packed, tokens: usize) -> Result<()> {
+        self.packed_ways.lock().unwrap_or_else(PoisonError::into_inner).run(&self.queue, op, tokens)
+    }
+
+    /// Whether cuBLASLt multiplies fp8 matrices with a scale for each row: on Hopper alone.
+    ///
+    /// # Errors
+    /// The driver fails.
+    pub(crate) fn has_fp8_rows(&self) -> Result<bool> {
+        Ok(self.stream().context().compute_capability().map_err(driver_error)? == (9, 0))
     }
 
     /// A new tensor whose elements are whatever the memory held: every one must be written.
