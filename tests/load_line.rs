@@ -11,7 +11,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use support::{Server, exchange_whole, run};
+use support::{Server, exchange_whole, plimsoll, run};
 
 /// 20 ms a step and 50 us a token in it, 12 sequences at once: about fifty of these requests a second.
 const DEVICE: [&str; 6] = ["--device", "null:20000:50", "--max-num-seqs", "12", "--load-format", "dummy"];
@@ -48,6 +48,13 @@ fn measure_line(options: &[&str]) -> (u64, f64) {
     let mut words = line.split(' ');
     let sequences = words.next().and_then(|word| word.parse().ok()).expect("a number");
     (sequences, words.nth(3).and_then(|word| word.parse().ok()).expect("a rate"))
+}
+
+/// A server that does not log each request.
+fn start(options: &[&str]) -> Server {
+    let mut plimsoll = plimsoll();
+    plimsoll.env("RUST_LOG", "warn");
+    Server::start_as(plimsoll, options)
 }
 
 /// What became of Poisson arrivals at `rate`.
@@ -98,12 +105,12 @@ fn goodput_stays_at_three_times_the_load_with_the_line_and_falls_without() {
     assert!((8..=16).contains(&sequences), "12 sequences fit in a step: {sequences}");
 
     let without_line = [&options[..], &["--load-line", "off"]].concat();
-    let with = Server::start(&options);
-    let (without, best) = (Server::start(&without_line), Server::start(&without_line));
+    let with = start(&options);
+    let (without, best) = (start(&without_line), start(&without_line));
     assert_eq!((limit(&with), limit(&without)), (Some(sequences), Some(12 + 8192)));
     assert_eq!(with.metric("plimsoll:load_line_sequences"), sequences as f64);
     for (device, seqs) in [("null:20000:51", "12"), ("null:20000:50", "13")] {
-        let other = Server::start(&[&["--device", device, "--max-num-seqs", seqs], &options[4..]].concat());
+        let other = start(&[&["--device", device, "--max-num-seqs", seqs], &options[4..]].concat());
         assert!(limit(&other) > Some(8192), "it was not measured with {device} and {seqs} sequences");
     }
     let (kept, lost, best, refusal) = thread::scope(|scope| {

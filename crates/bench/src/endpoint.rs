@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 pub(crate) use plimsoll_endpoint::Base;
-use plimsoll_endpoint::only_model;
+use plimsoll_endpoint::{only_model, read_limited};
 use reqwest::Url;
 use serde_json::{Value, json};
 
@@ -33,6 +33,9 @@ pub(crate) async fn find_model(asking: Asking<'_>, endpoint: &Endpoint) -> Resul
         None => Ok(only_model(asking.http, asking.base, asking.patience).await?),
     }
 }
+
+/// No list of a text's tokens is longer.
+const LARGEST_REPLY: usize = 8 << 20;
 
 /// The two forms of `/tokenize` that servers have.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +82,7 @@ impl<'a> RemoteTokenizer<'a> {
         let Asking { http, base, patience } = self.asking;
         let request = http.post(base.join("tokenize")).timeout(patience).json(&body);
         let response = request.send().await.ok()?.error_for_status().ok()?;
-        let reply: Value = response.json().await.ok()?;
+        let reply: Value = serde_json::from_slice(&read_limited(response, LARGEST_REPLY).await.ok()?).ok()?;
         let counted = reply.get("count").and_then(Value::as_u64);
         let listed = || reply.get("tokens").and_then(Value::as_array).map(|tokens| tokens.len() as u64);
         u32::try_from(counted.or_else(listed)?).ok()

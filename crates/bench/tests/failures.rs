@@ -7,7 +7,8 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use plimsoll_bench::{
-    BenchConfig, BenchReport, FindingKind, NullServer, NullServerConfig, OutcomeCounts, Progress, RungReport, run,
+    BenchConfig, BenchReport, FindingKind, LengthSource, NullServer, NullServerConfig, OutcomeCounts, Progress,
+    RungReport, run,
 };
 use scripted::{
     Act, DONE, END, FAULT, LIE, ROLE, TEXT, THOUGHT, USAGE, endless_line, event, server, server_with_tokenizer, status,
@@ -157,12 +158,23 @@ async fn usage_that_cannot_be_is_told() {
 #[tokio::test]
 async fn usage_is_held_against_the_server_s_own_tokenizer() {
     for (count, lies) in [(9, false), (60, true)] {
-        let url = server_with_tokenizer(vec![stream(&[ROLE, TEXT, TEXT, END, USAGE, DONE])], count).await;
+        let reply = vec![stream(&[ROLE, TEXT, TEXT, END, USAGE, DONE])];
+        let url = server_with_tokenizer(reply, &format!("{{\"count\": {count}}}")).await;
         let mut config = config(&url);
         config.warmup = 1;
         let report = run(&config, |_| ()).await.expect("a run");
         assert_eq!(report.rung.summary.outcomes.success, 6, "{:?}", report.rung.failure_samples);
         assert_eq!(report.findings.iter().any(|finding| finding.invalidates()), lies, "{:?}", report.findings);
+    }
+}
+
+#[tokio::test]
+async fn a_tokenizer_that_answers_without_end_is_not_listened_to() {
+    for (padding, source) in [(10, LengthSource::ServerTokenizer), (10 << 20, LengthSource::Estimate)] {
+        let counted = format!("{{\"count\": 9, \"why\": \"{}\"}}", "x".repeat(padding));
+        let url = server_with_tokenizer(vec![stream(&[ROLE, TEXT, END, USAGE, DONE])], &counted).await;
+        let report = run(&config(&url), |_| ()).await.expect("a run");
+        assert_eq!((report.workload.lengths, report.rung.summary.outcomes.success), (source, 6));
     }
 }
 

@@ -132,7 +132,7 @@ async fn figures_that_cannot_be_what_they_seem_are_told() {
     tokio::join!(
         finds(server(ended("{\"choices\":[]}")).await, FindingKind::UsageMissing),
         finds(server(ended(LIE)).await, FindingKind::UsageWrong),
-        finds(server_with_tokenizer(good(), 60).await, FindingKind::UsageWrong),
+        finds(server_with_tokenizer(good(), "{\"count\": 60}").await, FindingKind::UsageWrong),
         finds(server(good()).await, FindingKind::CachedTokens),
         finds(server(burst).await, FindingKind::Burst),
     );

@@ -90,9 +90,9 @@ impl Server {
         }
     }
 
-    /// The smallest concurrency with 95% of the highest throughput.
+    /// The smallest concurrency, which is a whole number, with 95% of the highest throughput.
     fn saturation(&self) -> f64 {
-        0.95 * if self.kind == Kind::RateLimited { self.breaks } else { self.slots }
+        (0.95 * if self.kind == Kind::RateLimited { self.breaks } else { self.slots }).ceil()
     }
 
     /// The smallest concurrency at which more than 1% of the requests are bad.

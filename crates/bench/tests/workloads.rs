@@ -1,5 +1,9 @@
 //! Workloads from end to end: what the files and options say is what the server is asked for.
 
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod scripted;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -91,4 +95,42 @@ async fn a_bad_file_is_refused_by_line_and_field() {
     let source = PromptSource::Trace { path: trace.path().to_owned(), speed: 1.0 };
     let error = measure(of(source), 1).await.expect_err("a bad trace");
     assert!(error.contains("line 2: field `output_length`"), "{error}");
+}
+
+/// The prompts that a server is sent by a run of 60 requests.
+async fn prompts_of(url: &str, asked: &std::sync::Mutex<Vec<serde_json::Value>>, workload: Workload) -> Vec<String> {
+    let mut config = BenchConfig::new(url);
+    config.endpoint.model = Some("m".to_owned());
+    config.workload = workload;
+    (config.concurrency, config.requests, config.warmup) = (8, 60, 0);
+    config.connect_timeout = Duration::from_millis(500);
+    let rung = run(&config, |_| ()).await.expect("a run").rung;
+    assert_eq!(rung.summary.outcomes.success, 60, "{:?}", rung.failure_samples);
+    let asked = std::mem::take(&mut *asked.lock().expect("no panic"));
+    asked.iter().filter_map(|body| Some(body["messages"][0]["content"].as_str()?.to_owned())).collect()
+}
+
+/// A mixture of experts that is sent the same prompt again and again reads fewer experts than it would in earnest.
+#[tokio::test]
+async fn every_prompt_of_a_run_is_another() {
+    let (url, asked) = scripted::recording_server().await;
+    let random = PromptSource::Random { input: Lengths::Uniform(20, 40), output: Lengths::Uniform(1, 100) };
+    for workload in [Workload::default(), of(random)] {
+        let prompts = prompts_of(&url, &asked, workload).await;
+        let different: HashSet<&String> = prompts.iter().collect();
+        assert_eq!((prompts.len(), different.len()), (60, 60), "{prompts:?}");
+    }
+}
+
+/// A server that has seen a prompt before answers from its prefix cache, and shows a throughput that it has not.
+#[tokio::test]
+async fn salted_prompts_are_new_to_a_server_that_has_seen_a_run_before() {
+    let (url, asked) = scripted::recording_server().await;
+    let salted = || Workload { salt: true, ..Workload::default() };
+    let first: HashSet<String> = prompts_of(&url, &asked, salted()).await.into_iter().collect();
+    let second: HashSet<String> = prompts_of(&url, &asked, salted()).await.into_iter().collect();
+    assert_eq!((first.len(), second.len()), (60, 60));
+    // They differ from their beginning on, for a cache goes by what comes first; of 2^24 tags one may come twice.
+    let tags = |prompts: &HashSet<String>| prompts.iter().map(|prompt| prompt[..8].to_owned()).collect::<HashSet<_>>();
+    assert!(tags(&first).intersection(&tags(&second)).count() <= 1, "{first:?} {second:?}");
 }

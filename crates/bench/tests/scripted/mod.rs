@@ -1,10 +1,11 @@
 //! A server that plays a script for each request: every way in which one can go wrong.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -83,8 +84,9 @@ pub(crate) async fn server_by(script: impl Fn(u32) -> Vec<Act> + Send + Sync + '
     format!("http://{address}")
 }
 
-/// Starts one with a tokenizer by which every text has `count` tokens.
-pub(crate) async fn server_with_tokenizer(script: Vec<Act>, count: u32) -> String {
+/// Starts one with a tokenizer that answers `counted` to every text.
+pub(crate) async fn server_with_tokenizer(script: Vec<Act>, counted: &str) -> String {
+    let counted = status("200 OK", counted);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
@@ -92,7 +94,7 @@ pub(crate) async fn server_with_tokenizer(script: Vec<Act>, count: u32) -> Strin
             let mut head = [0; 14];
             let peeked = connection.peek(&mut head).await.is_ok();
             let script = match peeked && &head == b"POST /tokenize" {
-                true => vec![status("200 OK", &format!("{{\"count\": {count}}}"))],
+                true => vec![counted.clone()],
                 false => script.clone(),
             };
             tokio::spawn(async move { drop(play(connection, script).await) });
@@ -101,23 +103,50 @@ pub(crate) async fn server_with_tokenizer(script: Vec<Act>, count: u32) -> Strin
     format!("http://{address}")
 }
 
+/// Starts one that serves well and keeps the bodies of what it was asked.
+pub(crate) async fn recording_server() -> (String, Arc<Mutex<Vec<Value>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let record = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let Ok(request) = receive(&mut connection).await else { continue };
+            let body = request.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            record.lock().expect("no panic").extend(serde_json::from_str(body).ok());
+            tokio::spawn(async move { drop(reply(connection, good()).await) });
+        }
+    });
+    (format!("http://{address}"), asked)
+}
+
 async fn play(mut connection: TcpStream, script: Vec<Act>) -> io::Result<()> {
+    receive(&mut connection).await?;
+    reply(connection, script).await
+}
+
+/// A whole request, or an error if none comes.
+async fn receive(connection: &mut TcpStream) -> io::Result<String> {
     let mut received = vec![0; 64 << 10];
     let mut length = 0;
     // The bodies here are small JSON objects: one has come whole when its last brace is there.
     while !received[..length].ends_with(b"}") {
         match connection.read(&mut received[length..]).await? {
-            0 => return Ok(()),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => length += more,
         }
     }
+    Ok(String::from_utf8_lossy(&received[..length]).into_owned())
+}
+
+async fn reply(mut connection: TcpStream, script: Vec<Act>) -> io::Result<()> {
     for act in script {
         match act {
             Act::Say(text) => connection.write_all(text.as_bytes()).await?,
             // A client that has gone is noticed.
             Act::Wait(time) => tokio::select! {
                 () = tokio::time::sleep(time) => (),
-                _ = connection.read(&mut received) => return Ok(()),
+                _ = connection.read_u8() => return Ok(()),
             },
         }
     }
