@@ -28,6 +28,11 @@ pub enum CheckpointError {
     #[error("tensor {name}: {problem}")]
     Tensor { name: String, problem: String },
 
+    /// Found where the numbers of a matrix are read, and so by loading alone: a survey does not read them. Rows are counted
+    /// in the order that Hugging Face has them in.
+    #[error("tensor {name}: row {row} {problem}")]
+    Row { name: String, row: usize, problem: String },
+
     /// Tensors that the architecture has no place for: running without them would silently change the model.
     #[error("the architecture has no use for {count} of the checkpoint's tensors, among them {examples}")]
     Unused { count: usize, examples: String },

@@ -8,7 +8,7 @@ use std::f64::consts::TAU;
 
 use plimsoll_ops::rope::RopeTable;
 
-pub(crate) use self::paired::unpaired_rows;
+pub(crate) use self::paired::{are_paired, unpaired_rows};
 pub use self::yarn::Yarn;
 use crate::{CheckpointError, Fields};
 

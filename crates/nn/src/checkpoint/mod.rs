@@ -132,7 +132,7 @@ impl Checkpoint {
     #[expect(clippy::type_complexity, reason = "a type and a shape, which may be absent or malformed")]
     pub(crate) fn layout(&self, name: &str) -> Result<Option<(GgmlType, Cow<'_, [usize]>)>, CheckpointError> {
         match &self.files {
-            Files::Gguf(file) => Ok(file.layout(name).map(|(ty, shape)| (ty, Cow::Borrowed(shape)))),
+            Files::Gguf(file) => Ok(file.layout(name)?.map(|(ty, shape)| (ty, Cow::Borrowed(shape)))),
             Files::Safetensors(folder) => Ok(folder.tensor(name)?.map(|tensor| (tensor.ty, tensor.shape))),
         }
     }

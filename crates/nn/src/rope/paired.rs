@@ -5,8 +5,7 @@
 /// `heads` heads of `d` rows, stored row `2 i + j` is row `j d/2 + i`. Rows are contiguous bytes, quantized or not. `None`
 /// if the rows do not divide so.
 pub(crate) fn unpaired_rows(bytes: &[u8], rows: usize, heads: usize) -> Option<Vec<u8>> {
-    let pairs = heads.checked_mul(2).filter(|&pairs| pairs > 0)?;
-    if !rows.is_multiple_of(pairs) {
+    if !are_paired(rows, heads) {
         return None;
     }
     let (row_bytes, head_dim) = (bytes.len() / rows, rows / heads);
@@ -18,6 +17,11 @@ pub(crate) fn unpaired_rows(bytes: &[u8], rows: usize, heads: usize) -> Option<V
         out.extend_from_slice(&bytes[stored * row_bytes..(stored + 1) * row_bytes]);
     }
     Some(out)
+}
+
+/// Whether so many rows are heads of an even number of them.
+pub(crate) fn are_paired(rows: usize, heads: usize) -> bool {
+    heads.checked_mul(2).is_some_and(|pairs| pairs > 0 && rows.is_multiple_of(pairs))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use plimsoll_ops::par::parallel_for;
 use plimsoll_ops::quant::{GgmlType, RowFormat};
 
 use super::Weights;
-use super::packed::{Matrix, brought_format};
+use super::packed::{Matrix, blame, brought_format};
 use super::source::{Role, Source};
 use crate::CheckpointError;
 use crate::checkpoint::StoredTensor;
@@ -105,14 +105,15 @@ impl Weights<'_> {
         let gate = self.stack("gate_proj", intermediate, hidden, shape)?;
         let up = self.stack("up_proj", intermediate, hidden, shape)?;
         let down = self.stack("down_proj", hidden, intermediate, shape)?;
-        let gate_up = self.pack("gate_proj", experts, |index, placement| {
+        let gate_up = self.pack(experts, |index, placement| {
             let bias = gate.bias(index).map(|bias| [bias, up.bias(index).unwrap_or_default()].concat());
-            let (gate, up) = (gate.matrix(index)?, up.matrix(index)?);
-            Linear::load(&[gate.rows(intermediate, hidden), up.rows(intermediate, hidden)], bias, placement)
+            let (names, matrices) = ([gate.name(index), up.name(index)], [gate.matrix(index)?, up.matrix(index)?]);
+            let [first, second] = matrices.each_ref().map(|matrix| matrix.rows(intermediate, hidden));
+            load_expert([(&names[0], first), (&names[1], second)], bias, placement)
         })?;
-        let down = self.pack("down_proj", experts, |index, placement| {
+        let down = self.pack(experts, |index, placement| {
             let bias = down.bias(index).map(<[f32]>::to_vec);
-            Linear::load(&[down.matrix(index)?.rows(hidden, intermediate)], bias, placement)
+            load_expert([(&down.name(index), down.matrix(index)?.rows(hidden, intermediate))], bias, placement)
         })?;
         Ok(paired(gate_up, down))
     }
@@ -139,7 +140,8 @@ impl Weights<'_> {
         if !self.is_survey() {
             self.report(stored.bytes.len() as u64);
         }
-        Ok(Stack { stored, biases, rows, cols, format: self.wanted_format(&module, cols) })
+        let (name, format) = (self.stored_name(name), self.wanted_format(&module, cols));
+        Ok(Stack { name, stored, biases, rows, cols, format })
     }
 
     /// `[experts, rows]`, where there are any.
@@ -151,21 +153,18 @@ impl Weights<'_> {
     /// Packs a matrix of every expert, on a CPU several at a time.
     fn pack(
         &self,
-        name: &str,
         experts: usize,
-        load: impl Fn(usize, &Placement) -> candle_core::Result<Linear> + Sync,
+        load: impl Fn(usize, &Placement) -> Result<Linear, CheckpointError> + Sync,
     ) -> Result<Vec<Linear>, CheckpointError> {
-        let error = |e: candle_core::Error| CheckpointError::tensor(&format!("{}{name}", self.prefix), e);
         let placement = &self.loader.placement;
         if let Placement::Gpu(_) = placement {
-            return (0..experts).map(|index| load(index, placement).map_err(error)).collect();
+            return (0..experts).map(|index| load(index, placement)).collect();
         }
         let packed: Vec<OnceLock<_>> = (0..experts).map(|_| OnceLock::new()).collect();
         parallel_for(experts, |index| {
             packed[index].get_or_init(|| load(index, placement));
         });
-        let taken = packed.into_iter().map(|cell| cell.into_inner().expect("every expert was packed"));
-        taken.map(|linear| linear.map_err(error)).collect()
+        packed.into_iter().map(|cell| cell.into_inner().expect("every expert was packed")).collect()
     }
 
     /// In place of experts that a dry run only counts.
@@ -183,8 +182,24 @@ fn paired(gate_up: Vec<Linear>, down: Vec<Linear>) -> Vec<Expert> {
     gate_up.into_iter().zip(down).map(|(gate_up, down)| Expert { gate_up, down }).collect()
 }
 
+/// One layer of one expert, of the rows of these tensors.
+fn load_expert<const N: usize>(
+    parts: [(&str, RowSource<'_>); N],
+    bias: Option<Vec<f32>>,
+    placement: &Placement,
+) -> Result<Linear, CheckpointError> {
+    Linear::load(&parts.map(|(_, source)| source), bias, placement).map_err(|error| blame(parts, error))
+}
+
+/// A tensor's part that is one expert's, as messages name it.
+fn part_of(tensor: &str, expert: usize) -> String {
+    format!("{tensor}, expert {expert}")
+}
+
 /// A matrix of every expert, `[experts, rows, cols]`.
 struct Stack<'a> {
+    /// As the checkpoint calls it.
+    name: String,
     stored: StoredTensor<'a>,
     /// `[experts, rows]`
     biases: Option<Vec<f32>>,
@@ -199,11 +214,15 @@ impl Stack<'_> {
         brought_format(self.stored.ty.into(), self.format)
     }
 
-    fn matrix(&self, expert: usize) -> candle_core::Result<Matrix<'_>> {
+    fn name(&self, expert: usize) -> String {
+        part_of(&self.name, expert)
+    }
+
+    fn matrix(&self, expert: usize) -> Result<Matrix<'_>, CheckpointError> {
         let size = self.stored.bytes.len() / self.stored.shape[0];
         let bytes = Cow::from(&self.stored.bytes[expert * size..][..size]);
         let matrix = Matrix { format: self.stored.ty.into(), bytes, order: None, stored_bytes: size as u64 };
-        matrix.brought_to(self.format, self.rows, self.cols)
+        matrix.brought_to(self.format, [self.rows, self.cols], &self.name(expert))
     }
 
     fn bias(&self, expert: usize) -> Option<&[f32]> {

@@ -19,6 +19,7 @@ pub(super) use self::rows::make_rows;
 use super::source::Stored;
 use crate::CheckpointError;
 use crate::checkpoint::RawTensor;
+use crate::error::quote;
 use crate::quantization::Method;
 
 /// A matrix, as rows that ops takes.
@@ -32,23 +33,49 @@ pub(super) struct Matrix<'a> {
     pub(super) stored_bytes: u64,
 }
 
+/// A matrix that was found, whose tensors' types and shapes are those of the config and whose scales are numbers. What it
+/// is made of is not read yet: whether it loads is decided up to here, whoever asks.
+pub(super) struct Found<'a> {
+    pub(super) format: RowFormat,
+    /// As [`Matrix::order`].
+    pub(super) order: Option<Vec<u32>>,
+    pub(super) stored_bytes: u64,
+    read: Read<'a>,
+}
+
+/// Makes [`Matrix::bytes`].
+type Read<'a> = Box<dyn FnOnce() -> Result<Cow<'a, [u8]>, CheckpointError> + 'a>;
+
+impl<'a> Found<'a> {
+    pub(super) fn read(self) -> Result<Matrix<'a>, CheckpointError> {
+        let Self { format, order, stored_bytes, read } = self;
+        Ok(Matrix { format, bytes: read()?, order, stored_bytes })
+    }
+}
+
 impl Matrix<'_> {
     /// The same numbers brought to `format`, if one is wanted and they are stored in full.
     ///
     /// # Errors
-    /// A number that the format does not have.
-    pub(super) fn brought_to(self, format: Option<RowFormat>, rows: usize, cols: usize) -> candle_core::Result<Self> {
+    /// A row of the tensor `name` with a number that the format does not have.
+    pub(super) fn brought_to(
+        self,
+        format: Option<RowFormat>,
+        [rows, cols]: [usize; 2],
+        name: &str,
+    ) -> Result<Self, CheckpointError> {
         let format = brought_format(self.format, format);
         if format == self.format {
             return Ok(self);
         }
         let row_bytes = |format: RowFormat| format.row_bytes(cols).expect("a format of these columns");
         let stored = row_bytes(self.format);
-        let bytes = make_rows(rows, row_bytes(format), |row, out| {
+        let made = make_rows(rows, row_bytes(format), |row, out| {
             let mut values = vec![0.0; cols];
             dequantize_row(self.format, &self.bytes[row * stored..][..stored], &mut values)?;
             encode_row(format, &values, out)
-        })?;
+        });
+        let bytes = made.map_err(|error| blame([(name, self.rows(rows, cols))], error))?;
         Ok(Matrix { format, bytes: bytes.into(), ..self })
     }
 
@@ -56,6 +83,25 @@ impl Matrix<'_> {
     pub(super) fn rows(&self, rows: usize, cols: usize) -> RowSource<'_> {
         RowSource::new(self.format, rows, cols, &self.bytes).in_order(self.order.as_deref())
     }
+}
+
+/// Why the layer of these tensors was not to be: of the tensors, the one that is no matrix or has a row that holds what is
+/// not a number is named; else it is as `error` says.
+pub(super) fn blame<'n, 's>(
+    parts: impl IntoIterator<Item = (&'n str, RowSource<'s>)>,
+    error: candle_core::Error,
+) -> CheckpointError {
+    let mut first = None;
+    for (name, source) in parts {
+        if let Err(problem) = source.check() {
+            return CheckpointError::tensor(name, problem);
+        }
+        if let Some((row, problem)) = source.faulty_row() {
+            return CheckpointError::Row { name: quote(name), row, problem };
+        }
+        first = first.or(Some(name));
+    }
+    CheckpointError::tensor(first.unwrap_or("(none)"), error)
 }
 
 /// What a matrix of this format becomes where another is wanted: one that is packed stays as it is.
@@ -75,23 +121,31 @@ struct Module<'s, 'a> {
 }
 
 impl<'a> Stored<'a> {
-    /// The matrix of `module`, in whichever form it is stored.
-    pub(super) fn matrix(&self, module: &str, rows: usize, cols: usize) -> Result<Matrix<'a>, CheckpointError> {
+    /// Looks for the matrix of `module`, in whichever form it is stored.
+    pub(super) fn find(&self, module: &str, rows: usize, cols: usize) -> Result<Found<'a>, CheckpointError> {
         let tensors = Module { stored: self, name: module, rows, cols, bytes: Cell::new(0) };
         let packed = match self.quantization().method() {
             Method::Plain | Method::Mxfp4 => None,
-            Method::Fp8(_) | Method::Compressed(_) => codes::read(&tensors, self.quantization().block(module))?,
-            Method::Gptq(gptq) => gptq::read_gptq(&tensors, gptq)?,
-            Method::Awq { .. } => gptq::read_awq(&tensors)?,
+            Method::Fp8(_) | Method::Compressed(_) => codes::find(&tensors, self.quantization().block(module))?,
+            Method::Gptq(gptq) => gptq::find_gptq(&tensors, gptq)?,
+            Method::Awq { .. } => gptq::find_awq(&tensors)?,
         };
         match packed {
-            Some(matrix) => Ok(Matrix { stored_bytes: tensors.bytes.get(), ..matrix }),
-            None => {
-                let tensor = self.tensor(&format!("{module}.weight"), &[rows, cols])?;
-                let stored_bytes = tensor.bytes.len() as u64;
-                Ok(Matrix { format: tensor.ty.into(), bytes: tensor.bytes, order: None, stored_bytes })
-            }
+            Some(found) => Ok(Found { stored_bytes: tensors.bytes.get(), ..found }),
+            None => self.find_plain(&format!("{module}.weight"), [rows, cols]),
         }
+    }
+
+    /// A matrix that is one tensor.
+    fn find_plain(&self, name: &str, [rows, cols]: [usize; 2]) -> Result<Found<'a>, CheckpointError> {
+        let ty = self.check(name, &[rows, cols])?;
+        let stored_bytes = ty.row_bytes(cols).unwrap_or_default() as u64 * rows as u64;
+        let (checkpoint, name) = (self.checkpoint(), name.to_owned());
+        let read: Read<'a> = Box::new(move || match checkpoint.tensor(&name)? {
+            Some(tensor) => Ok(tensor.bytes),
+            None => Err(CheckpointError::MissingTensor { name: checkpoint.stored_name(&name) }),
+        });
+        Ok(Found { format: ty.into(), order: None, stored_bytes, read })
     }
 }
 

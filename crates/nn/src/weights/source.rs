@@ -60,6 +60,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// What the tensor that Hugging Face calls `name` is called where it comes from.
+    pub(super) fn stored_name(&self, name: &str) -> String {
+        match self {
+            Source::Checkpoint(stored) => stored.checkpoint.stored_name(name),
+            Source::Dummy(_) | Source::Sizes(_) => name.to_owned(),
+        }
+    }
+
     /// As [`Checkpoint::has_folded_norms`].
     pub(super) fn has_folded_norms(&self) -> bool {
         matches!(self, Source::Checkpoint(stored) if stored.checkpoint.has_folded_norms())
@@ -115,6 +123,10 @@ impl<'a> Stored<'a> {
         Self { checkpoint, quantization, used: RefCell::default() }
     }
 
+    pub(super) fn checkpoint(&self) -> &'a Checkpoint {
+        self.checkpoint
+    }
+
     pub(super) fn quantization(&self) -> &Quantization {
         &self.quantization
     }
@@ -138,9 +150,8 @@ impl<'a> Stored<'a> {
         Ok(tensor)
     }
 
-    /// As [`Stored::tensor`], but that nothing is read, and that a tensor which is wrong counts as used, too.
+    /// As [`Stored::tensor`], but that nothing is read: the tensor's type.
     pub(super) fn check(&self, name: &str, expected: &[usize]) -> Result<GgmlType, CheckpointError> {
-        self.note(name);
         let Some((ty, shape)) = self.checkpoint.layout(name)? else {
             return Err(CheckpointError::MissingTensor { name: self.checkpoint.stored_name(name) });
         };

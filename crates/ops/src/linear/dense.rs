@@ -1,6 +1,6 @@
 //! Linear layers on a GPU: bf16 weights, multiplied by cuBLASLt.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Error, Result, Tensor, bail};
 use half::bf16;
 use plimsoll_kernels::DevicePtr;
 use plimsoll_kernels::embedding::Embedding;
@@ -10,7 +10,7 @@ use super::{RowSource, check_sources};
 use crate::cuda::{Cuda, address, launch_error};
 use crate::indices::TokenIds;
 use crate::par::parallel_for;
-use crate::quant::{GgmlType, RowFormat, dequantize_row};
+use crate::quant::{GgmlType, RowFormat, check_row, dequantize_row};
 
 /// bf16 `[out_features, in_features]` in a GPU's memory, and f32 `[out_features]` where there is a bias.
 #[derive(Debug, Clone)]
@@ -123,9 +123,17 @@ pub(super) fn upload_bias(bias: Option<Vec<f32>>, rows: usize, device: &Device) 
 }
 
 /// A source's elements as bf16, row by row, on all threads.
+///
+/// # Errors
+/// A row holds what is not a number.
 fn widen(source: &RowSource<'_>, out: &mut [bf16]) -> Result<()> {
     let row_bytes = source.bytes.len() / source.rows.max(1);
+    let read = |row: &[u8], values: &mut [f32]| {
+        check_row(source.format, row).map_err(Error::msg)?;
+        dequantize_row(source.format, row, values)
+    };
     if source.format == RowFormat::Ggml(GgmlType::BF16) && source.order.is_none() {
+        check_row(source.format, source.bytes).map_err(Error::msg)?;
         for (element, bytes) in out.iter_mut().zip(source.bytes.as_chunks::<2>().0) {
             *element = bf16::from_le_bytes(*bytes);
         }
@@ -135,7 +143,7 @@ fn widen(source: &RowSource<'_>, out: &mut [bf16]) -> Result<()> {
     let failed = std::sync::Mutex::new(None);
     parallel_for(rows.len(), |row| {
         let mut values = vec![0f32; source.cols];
-        match dequantize_row(source.format, &source.bytes[row * row_bytes..][..row_bytes], &mut values) {
+        match read(&source.bytes[row * row_bytes..][..row_bytes], &mut values) {
             Ok(()) => {
                 if let Some(order) = source.order {
                     RowSource::put_in_order(order, &mut values);

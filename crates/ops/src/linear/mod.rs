@@ -57,7 +57,7 @@ use plimsoll_kernels::packed::{Format, Layout as Packing};
 
 pub use self::footprint::{cpu_bytes, gpu_bytes};
 use crate::indices::TokenIds;
-use crate::quant::RowFormat;
+use crate::quant::{RowFormat, check_row};
 use isa::Isa;
 use panel::Section;
 
@@ -117,11 +117,10 @@ impl<'a> RowSource<'a> {
         Self { order, ..self }
     }
 
-    /// Looks for what makes the rows no matrix.
+    /// Looks for what makes the rows no matrix, whatever they hold.
     ///
     /// # Errors
-    /// The bytes are not those of the rows, there are no columns, the order is not one of the columns, or a row of
-    /// [`crate::quant::Grouped`] holds what is not a number.
+    /// The bytes are not those of the rows, there are no columns, or the order is not one of the columns.
     pub fn check(&self) -> Result<()> {
         let &Self { format, rows, cols, bytes, .. } = self;
         let row_bytes = format.row_bytes(cols);
@@ -132,16 +131,23 @@ impl<'a> RowSource<'a> {
             );
         }
         // Rows are bounded by the bytes just checked, but for rows of no columns.
-        let Some(row_bytes @ 1..) = row_bytes else {
-            bail!("a linear layer of {rows} rows and {cols} columns is not possible")
-        };
+        let Some(1..) = row_bytes else { bail!("a linear layer of {rows} rows and {cols} columns is not possible") };
         if !self.order.is_none_or(|order| is_permutation(order, cols)) {
             bail!("the columns' order does not name each of {cols} once");
         }
-        match format {
-            RowFormat::Ggml(_) => Ok(()),
-            RowFormat::Grouped(format) => bytes.chunks_exact(row_bytes).try_for_each(|row| format.check(row)),
-        }
+        Ok(())
+    }
+
+    /// The first row that holds what is not a number, which no layer can be made of; and what is wrong with it. For sources
+    /// that pass [`RowSource::check`].
+    pub fn faulty_row(&self) -> Option<(usize, String)> {
+        let fault = |(index, row)| Some((index, check_row(self.format, row).err()?));
+        self.stored_rows().enumerate().find_map(fault)
+    }
+
+    /// Each row's bytes.
+    fn stored_rows(&self) -> std::slice::ChunksExact<'a, u8> {
+        self.bytes.chunks_exact((self.bytes.len() / self.rows.max(1)).max(1))
     }
 
     /// Puts a row as it is stored into the order of the input features.
@@ -316,8 +322,8 @@ impl Linear {
     /// Repacks the rows of all sources, one after the other, into one matrix.
     ///
     /// # Errors
-    /// If there is no source, their `cols` differ, one is no matrix ([`RowSource::check`]), or the bias is not one number
-    /// a row.
+    /// If there is no source, their `cols` differ, one is no matrix ([`RowSource::check`]) or has a row that holds what is
+    /// not a number ([`RowSource::faulty_row`]), or the bias is not one number a row.
     pub fn pack(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, activations: Activations) -> Result<Linear> {
         let (out_features, in_features) = check_sources(sources)?;
         if bias.as_ref().is_some_and(|bias| bias.len() != out_features) {
@@ -325,7 +331,7 @@ impl Linear {
         }
         let mut orders: Vec<Vec<u32>> = Vec::new();
         let pack = |source: &RowSource<'_>| Section::pack(source, input_of(source, &mut orders));
-        let sections = sources.iter().map(pack).collect();
+        let sections = sources.iter().map(pack).collect::<Result<_>>()?;
         let weights = Weights { in_features, out_features, sections, orders, bias, activations };
         Ok(Linear { weights: Form::Packed(Arc::new(weights)) })
     }

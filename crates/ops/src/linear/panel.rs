@@ -17,12 +17,15 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use candle_core::{Result, bail};
 use half::{bf16, f16};
 
 use super::RowSource;
 use super::packing::Packing;
 use crate::par::parallel_for;
-use crate::quant::{Block, BlockFormat, Codes, E4M3_UNIT, GgmlType, Grouped, RowFormat, e4m3_as_half, weight};
+use crate::quant::{
+    Block, BlockFormat, Codes, E4M3_UNIT, GgmlType, Grouped, RowFormat, check_row, e4m3_as_half, weight,
+};
 
 /// Rows of a panel: the f32 lanes of two 512-bit vectors, so that every activation that is loaded is used twice.
 pub(super) const PANEL: usize = 32;
@@ -229,22 +232,34 @@ pub(super) fn packed_bytes(format: RowFormat, rows: usize, cols: usize) -> usize
 
 impl Section {
     /// `source.bytes` must have been checked to be `rows` whole rows; `input` is what [`Section::input`] gives.
-    pub(super) fn pack(source: &RowSource<'_>, input: usize) -> Section {
+    ///
+    /// # Errors
+    /// A row holds what is not a number: looked for where the row is read anyway.
+    pub(super) fn pack(source: &RowSource<'_>, input: usize) -> Result<Section> {
         let RowSource { format, rows, cols, bytes, .. } = *source;
         let packing = Packing::of(format);
         let group = group_of(format, cols);
         let panel_bytes = panel_bytes(packing, cols, group);
         let lines = vec![Line([0; 64]); (rows.div_ceil(PANEL) * panel_bytes).div_ceil(64)];
         let mut section = Section { packing, rows, cols, group, input, panel_bytes, lines };
-        let (panel_bytes, row_bytes) = (section.panel_bytes, bytes.len() / rows.max(1));
+        let panel_bytes = section.panel_bytes;
+        let row_bytes = bytes.len() / rows.max(1);
+        let fault = Mutex::new(None);
         let panels: Vec<Mutex<&mut [u8]>> = section.bytes_mut().chunks_exact_mut(panel_bytes).map(Mutex::new).collect();
         parallel_for(rows.div_ceil(PANEL), |index| {
             let mut panel = panels[index].lock().unwrap_or_else(PoisonError::into_inner);
-            let source = &bytes[index * PANEL * row_bytes..];
-            pack_rows(format, source.chunks_exact(row_bytes).take(PANEL), &mut panel);
+            let rows = index * PANEL..rows.min((index + 1) * PANEL);
+            let rows = bytes[rows.start * row_bytes..rows.end * row_bytes].chunks_exact(row_bytes);
+            match rows.clone().try_for_each(|row| check_row(format, row)) {
+                Ok(()) => pack_rows(format, rows, &mut panel),
+                Err(problem) => *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem),
+            }
         });
         drop(panels);
-        section
+        match fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(problem) => bail!("a row {problem}"),
+            None => Ok(section),
+        }
     }
 
     pub(super) fn packing(&self) -> Packing {

@@ -2,14 +2,14 @@
 //! keep 16 significant bits ([`scale_word`]). How they lie there is the kernels' business ([`Layout`]); what codes mean is
 //! [`crate::quant`]'s.
 
-use candle_core::Result;
+use candle_core::{Error, Result};
 use plimsoll_kernels::packed::{Layout, scale_word};
 
 use super::RowSource;
 use super::footprint::layout;
 use crate::operand::Shared;
 use crate::par::parallel_for;
-use crate::quant::{Codes, GgmlType, RowFormat};
+use crate::quant::{Codes, GgmlType, RowFormat, check_row};
 
 /// Rows of a tile.
 const TILE: usize = 16;
@@ -24,14 +24,14 @@ pub(super) struct Laid {
 /// The rows of all sources, one after the other; `None` where they are not of one format that a kernel reads.
 ///
 /// # Errors
-/// A source is no matrix.
+/// A source is no matrix, or a row holds what is not a number.
 pub(super) fn lay(sources: &[RowSource<'_>]) -> Result<Option<Laid>> {
     let (rows, columns) = super::check_sources(sources)?;
     let format = sources[0].format;
     let alike = sources.iter().all(|source| source.format == format && source.order.is_none());
     let Some(layout) = layout(format, rows, columns).filter(|_| alike) else { return Ok(None) };
-    let stored: Vec<&[u8]> =
-        sources.iter().flat_map(|source| source.bytes.chunks_exact(source.bytes.len() / source.rows.max(1))).collect();
+    let stored: Vec<&[u8]> = sources.iter().flat_map(RowSource::stored_rows).collect();
+    stored.iter().try_for_each(|row| check_row(format, row)).map_err(Error::msg)?;
     if !stored.iter().all(|row| zeros_fit(format, row)) {
         return Ok(None);
     }

@@ -152,7 +152,7 @@ fn packed(linear: &Linear) -> &Weights {
     match &linear.weights {
         Form::Packed(weights) => weights,
         #[cfg(feature = "cuda")]
-        Form::Dense(_) | Form::Quantized(_) => panic!("on a GPU"),
+        _ => panic!("on a GPU"),
     }
 }
 
@@ -498,6 +498,26 @@ fn groups_of_what_is_not_a_number_are_errors() {
         let error =
             Linear::pack(&[RowSource::new(Grouped { codes, group }, 1, cols, &[0; 76])], None, Activations::Int8);
         assert!(error.is_err(), "{codes:?} {group} {cols}");
+    }
+}
+
+/// Whatever thread meets it: in the first panel, in the last, and beside a source that is whole.
+#[test]
+fn a_row_that_holds_no_numbers_is_found() {
+    let (rows, cols) = (70, 256);
+    for ty in [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q4K, GgmlType::Q8_0, GgmlType::MXFP4] {
+        let whole = vec![0x11; rows * ty.row_bytes(cols).unwrap()];
+        for row in [0, 31, 32, 69] {
+            let mut bytes = whole.clone();
+            bytes[row * ty.row_bytes(cols).unwrap()..][..4].fill(0xff);
+            let (faulty, whole) = (RowSource::new(ty, rows, cols, &bytes), RowSource::new(ty, rows, cols, &whole));
+            assert!(Linear::pack(&[whole], None, Activations::F32).is_ok(), "{ty:?}");
+            let refused = Linear::pack(&[whole, faulty], None, Activations::F32).unwrap_err().to_string();
+            assert!(refused.contains("not a number"), "{ty:?}: {refused}");
+            let (found, problem) = faulty.faulty_row().expect("one row");
+            assert!(found == row && refused.contains(&problem), "{ty:?}: {found} {problem}, {row} {refused}");
+            assert!(faulty.check().is_ok() && whole.faulty_row().is_none());
+        }
     }
 }
 

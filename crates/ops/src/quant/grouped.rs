@@ -9,7 +9,6 @@
 //! - [`Codes::Int8`]: one a byte, unsigned; the same;
 //! - [`Codes::E4M3`]: one a byte: floats of 8 bits (OCP 8-bit Floating Point, v1.0); an element is `value * scale`.
 
-use candle_core::{Result, bail};
 use half::f16;
 
 use crate::e4m3;
@@ -96,15 +95,15 @@ impl Grouped {
         row.extend(codes);
     }
 
-    /// Refuses a row with a scale or an element that is no number.
-    pub(crate) fn check(self, row: &[u8]) -> Result<()> {
+    /// Refuses a row with a scale or an element that is no number, in words for the row.
+    pub(super) fn check(self, row: &[u8]) -> Result<(), String> {
         for group in self.groups(row) {
-            // Kernels multiply with 256 times the scale of floats.
-            if !(group.scale * E4M3_UNIT).is_finite() {
-                bail!("has a scale of {}: it must be a number, and not too large", group.scale);
+            let is_scale = group.scale.abs() <= LARGEST_SCALE;
+            if !is_scale {
+                return Err(format!("has a scale of {}: it must be a number, and not too large", group.scale));
             }
             if self.codes == Codes::E4M3 && group.codes.iter().any(|code| code & 0x7f == 0x7f) {
-                bail!("has an element that is not a number");
+                return Err("has an element that is not a number".into());
             }
         }
         Ok(())
@@ -127,6 +126,9 @@ impl Grouped {
         }
     }
 }
+
+/// No group's scale is larger: kernels multiply with 256 times the scale of floats.
+pub const LARGEST_SCALE: f32 = f32::MAX / E4M3_UNIT;
 
 /// What an E4M3 code stands for is so many times what [`e4m3_as_half`] gives.
 pub(crate) const E4M3_UNIT: f32 = 256.0;

@@ -13,6 +13,7 @@
 //! Formats, v1.0.
 
 mod encode;
+mod finite;
 mod grouped;
 mod legacy;
 mod superblock;
@@ -21,7 +22,8 @@ use candle_core::{Result, bail};
 use half::{bf16, f16};
 
 pub use self::encode::encode_row;
-pub use self::grouped::{Codes, Grouped};
+pub(crate) use self::finite::check_row;
+pub use self::grouped::{Codes, Grouped, LARGEST_SCALE};
 pub(crate) use self::grouped::{E4M3_UNIT, e4m3_as_half};
 
 /// How the elements of a row are stored.

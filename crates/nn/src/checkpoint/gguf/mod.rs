@@ -18,11 +18,11 @@ use serde_json::Value;
 
 use self::cursor::Cursor;
 pub use self::metadata::{GgufArray, GgufMetadata, GgufValue};
-use self::tensors::TensorTable;
+use self::tensors::{TensorEntry, TensorTable};
 use super::names::GgufArch;
 use super::{StoredTensor, TensorInfo, format_error, map};
 use crate::CheckpointError;
-use crate::rope::unpaired_rows;
+use crate::rope::{are_paired, unpaired_rows};
 
 /// Divisors of the RoPE frequencies: the config's affair, not the model's.
 const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -74,19 +74,37 @@ impl GgufFile {
         let Some(stored_name) = self.stored_name(name) else { return Ok(None) };
         let Some(entry) = self.tensors.get(&stored_name) else { return Ok(None) };
         let mut bytes = Cow::Borrowed(&self.map[entry.bytes.clone()]);
-        if let Some(key) = self.interleaved_heads_key(name) {
-            let heads = self.metadata.get(&format!("{}.attention.{key}", self.arch.name)).and_then(GgufValue::as_u64);
-            let rows = entry.shape[0];
-            let permuted = heads.and_then(|heads| unpaired_rows(&bytes, rows, usize::try_from(heads).ok()?));
-            let problem = "its rows do not divide into the heads that the metadata counts";
-            bytes = Cow::Owned(permuted.ok_or_else(|| CheckpointError::tensor(&stored_name, problem))?);
+        if let Some(heads) = self.interleaved_heads(name, &stored_name, entry)? {
+            bytes = unpaired_rows(&bytes, entry.shape[0], heads).map_or(bytes, Cow::Owned);
         }
         Ok(Some(StoredTensor { ty: entry.ty, shape: Cow::Borrowed(&entry.shape), bytes }))
     }
 
-    pub(super) fn layout(&self, name: &str) -> Option<(GgmlType, &[usize])> {
-        let entry = self.tensors.get(&self.stored_name(name)?)?;
-        Some((entry.ty, &entry.shape))
+    /// The type and the shape of what [`GgufFile::tensor`] would give.
+    pub(super) fn layout(&self, name: &str) -> Result<Option<(GgmlType, &[usize])>, CheckpointError> {
+        let Some(stored_name) = self.stored_name(name) else { return Ok(None) };
+        let Some(entry) = self.tensors.get(&stored_name) else { return Ok(None) };
+        self.interleaved_heads(name, &stored_name, entry)?;
+        Ok(Some((entry.ty, &entry.shape)))
+    }
+
+    /// For a projection whose rows are interleaved for RoPE: its heads, which its rows divide into.
+    fn interleaved_heads(
+        &self,
+        name: &str,
+        stored_name: &str,
+        entry: &TensorEntry,
+    ) -> Result<Option<usize>, CheckpointError> {
+        let Some(key) = self.interleaved_heads_key(name) else { return Ok(None) };
+        let heads = self.metadata.get(&format!("{}.attention.{key}", self.arch.name)).and_then(GgufValue::as_u64);
+        let heads = heads.and_then(|heads| usize::try_from(heads).ok());
+        match heads.filter(|heads| are_paired(entry.shape[0], *heads)) {
+            Some(heads) => Ok(Some(heads)),
+            None => {
+                let problem = "its rows do not divide into the heads that the metadata counts";
+                Err(CheckpointError::tensor(stored_name, problem))
+            }
+        }
     }
 
     /// For a projection whose rows are interleaved for RoPE: the metadata key that counts its heads.

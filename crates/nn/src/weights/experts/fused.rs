@@ -10,7 +10,7 @@ use plimsoll_ops::quant::GgmlType;
 use super::super::Weights;
 use super::super::packed::{Matrix, brought_format};
 use super::super::source::Role;
-use super::{ExpertsShape, paired};
+use super::{ExpertsShape, load_expert, paired, part_of};
 use crate::CheckpointError;
 use crate::checkpoint::StoredTensor;
 
@@ -92,9 +92,10 @@ impl Weights<'_> {
         let format = self.wanted_format(&full_name, cols);
         let numbers = self.fused_numbers(&full_name, matrix, shape.experts)?;
         self.report(numbers.bytes());
-        self.pack(name, shape.experts, |expert, placement| {
-            let stored = numbers.matrix(expert, shape.experts, matrix).brought_to(format, rows, cols)?;
-            Linear::load(&[stored.rows(rows, cols)], bias(expert), placement)
+        self.pack(shape.experts, |expert, placement| {
+            let name = part_of(&full_name, expert);
+            let stored = numbers.matrix(expert, shape.experts, matrix).brought_to(format, [rows, cols], &name)?;
+            load_expert([(&name, stored.rows(rows, cols))], bias(expert), placement)
         })
     }
 
@@ -139,13 +140,17 @@ impl Weights<'_> {
     }
 
     fn scales(&self, name: &str, shape: &[usize]) -> Result<&[u8], CheckpointError> {
-        match self.loader.source.bytes(name, shape)? {
-            None => Err(CheckpointError::MissingTensor { name: name.into() }),
-            Some(scales) if !self.is_survey() && scales.contains(&NOT_A_NUMBER) => {
-                Err(CheckpointError::tensor(name, "has a scale that is not a number: the file is corrupt"))
-            }
-            Some(scales) => Ok(scales),
+        let Some(scales) = self.loader.source.bytes(name, shape)? else {
+            return Err(CheckpointError::MissingTensor { name: name.into() });
+        };
+        // This search is fast, the one for a place is not.
+        if !scales.contains(&NOT_A_NUMBER) {
+            return Ok(scales);
         }
+        let at = scales.iter().position(|&exponent| exponent == NOT_A_NUMBER).unwrap_or_default();
+        let (expert, row) = (at / (shape[1] * shape[2]), at / shape[2] % shape[1]);
+        let problem = format!("has a scale for row {row} that is not a number: the file is corrupt");
+        Err(CheckpointError::tensor(&part_of(name, expert), problem))
     }
 }
 

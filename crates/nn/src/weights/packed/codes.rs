@@ -1,20 +1,22 @@
 //! Codes in their rows: FP8 (under a scale for the matrix, for each row or for each block) and INT8, a byte each; and
 //! integers that compressed-tensors packs into words along the row.
 
+use std::borrow::Cow;
+
 use plimsoll_ops::quant::Codes;
 use safetensors::Dtype;
 
 use super::rows::{format_of, integers, make_rows, order};
 use super::scales::Scales;
-use super::{Matrix, Module, Words};
+use super::{Found, Module, Words};
 use crate::CheckpointError;
 use crate::checkpoint::RawTensor;
 
 /// The module's matrix; `None` if it is stored as it was.
-pub(super) fn read<'a>(
+pub(super) fn find<'a>(
     module: &Module<'_, 'a>,
     block: Option<[usize; 2]>,
-) -> Result<Option<Matrix<'a>>, CheckpointError> {
+) -> Result<Option<Found<'a>>, CheckpointError> {
     if let Some(packed) = module.find("weight_packed")? {
         return words(module, &packed).map(Some);
     }
@@ -26,25 +28,27 @@ pub(super) fn read<'a>(
 }
 
 /// `weight`, F8_E4M3 `[rows, cols]`, and `weight_scale` or `weight_scale_inv` (which is to be multiplied with too).
-fn floats<'a>(module: &Module<'_, 'a>, block: Option<[usize; 2]>) -> Result<Matrix<'a>, CheckpointError> {
+fn floats<'a>(module: &Module<'_, 'a>, block: Option<[usize; 2]>) -> Result<Found<'a>, CheckpointError> {
     let codes = module.exactly("weight", Dtype::F8_E4M3, &[module.rows, module.cols])?;
     let name = if module.look("weight_scale_inv")?.is_some() { "weight_scale_inv" } else { "weight_scale" };
     let scales = Scales::by_rows(module, name, block)?;
     let (format, row_bytes) = format_of(module, "weight", Codes::E4M3, &scales)?;
-    let cols = module.cols;
-    let made = make_rows(module.rows, row_bytes, |row, out| {
-        let codes = &codes[row * cols..][..cols];
-        for (group, codes) in codes.chunks(format.group).enumerate() {
-            format.push_group(out, scales.at(row, group), 0, codes.iter().copied());
-        }
-        Ok(())
-    });
-    let bytes = made.map_err(|e| module.error("weight", e))?.into();
-    Ok(Matrix { format: format.into(), bytes, order: None, stored_bytes: 0 })
+    let (name, rows, cols) = (module.full_name("weight"), module.rows, module.cols);
+    let read = move || {
+        let made = make_rows(rows, row_bytes, |row, out| {
+            let codes = &codes[row * cols..][..cols];
+            for (group, codes) in codes.chunks(format.group).enumerate() {
+                format.push_group(out, scales.at(row, group), 0, codes.iter().copied());
+            }
+            Ok(())
+        });
+        made.map(Cow::from).map_err(|e| CheckpointError::tensor(&name, e))
+    };
+    Ok(Found { format: format.into(), order: None, stored_bytes: 0, read: Box::new(read) })
 }
 
 /// `weight`, I8 `[rows, cols]`, `weight_scale` and perhaps `weight_zero_point`, I8 of the scales' shape.
-fn bytes<'a>(module: &Module<'_, 'a>) -> Result<Matrix<'a>, CheckpointError> {
+fn bytes<'a>(module: &Module<'_, 'a>) -> Result<Found<'a>, CheckpointError> {
     let &Module { rows, cols, .. } = module;
     let stored = module.exactly("weight", Dtype::I8, &[rows, cols])?;
     let scales = Scales::by_rows(module, "weight_scale", None)?;
@@ -53,19 +57,20 @@ fn bytes<'a>(module: &Module<'_, 'a>) -> Result<Matrix<'a>, CheckpointError> {
         None => None,
         Some(_) => Some(module.exactly("weight_zero_point", Dtype::I8, shape)?),
     };
-    let zero = |row: usize, group: usize| {
-        let at = |zeros: &[u8]| zeros[if zeros.len() == 1 { 0 } else { row * scales.groups(cols) + group }];
+    let groups = scales.groups(cols);
+    let zero = move |row: usize, group: usize| {
+        let at = |zeros: &[u8]| zeros[if zeros.len() == 1 { 0 } else { row * groups + group }];
         128 + zeros.map_or(0, |zeros| i16::from(at(zeros) as i8))
     };
-    let codes = |row: usize, out: &mut [u8]| {
+    let codes = move |row: usize, out: &mut [u8]| {
         out.iter_mut().zip(&stored[row * cols..]).for_each(|(out, byte)| *out = byte ^ 0x80);
     };
-    integers(module, ("weight", 8), &scales, None, zero, codes)
+    integers(module, ("weight", 8), scales, None, zero, codes)
 }
 
 /// `weight_packed`, I32 `[rows, cols bits / 32]`, with neighbours in a word from its low end; `weight_scale`;
 /// `weight_shape`; perhaps `weight_zero_point` and `weight_g_idx`.
-fn words<'a>(module: &Module<'_, 'a>, packed: &RawTensor<'a>) -> Result<Matrix<'a>, CheckpointError> {
+fn words<'a>(module: &Module<'_, 'a>, packed: &RawTensor<'a>) -> Result<Found<'a>, CheckpointError> {
     let name = "weight_packed";
     let &Module { rows, cols, .. } = module;
     let bits = match *packed.shape {
@@ -85,14 +90,15 @@ fn words<'a>(module: &Module<'_, 'a>, packed: &RawTensor<'a>) -> Result<Matrix<'
     let scales = Scales::by_rows(module, "weight_scale", None)?;
     let order = order(module, "weight_g_idx", scales.group)?;
     let zeros = Zeros::read(module, bits, scales.groups(cols))?;
-    let codes = |row: usize, out: &mut [u8]| {
-        let bytes = &packed.bytes[row * cols * bits / 8..][..cols * bits / 8];
+    let packed = packed.bytes;
+    let codes = move |row: usize, out: &mut [u8]| {
+        let bytes = &packed[row * cols * bits / 8..][..cols * bits / 8];
         match bits {
             4 => out.as_chunks_mut::<2>().0.iter_mut().zip(bytes).for_each(|(out, byte)| *out = [byte & 15, byte >> 4]),
             _ => out.copy_from_slice(bytes),
         }
     };
-    integers(module, (name, bits), &scales, order, |row, group| zeros.at(row, group), codes)
+    integers(module, (name, bits), scales, order, move |row, group| zeros.at(row, group), codes)
 }
 
 /// `weight_shape` must say what the config does.

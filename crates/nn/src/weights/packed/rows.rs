@@ -1,5 +1,6 @@
 //! Making rows of [`Grouped`] codes, on all threads; and the order of columns that brings groups together.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Result;
@@ -8,7 +9,7 @@ use plimsoll_ops::quant::{Codes, Grouped};
 use safetensors::Dtype;
 
 use super::scales::Scales;
-use super::{Matrix, Module, Words};
+use super::{Found, Module, Words};
 use crate::CheckpointError;
 
 /// Rows that a thread makes at a time: where a matrix is stored by columns, those of a cache line.
@@ -59,36 +60,38 @@ pub(super) fn format_of(
 /// A matrix of integers: `codes` gives a row's, one a byte, in the order they are stored; `zero` what stands for 0 in a
 /// row's group; `order` brings groups together.
 pub(super) fn integers<'a>(
-    module: &Module<'_, '_>,
+    module: &Module<'_, 'a>,
     (tensor, bits): (&str, usize),
-    scales: &Scales,
+    scales: Scales,
     order: Option<Vec<u32>>,
-    zero: impl Fn(usize, usize) -> i16 + Sync + Send,
-    codes: impl Fn(usize, &mut [u8]) + Sync + Send,
-) -> std::result::Result<Matrix<'a>, CheckpointError> {
+    zero: impl Fn(usize, usize) -> i16 + Sync + Send + 'a,
+    codes: impl Fn(usize, &mut [u8]) + Sync + Send + 'a,
+) -> std::result::Result<Found<'a>, CheckpointError> {
     let of = if bits == 4 { Codes::Int4 } else { Codes::Int8 };
-    let (format, row_bytes) = format_of(module, tensor, of, scales)?;
-    let cols = module.cols;
-    let made = make_rows(module.rows, row_bytes, |row, out| {
-        let mut stored = vec![0; cols];
-        codes(row, &mut stored);
-        if let Some(order) = &order {
-            stored = order.iter().map(|&col| stored[col as usize]).collect();
-        }
-        for (group, codes) in stored.chunks(format.group).enumerate() {
-            let (scale, zero) = (scales.at(row, group), zero(row, group));
-            match bits {
-                4 => {
-                    let pairs = codes.as_chunks::<2>().0.iter();
-                    format.push_group(out, scale, zero, pairs.map(|[low, high]| low | high << 4));
-                }
-                _ => format.push_group(out, scale, zero, codes.iter().copied()),
+    let (format, row_bytes) = format_of(module, tensor, of, &scales)?;
+    let (name, rows, cols, in_order) = (module.full_name(tensor), module.rows, module.cols, order.clone());
+    let read = move || {
+        let made = make_rows(rows, row_bytes, |row, out| {
+            let mut stored = vec![0; cols];
+            codes(row, &mut stored);
+            if let Some(order) = &in_order {
+                stored = order.iter().map(|&col| stored[col as usize]).collect();
             }
-        }
-        Ok(())
-    });
-    let bytes = made.map_err(|e| module.error(tensor, e))?.into();
-    Ok(Matrix { format: format.into(), bytes, order, stored_bytes: 0 })
+            for (group, codes) in stored.chunks(format.group).enumerate() {
+                let (scale, zero) = (scales.at(row, group), zero(row, group));
+                match bits {
+                    4 => {
+                        let pairs = codes.as_chunks::<2>().0.iter();
+                        format.push_group(out, scale, zero, pairs.map(|[low, high]| low | high << 4));
+                    }
+                    _ => format.push_group(out, scale, zero, codes.iter().copied()),
+                }
+            }
+            Ok(())
+        });
+        made.map(Cow::from).map_err(|e| CheckpointError::tensor(&name, e))
+    };
+    Ok(Found { format: format.into(), order, stored_bytes: 0, read: Box::new(read) })
 }
 
 /// The order of columns in which those of a group lie together, from the group of each column (I32 `[cols]`): `None`

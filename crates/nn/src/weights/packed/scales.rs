@@ -1,6 +1,7 @@
 //! The scales of a matrix, in whichever shape they are stored.
 
 use half::{bf16, f16};
+use plimsoll_ops::quant::LARGEST_SCALE;
 use safetensors::Dtype;
 
 use super::Module;
@@ -42,7 +43,8 @@ impl Scales {
             _ => return Err(misshapen(module, tensor, &stored, &[rows, 1])),
         };
         let strides = (cols.div_ceil(group), 1);
-        Ok(Self { values: numbers(module, tensor, &stored)?, block_rows, group, strides })
+        let values = numbers(module, tensor, &stored, |index| index / strides.0 * block_rows)?;
+        Ok(Self { values, block_rows, group, strides })
     }
 
     /// Stored `[groups, rows]`.
@@ -51,7 +53,7 @@ impl Scales {
         let &Module { rows, cols, .. } = module;
         match *stored.shape {
             [groups, n] if n == rows && groups > 0 && cols.is_multiple_of(groups) => {
-                let values = numbers(module, tensor, &stored)?;
+                let values = numbers(module, tensor, &stored, |index| index % rows)?;
                 Ok(Self { values, block_rows: 1, group: cols / groups, strides: (1, rows) })
             }
             _ => Err(misshapen(module, tensor, &stored, &[1, rows])),
@@ -69,15 +71,20 @@ fn misshapen(module: &Module<'_, '_>, tensor: &str, found: &RawTensor<'_>, expec
     CheckpointError::Shape { name: module.full_name(tensor), expected, found }
 }
 
-/// A tensor's numbers, all of which must be some.
-fn numbers(module: &Module<'_, '_>, tensor: &str, stored: &RawTensor<'_>) -> Result<Vec<f32>, CheckpointError> {
+/// A tensor's numbers, all of which must be scales; `row` is the first of the matrix that one is for.
+fn numbers(
+    module: &Module<'_, '_>,
+    tensor: &str,
+    stored: &RawTensor<'_>,
+    row: impl Fn(usize) -> usize,
+) -> Result<Vec<f32>, CheckpointError> {
     let numbers = floats(stored).ok_or_else(|| {
         module.error(tensor, format!("has dtype {:?}; F32, F16, BF16 and F8_E8M0 are implemented", stored.dtype))
     })?;
-    match numbers.iter().all(|number| number.is_finite()) {
-        true => Ok(numbers),
-        false => Err(module.error(tensor, "has a scale that is not a number: the file is corrupt")),
-    }
+    let is_scale = |number: &f32| number.abs() <= LARGEST_SCALE;
+    let Some(at) = numbers.iter().position(|number| !is_scale(number)) else { return Ok(numbers) };
+    let problem = if numbers[at].is_finite() { "too large" } else { "not a number: the file is corrupt" };
+    Err(module.error(tensor, format!("has a scale of {} for row {}, which is {problem}", numbers[at], row(at))))
 }
 
 /// The elements of a tensor of floats; `None` if it is of something else.
