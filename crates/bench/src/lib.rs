@@ -20,6 +20,7 @@
 //! | `report`, `table` | JSON and the terminal |
 //! | [`page`] | HTML with charts, of plain data |
 //! | `compare` | reports side by side, and the published result |
+//! | `devices` | which device of a host is slower than the others |
 //!
 //! It must never know how the server under test works, read a clock in `stats`, `window`, `summary` or `search`, or
 //! drop a request from the count: every request that was issued ends as a record.
@@ -31,6 +32,7 @@ mod config;
 mod conversation;
 mod delta;
 mod descriptors;
+mod devices;
 mod endpoint;
 mod error;
 mod evidence;
@@ -69,12 +71,13 @@ pub use compare::{Candidate, CompareOptions, Comparison};
 pub use config::{
     BenchConfig, Endpoint, EndpointKind, Generation, PromptSource, RungRule, SaturateConfig, SharedPrefix, Workload,
 };
+pub use devices::Devices;
 pub use error::BenchError;
 pub use findings::{Finding, FindingKind};
 pub use lengths::Lengths;
 pub use null_server::{NullServer, NullServerConfig};
 pub use open_loop::{InFlightGrowth, OpenLoopFacts};
-pub use preflight::{ClientCeiling, measure_client_ceiling};
+pub use preflight::{ClientCeiling, first_content_times};
 pub use progress::{Progress, Running, Stage};
 pub use record::{OutcomeCounts, TokenSource};
 pub use report::{BenchReport, Foretold, OfferedReport, PageOptions, RungReport, SaturationReport, WorkloadFacts};
@@ -85,7 +88,7 @@ pub use search::{
     RungPoint, SearchConfig, Step, Verdict, next_step,
 };
 pub use selection::LengthSource;
-pub use series::{GpuSample, ServerSample, ServerSide, TimeSlice, TtftSplit};
+pub use series::{GpuSample, ServerSample, ServerSide, ServerStart, StartPart, TimeSlice, TtftSplit};
 pub use slo::{Slo, SloCounts};
 pub use stats::nearest_rank;
 pub use stop::Stop;

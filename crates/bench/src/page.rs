@@ -9,6 +9,7 @@ mod chart;
 mod draw;
 mod markup;
 mod scale;
+mod stack;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -19,6 +20,7 @@ pub use self::chart::{Axis, Chart, Color, Line, Point, Rule, Scale, Series, Span
 use self::draw::sizes;
 pub use self::markup::number;
 use self::markup::text;
+pub use self::stack::Stack;
 
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
@@ -63,6 +65,7 @@ pub struct Fact {
 pub enum Section {
     Chart(Chart),
     Bars(Bars),
+    Stack(Stack),
     Table(Table),
 }
 
@@ -122,7 +125,9 @@ fn facts(out: &mut impl Write, facts: &[Fact]) -> fmt::Result {
     if facts.is_empty() {
         return Ok(());
     }
-    out.write_str("<dl class=\"facts\">\n")?;
+    // A row of them, or two as even as can be.
+    let columns = if facts.len() <= 6 { facts.len() } else { facts.len().div_ceil(2) };
+    writeln!(out, r#"<dl class="facts of{columns}">"#)?;
     for Fact { name, value, unit, detail } in facts {
         let [name, value, unit, detail] = [name, value, unit, detail].map(|part| text(part));
         writeln!(
@@ -147,6 +152,7 @@ impl Section {
         let (title, about) = match self {
             Self::Chart(Chart { title, about, .. })
             | Self::Bars(Bars { title, about, .. })
+            | Self::Stack(Stack { title, about, .. })
             | Self::Table(Table { title, about, .. }) => (title, about),
         };
         let class = if self.is_wide() { "wide" } else { "half" };
@@ -158,14 +164,15 @@ impl Section {
             Self::Table(table) => table.write(out)?,
             Self::Chart(chart) => {
                 chart.legend(out)?;
-                sizes(self.is_wide()).iter().try_for_each(|size| chart.draw(out, size, id))?;
+                sizes(self.is_wide()).iter().try_for_each(|size| chart.draw(out, size, &id.to_string()))?;
                 chart.table().write_folded(out)?;
             }
             Self::Bars(bars) => {
                 bars.legend(out)?;
-                sizes(self.is_wide()).iter().try_for_each(|size| bars.draw(out, size, id))?;
+                sizes(self.is_wide()).iter().try_for_each(|size| bars.draw(out, size, &id.to_string()))?;
                 bars.table().write_folded(out)?;
             }
+            Self::Stack(stack) => stack.draw(out, id)?,
         }
         out.write_str("</section>\n")
     }
@@ -174,7 +181,7 @@ impl Section {
         match self {
             Self::Chart(chart) => chart.wide,
             Self::Bars(_) => false,
-            Self::Table(_) => true,
+            Self::Stack(_) | Self::Table(_) => true,
         }
     }
 }

@@ -15,8 +15,8 @@ const LIVE_SPAN: Duration = Duration::from_secs(2);
 pub enum Progress {
     /// The client has been measured.
     Preflight(ClientCeiling),
-    /// The model was found and the prompts were chosen.
-    Ready { model: String, workload: WorkloadFacts },
+    /// The model was found and the prompts were chosen; what of the server is looked at meanwhile, in words.
+    Ready { model: String, workload: WorkloadFacts, watched: String },
     /// A rung is under way. Comes a few times a second.
     Running(Running),
     /// A rung is done.

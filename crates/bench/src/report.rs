@@ -23,7 +23,7 @@ use crate::load::RunLog;
 use crate::preflight::ClientCeiling;
 use crate::search::Answer;
 use crate::selection::{LengthSource, Selection};
-use crate::series::{self, ServerSide, TimeSlice};
+use crate::series::{self, ServerSide, ServerStart, TimeSlice};
 use crate::slo::Slo;
 use crate::summary::{RungSummary, failure_samples, summarize};
 
@@ -127,6 +127,9 @@ pub struct SaturationReport {
     pub model: String,
     pub config: SaturateConfig,
     pub workload: WorkloadFacts,
+    /// What the server was before it was put under load. None: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_start: Option<ServerStart>,
     pub client_ceiling: ClientCeiling,
     pub answer: Answer,
     /// By concurrency, ascending; one that was measured several times is there several times.

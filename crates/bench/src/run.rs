@@ -38,7 +38,7 @@ pub async fn run_until(config: &BenchConfig, stop: &Stop, progress: impl Fn(&Pro
         process: None,
     };
     let target = Target::prepare(target, Duration::MAX).await?;
-    progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });
+    progress(&target.ready());
     target.warm_up(config.warmup, config.request_timeout).await;
     let (concurrency, too_few) = descriptors::connections_for(config.concurrency);
     let rung = Rung {

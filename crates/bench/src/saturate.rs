@@ -8,7 +8,7 @@ use crate::descriptors;
 use crate::error::{BenchError, Result};
 use crate::findings::{self, Finding, FindingKind};
 use crate::load::Live;
-use crate::preflight::{self, ClientCeiling};
+use crate::preflight::ClientCeiling;
 use crate::progress::{Progress, Running, Stage};
 use crate::report::{OfferedReport, RungReport, SATURATION_SCHEMA, SaturationReport, unix_now};
 use crate::run::SHOW_EVERY;
@@ -55,9 +55,6 @@ pub async fn saturate_until(
     let (most, too_few) = descriptors::connections_for(config.search.max_concurrency);
     let (most_in_flight, _) = descriptors::connections_for(most.max(MOST_IN_FLIGHT));
     let search = SearchConfig { max_concurrency: most, ..config.search.clone() };
-    let tokens = config.workload.prompts.mean_output().unwrap_or(config.generation.max_tokens);
-    let client_ceiling = preflight::measure_client_ceiling(config.null_server_url.as_deref(), tokens).await?;
-    progress(&Progress::Preflight(client_ceiling.clone()));
     let target = TargetConfig {
         endpoint: &config.endpoint,
         generation: &config.generation,
@@ -71,7 +68,9 @@ pub async fn saturate_until(
         process: config.server_process,
     };
     let target = Target::prepare(target, budget.left(1.0).max(LEAST_PREPARATION)).await?;
-    progress(&Progress::Ready { model: target.model.clone(), workload: target.workload.clone() });
+    progress(&target.ready());
+    let client_ceiling = target.client_ceiling(config.null_server_url.as_deref(), most).await?;
+    progress(&Progress::Preflight(client_ceiling.clone()));
     target.warm_up(config.warmup, budget.left(1.0).max(SHORTEST_RUNG)).await;
     let mut walk = Walk {
         config,
@@ -98,6 +97,7 @@ pub async fn saturate_until(
         model: target.model.clone(),
         config: config.clone(),
         workload: target.workload.clone(),
+        server_start: target.telemetry.start(),
         client_ceiling,
         answer,
         rungs,

@@ -31,9 +31,32 @@ pub struct ServerSide {
     pub samples: Vec<ServerSample>,
     /// Requests that were preempted during the run.
     pub preemptions: Option<u64>,
-    /// Seconds that the server took to start, all its parts together.
-    #[serde(default)]
-    pub start_up_s: Option<f64>,
+}
+
+/// What a server was before it was put under load: how it started, and what memory it held.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ServerStart {
+    /// The parts of its start, as its `/metrics` name them; empty: it does not tell.
+    pub parts: Vec<StartPart>,
+    /// Bytes of resident memory of its process, and of memory in use on its GPUs.
+    pub rss_bytes: Option<f64>,
+    pub gpu_memory_bytes: Option<f64>,
+}
+
+impl ServerStart {
+    /// Seconds of all its parts. None: it does not tell.
+    pub fn seconds(&self) -> Option<f64> {
+        (!self.parts.is_empty()).then(|| self.parts.iter().map(|part| part.seconds).sum())
+    }
+}
+
+/// One part of a start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StartPart {
+    pub name: String,
+    pub seconds: f64,
 }
 
 /// Where the time to the first token goes, on average over the requests of a run. Milliseconds.
@@ -61,23 +84,46 @@ pub struct ServerSample {
     pub kv_cache_usage: Option<f64>,
     /// Since the server started.
     pub preemptions: Option<f64>,
+    /// Milliseconds that a step took on average since the sample before.
+    #[serde(default)]
+    pub step_ms: Option<f64>,
     /// Resident memory of the server's process.
     pub rss_bytes: Option<f64>,
+    /// Processors that the server's process kept busy on average since the sample before.
+    #[serde(default)]
+    pub cpu_cores: Option<f64>,
     /// By index; empty where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuSample>,
 }
 
-/// One GPU of this machine at one moment, as `nvidia-smi` tells. None: it does not tell.
+/// One GPU of the server at one moment, as NVIDIA's management library tells. None: it does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GpuSample {
     pub index: u32,
     /// 0 to 1.
     pub utilization: Option<f64>,
+    /// In use, whoever uses it.
     pub memory_bytes: Option<f64>,
     pub sm_clock_mhz: Option<f64>,
     pub power_w: Option<f64>,
+    /// Since the driver was loaded.
+    #[serde(default)]
+    pub energy_j: Option<f64>,
+}
+
+impl ServerSample {
+    /// The sum over the GPUs of what each of them tells. None: one of them does not, or there is none.
+    pub(crate) fn gpu_sum(&self, value: impl Fn(&GpuSample) -> Option<f64>) -> Option<f64> {
+        let values: Option<Vec<f64>> = self.gpus.iter().map(value).collect();
+        values.filter(|values| !values.is_empty()).map(|values| values.iter().sum())
+    }
+
+    /// The mean over the GPUs, as there.
+    pub(crate) fn gpu_mean(&self, value: impl Fn(&GpuSample) -> Option<f64>) -> Option<f64> {
+        self.gpu_sum(value).map(|sum| sum / self.gpus.len() as f64)
+    }
 }
 
 /// The run in equal slices; none if it took no time.

@@ -334,6 +334,7 @@ mod tests {
                 lengths: LengthSource::Estimate,
                 mean_prompt_tokens: 12.0,
             },
+            server_start: None,
             client_ceiling: ClientCeiling { events_per_s: 60_000.0, concurrency: 64, own_process: false },
             answer: Answer {
                 verdict,

@@ -13,6 +13,8 @@ use crate::endpoint::{Asking, Base, RemoteTokenizer, find_model, generate};
 use crate::error::{BenchError, Result};
 use crate::findings::Finding;
 use crate::load::{Live, LoadPlan, Phase, drive};
+use crate::preflight::{ClientCeiling, measure_client_ceiling};
+use crate::progress::Progress;
 use crate::report::{RungReport, WorkloadFacts};
 use crate::selection::select;
 use crate::slo::Slo;
@@ -36,7 +38,7 @@ pub(crate) struct Target {
     request_timeout: Duration,
     slo: Slo,
     stop: Stop,
-    telemetry: Option<Telemetry>,
+    pub(crate) telemetry: Telemetry,
 }
 
 /// What both kinds of measurement say about their target.
@@ -107,6 +109,21 @@ impl Target {
         })
     }
 
+    /// That it can be driven now, and what of it is looked at meanwhile.
+    pub(crate) fn ready(&self) -> Progress {
+        Progress::Ready {
+            model: self.model.clone(),
+            workload: self.workload.clone(),
+            watched: self.telemetry.watched(),
+        }
+    }
+
+    /// How fast the client is with these requests, of which up to `most` are in flight, against the null server at that
+    /// URL, or one of its own.
+    pub(crate) async fn client_ceiling(&self, null_server: Option<&str>, most: u32) -> Result<ClientCeiling> {
+        measure_client_ceiling(null_server, self.source.again(), most, self.stop.clone()).await
+    }
+
     /// Sends requests one after another and forgets them, but no longer than for `longest`.
     pub(crate) async fn warm_up(&self, requests: u32, longest: Duration) {
         let timeline = Timeline::new(Duration::ZERO);
@@ -139,14 +156,13 @@ impl Target {
         };
         self.source.begin_run();
         let run = drive(self.client.clone(), self.source.clone(), plan, |live| observe(&live));
-        let Some(telemetry) = &self.telemetry else { return RungReport::new(&run.await, &self.slo) };
-        let mut seen = telemetry.begin().await;
+        let mut seen = self.telemetry.begin().await;
         let log = tokio::select! {
             log = run => log,
-            never = telemetry.watch(&mut seen) => match never {},
+            never = self.telemetry.watch(&mut seen) => match never {},
         };
         let report = RungReport::new(&log, &self.slo);
-        let server = telemetry.end(seen, &report.summary).await;
+        let server = self.telemetry.end(seen, &report.summary).await;
         RungReport { server, ..report }
     }
 }

@@ -1,7 +1,12 @@
-//! Servers that a command starts for itself: this same binary, as a child process, ended with the command.
+//! Servers that a command starts for itself: this same binary, as a child process. It ends with the command, however
+//! that ends, and when it ends before, its last words are kept.
 
-use std::io::{BufRead, BufReader};
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -10,10 +15,17 @@ use crate::options::{ServeOptions, SharedOptions};
 
 /// What a server prints, followed by its URL, once it can be asked.
 pub(crate) const READY: &str = "is ready at ";
+/// Set for a process that is to end when its standard input does, which its parent holds open as long as it lives.
+const ENDS_WITH_INPUT: &str = "PLIMSOLL_ENDS_WITH_INPUT";
+/// Lines of what a server said that are kept.
+const KEPT_LINES: usize = 20;
 
 /// A child process that serves at `url`. Dropping it ends it.
 pub(crate) struct Listening {
     child: Child,
+    what: &'static str,
+    said: Said,
+    readers: Vec<JoinHandle<()>>,
     pub(crate) url: String,
 }
 
@@ -42,23 +54,43 @@ impl Listening {
         self.child.id()
     }
 
-    fn start(mut command: Command, what: &str) -> Result<Self> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        let mut server = Self { child: child.context("cannot start a server")?, url: String::new() };
-        let stdout = server.child.stdout.take().context("the server's output cannot be read")?;
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        let url = lines.by_ref().find_map(|line| {
-            eprintln!("  {line}");
-            line.split_once(READY).map(|(_, url)| url.trim().to_owned())
+    /// How it ended, with its last words. None: it is still there.
+    pub(crate) fn last_words(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok()??;
+        self.finish_reading();
+        Some(format!("{} ended ({status}); {}", self.what, self.said.last()))
+    }
+
+    fn start(mut command: Command, what: &'static str) -> Result<Self> {
+        command.env(ENDS_WITH_INPUT, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own: a terminal's Ctrl-C is for the command, which still has questions to its server.
+        let mut child = command.process_group(0).spawn().context("cannot start a server")?;
+        let stdout = child.stdout.take().context("the server's output cannot be read")?;
+        let stderr = child.stderr.take().context("the server's output cannot be read")?;
+        let said = Said::default();
+        let mut server = Self { child, what, said: said.clone(), readers: Vec::new(), url: String::new() };
+        server.readers.push(read_on(stderr, said.clone()));
+        let mut stdout = BufReader::new(stdout);
+        let url = lines(&mut stdout).find_map(|line| {
+            let url = line.split_once(READY).map(|(_, url)| url.trim().to_owned());
+            said.take(line);
+            url
         });
         let Some(url) = url else {
             let status = server.child.wait()?;
+            server.finish_reading();
             bail!("{what} did not start ({status}); what it said stands above");
         };
         server.url = url;
+        said.keep_quiet();
         // Whatever it goes on to print must be read, or it would wait for us.
-        std::thread::spawn(move || lines.for_each(|line| eprintln!("  {line}")));
+        server.readers.push(read_on(stdout, said));
         Ok(server)
+    }
+
+    /// Of a process that has ended.
+    fn finish_reading(&mut self) {
+        self.readers.drain(..).for_each(|reader| drop(reader.join()));
     }
 }
 
@@ -69,8 +101,64 @@ impl Drop for Listening {
     }
 }
 
+/// Lines as text, whatever bytes they hold.
+fn lines(from: &mut impl BufRead) -> impl Iterator<Item = String> {
+    from.split(b'\n').map_while(io::Result::ok).map(|line| String::from_utf8_lossy(&line).trim_end().to_owned())
+}
+
+fn read_on(from: impl Read + Send + 'static, said: Said) -> JoinHandle<()> {
+    std::thread::spawn(move || lines(&mut BufReader::new(from)).for_each(|line| said.take(line)))
+}
+
+/// What a server said last; shown as it comes until it is ready, and kept for the case that it ends.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Words>>);
+
+#[derive(Default)]
+struct Words {
+    is_quiet: bool,
+    last: VecDeque<String>,
+}
+
+impl Said {
+    fn take(&self, line: String) {
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !words.is_quiet {
+            eprintln!("  {line}");
+        }
+        if words.last.len() == KEPT_LINES {
+            words.last.pop_front();
+        }
+        words.last.push_back(line);
+    }
+
+    /// Shows no more, so as not to run into the progress of a measurement.
+    fn keep_quiet(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_quiet = true;
+    }
+
+    fn last(&self) -> String {
+        let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines: Vec<&str> = words.last.iter().map(String::as_str).collect();
+        if lines.is_empty() { "it said nothing".to_owned() } else { format!("its last lines: {}", lines.join(" | ")) }
+    }
+}
+
+/// Lets this process end when the one that started it for itself does, however that ends: also when it is killed.
+pub(crate) fn end_with_parent() {
+    if std::env::var_os(ENDS_WITH_INPUT).is_none() {
+        return;
+    }
+    std::thread::spawn(|| {
+        io::copy(&mut io::stdin(), &mut io::sink()).ok();
+        // Nobody is left to be told.
+        std::process::exit(1);
+    });
+}
+
 /// Runs the load generator's yardstick until the process is ended.
 pub(crate) fn serve_null() -> Result<()> {
+    end_with_parent();
     let server = plimsoll_bench::NullServer::start(plimsoll_bench::NullServerConfig::default())?;
     println!("the null server {READY}{}", server.url());
     server.wait();
@@ -98,7 +186,7 @@ fn written(value: &toml::Value) -> String {
 mod tests {
     use clap::{Args, Command as Parser, FromArgMatches};
 
-    use super::pass_on;
+    use super::{KEPT_LINES, Said, pass_on};
     use crate::bytes::ByteSize;
     use crate::options::{CacheDtype, LoadFormat, SchedulingPolicy, ServeOptions};
 
@@ -127,5 +215,15 @@ mod tests {
             let matches = parser.clone().try_get_matches_from(words).unwrap();
             ServeOptions::from_arg_matches(&matches).unwrap();
         }
+    }
+
+    #[test]
+    fn the_last_words_are_kept() {
+        let said = Said::default();
+        assert_eq!(said.last(), "it said nothing");
+        said.keep_quiet();
+        (0..KEPT_LINES + 5).for_each(|line| said.take(format!("line {line}")));
+        let last = said.last();
+        assert!(last.starts_with("its last lines: line 5 | ") && last.ends_with(" | line 24"), "{last}");
     }
 }

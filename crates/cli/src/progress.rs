@@ -1,5 +1,6 @@
 //! The terminal while a measurement runs, and Ctrl-C, which ends it without losing what was measured.
 
+use std::fmt::Display;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -28,17 +29,23 @@ fn style(template: &str) -> ProgressStyle {
 /// Shows news of a measurement on `bar`, and what is worth keeping above it.
 pub(crate) fn show(news: &Progress, bar: &ProgressBar) {
     match news {
-        Progress::Preflight(ceiling) => bar.println(format!("{ceiling}")),
-        Progress::Ready { model, workload } => bar.println(format!(
-            "model {model}; {} prompts of {:.1} tokens on average ({})",
-            workload.used, workload.mean_prompt_tokens, workload.source
-        )),
+        Progress::Preflight(ceiling) => say(bar, ceiling),
+        Progress::Ready { model, workload, watched } => {
+            let (used, mean, source) = (workload.used, workload.mean_prompt_tokens, &workload.source);
+            say(bar, format!("model {model}; {used} prompts of {mean:.1} tokens on average ({source})"));
+            say(bar, format!("looking meanwhile at {watched}"));
+        }
         Progress::Running(running) => {
             bar.set_position(running.done);
             bar.set_message(line(running));
         }
-        Progress::Rung(stage, rung) => bar.println(ended(*stage, rung)),
+        Progress::Rung(stage, rung) => say(bar, ended(*stage, rung)),
     }
+}
+
+/// A line to keep: above the bar, or, where no terminal shows one, in a log.
+fn say(bar: &ProgressBar, line: impl Display) {
+    if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line.to_string()) }
 }
 
 /// For instance `N = 64: 1320 chunks/s ±3.1%, 412 done, 0 failed, 12 s; 6m 20s left`.

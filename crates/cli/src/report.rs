@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use plimsoll_bench::{PageOptions, SaturationReport};
 
-use crate::plan;
+use crate::{devices, plan};
 
 /// What `report` takes.
 #[derive(Args, Debug)]
@@ -54,6 +54,17 @@ impl FormOptions {
             write(path, &report.csv())?;
         }
         Ok(())
+    }
+
+    /// The same files for one of several devices, named after it.
+    pub(crate) fn named(&self, device: &str) -> Self {
+        let of = |path: &Option<PathBuf>| path.as_ref().map(|path| devices::path_of(path, device));
+        Self { html: of(&self.html), csv: of(&self.csv), ..self.clone() }
+    }
+
+    /// Where the page goes.
+    pub(crate) fn html(&self) -> Option<&Path> {
+        self.html.as_deref()
     }
 
     fn is_none(&self) -> bool {

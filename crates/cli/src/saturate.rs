@@ -1,15 +1,18 @@
 //! `plimsoll saturate`: walks up concurrencies until throughput stops rising, and on until service breaks. Without a URL
 //! it measures a server of its own: this same binary, as a child process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
-use plimsoll_bench::{Generation, RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo, Workload};
+use plimsoll_bench::{
+    Finding, FindingKind, Generation, RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo, Workload,
+};
 
 use crate::child::Listening;
 use crate::config::Config;
+use crate::devices::{self, Wanted};
 use crate::load::LoadOptions;
 use crate::load_line::{LoadLine, Subject};
 use crate::model;
@@ -23,6 +26,12 @@ pub(crate) struct SaturateOptions {
     /// Server to drive; without it a server of its own is started with the options of `serve`
     #[arg(long)]
     url: Option<String>,
+
+    /// Measure each of these devices in turn with a server of its own (`all` GPUs of this host, or a list as
+    /// cuda:0,cuda:2), put them side by side, and name the slow one. --budget is each one's; --out gets a folder and
+    /// --html and --csv a file for each, and --html itself shows the comparison
+    #[arg(long, value_name = "DEVICES", conflicts_with = "url")]
+    devices: Option<Wanted>,
 
     /// Highest concurrency to try
     #[arg(long, value_name = "N", default_value_t = 4096)]
@@ -57,10 +66,10 @@ pub(crate) struct SaturateOptions {
 
     /// Folder to write saturation.json to. Ctrl-C ends the search early and reports what was measured
     #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
 
     #[command(flatten)]
-    forms: FormOptions,
+    pub(crate) forms: FormOptions,
 
     #[command(flatten)]
     limits: LimitOptions,
@@ -118,72 +127,139 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Result<()> {
-    measure(shared, options).await.map(drop)
+    match options.devices.clone() {
+        Some(wanted) => devices::run(shared, options, &wanted).await,
+        None => measure_and_keep(&shared, &options).await.map(drop),
+    }
+}
+
+/// What one search left.
+pub(crate) struct Measured {
+    pub(crate) report: SaturationReport,
+    pub(crate) interrupted: bool,
 }
 
 /// Whether it was interrupted.
-async fn measure(shared: SharedOptions, options: SaturateOptions) -> Result<bool> {
-    ensure!(options.rung_seconds != Some(0), "--rung-seconds is 0; give at least 1");
-    let floor = options.limits.success_floor;
-    ensure!((0.0..100.0).contains(&floor), "--success-floor is {floor}; give a percentage from 0 to below 100");
-    let budget = if options.quick { QUICK_BUDGET } else { options.budget };
+async fn measure_and_keep(shared: &SharedOptions, options: &SaturateOptions) -> Result<bool> {
+    let Measured { report, interrupted } = measure(shared, options).await?;
+    println!("{report}");
+    keep(&report, options.out.as_deref(), &options.forms)?;
+    if let Some(line) = options.line(shared, &report)? {
+        let path = line.write()?;
+        println!("load line: {line}; `plimsoll serve` with these options keeps to it ({})", path.display());
+    }
+    Ok(interrupted)
+}
+
+/// Writes the files that were asked for.
+///
+/// # Errors
+/// One cannot be written.
+pub(crate) fn keep(report: &SaturationReport, folder: Option<&Path>, forms: &FormOptions) -> Result<()> {
+    if let Some(folder) = folder {
+        println!("written to {}", report.write(folder)?.display());
+    }
+    forms.write(report)
+}
+
+/// Searches a server that is there, or one of our own, which is ended afterwards.
+///
+/// # Errors
+/// What keeps the search from starting; a server that does not start, or serves nothing.
+pub(crate) async fn measure(shared: &SharedOptions, options: &SaturateOptions) -> Result<Measured> {
+    options.check()?;
     let resolved = Config::resolve(shared.clone(), options.serve.clone())?;
-    let api_key = resolved.admission.api_keys.first().cloned();
-    let own = match &options.url {
+    let mut own = match &options.url {
         // What is to be measured must not be held to an older measurement.
-        None => Some(Listening::server(&shared, &without_line(options.serve.clone()))?),
+        None => Some(Listening::server(shared, &without_line(options.serve.clone()))?),
         Some(_) => None,
     };
-    let url = options.url.or_else(|| own.as_ref().map(|server| server.url.clone())).unwrap_or_default();
     let null = Listening::null_server()?;
-    let planned = RungRule::within(budget, options.max_concurrency);
-    let longest = options.rung_seconds.map_or(planned.max_time, Duration::from_secs);
-    let rung = RungRule { min_time: RungRule::default().min_time.min(longest / 3), max_time: longest, ..planned };
-    let search = SearchConfig {
-        max_concurrency: options.max_concurrency,
-        success_floor: floor / 100.0,
-        slo: options.limits.slo(),
-        check_drift: !options.no_drift_check && !options.quick,
-        ..SearchConfig::default()
-    };
-    let search = match options.no_open_loop || options.quick {
-        true => SearchConfig { offered_shares: Vec::new(), ..search },
-        false => search,
-    };
-    let config = SaturateConfig {
-        endpoint: options.load.endpoint(url, api_key),
-        generation: options.load.generation()?,
-        workload: options.load.workload(true),
-        search,
-        rung,
-        budget,
-        request_timeout: options.load.timeout()?,
-        null_server_url: Some(null.url.clone()),
-        server_process: own.as_ref().map(Listening::id),
-        ..SaturateConfig::new("")
-    };
+    let config = options.config(&resolved, own.as_ref(), &null)?;
     let bar = progress::bar(None);
     let stop = StopOnSignal::new()?;
     let report = plimsoll_bench::saturate_until(&config, &stop, |news| progress::show(news, &bar)).await;
     bar.finish_and_clear();
-    let report = report?;
-    println!("{report}");
-    if let Some(folder) = &options.out {
-        println!("written to {}", report.write(folder)?.display());
+    let last_words = own.as_mut().and_then(Listening::last_words);
+    // Its device is free again.
+    drop(own);
+    let mut report = match &last_words {
+        Some(words) => report.with_context(|| words.clone())?,
+        None => report?,
+    };
+    if let Some(words) = last_words {
+        let text = format!("While it was measured {words}");
+        report.findings.push(Finding::new(FindingKind::ServerEnded, text));
     }
-    options.forms.write(&report)?;
-    if let Some(server) = own {
-        // Its device is free again.
-        drop(server);
-        if is_usual(&config) || options.keep_line {
-            keep_line(&report, &resolved)?;
-        } else {
+    Ok(Measured { report, interrupted: stop.is_set() })
+}
+
+impl SaturateOptions {
+    fn check(&self) -> Result<()> {
+        ensure!(self.rung_seconds != Some(0), "--rung-seconds is 0; give at least 1");
+        let floor = self.limits.success_floor;
+        ensure!((0.0..100.0).contains(&floor), "--success-floor is {floor}; give a percentage from 0 to below 100");
+        Ok(())
+    }
+
+    fn config(&self, resolved: &Config, own: Option<&Listening>, null: &Listening) -> Result<SaturateConfig> {
+        let budget = if self.quick { QUICK_BUDGET } else { self.budget };
+        let planned = RungRule::within(budget, self.max_concurrency);
+        let longest = self.rung_seconds.map_or(planned.max_time, Duration::from_secs);
+        let rung = RungRule { min_time: RungRule::default().min_time.min(longest / 3), max_time: longest, ..planned };
+        let mut search = SearchConfig {
+            max_concurrency: self.max_concurrency,
+            success_floor: self.limits.success_floor / 100.0,
+            slo: self.limits.slo(),
+            check_drift: !self.no_drift_check && !self.quick,
+            ..SearchConfig::default()
+        };
+        if self.no_open_loop || self.quick {
+            search.offered_shares.clear();
+        }
+        let url = self.url.clone().or_else(|| own.map(|server| server.url.clone())).unwrap_or_default();
+        Ok(SaturateConfig {
+            endpoint: self.load.endpoint(url, resolved.admission.api_keys.first().cloned()),
+            generation: self.load.generation()?,
+            workload: self.load.workload(true),
+            search,
+            rung,
+            budget,
+            request_timeout: self.load.timeout()?,
+            null_server_url: Some(null.url.clone()),
+            server_process: own.map(Listening::id),
+            ..SaturateConfig::new("")
+        })
+    }
+
+    /// What `serve` would hold itself to by this report, which is of a server of our own; says why, where that is nothing.
+    ///
+    /// # Errors
+    /// The model's files cannot be looked at.
+    pub(crate) fn line(&self, shared: &SharedOptions, report: &SaturationReport) -> Result<Option<LoadLine>> {
+        if self.url.is_some() {
+            return Ok(None);
+        }
+        if report.findings.iter().any(|finding| finding.kind == FindingKind::ServerEnded) {
+            println!("no load line: the server did not outlive the search");
+            return Ok(None);
+        }
+        if !is_usual(&report.config) && !self.keep_line {
             println!(
                 "the load line is not changed: this is not the usual workload (--keep-line to keep to what was found)"
             );
+            return Ok(None);
         }
+        let config = Config::resolve(shared.clone(), self.serve.clone())?;
+        let line = LoadLine::of(report, Subject::of(&model::find(&config)?, &config)?);
+        if line.is_none() {
+            println!(
+                "no load line: the search saw no end of the throughput, or its figures are not to be used (see \
+                 above); a longer --budget or a higher --max-concurrency may show more"
+            );
+        }
+        Ok(line)
     }
-    Ok(stop.is_set())
 }
 
 /// Whether the load is the one that a server is measured with unless told otherwise.
@@ -195,22 +271,6 @@ fn is_usual(config: &SaturateConfig) -> bool {
 
 fn without_line(options: ServeOptions) -> ServeOptions {
     ServeOptions { load_line: Some(LoadLineUse::Off), ..options }
-}
-
-/// Writes down what `serve` will hold itself to.
-fn keep_line(report: &SaturationReport, config: &Config) -> Result<()> {
-    let subject = Subject::of(&model::find(config)?, config)?;
-    match LoadLine::of(report, subject) {
-        Some(line) => {
-            let path = line.write()?;
-            println!("load line: {line}; `plimsoll serve` with these options keeps to it ({})", path.display());
-        }
-        None => println!(
-            "no load line: the search saw no end of the throughput, or its figures are not to be used (see above); a longer \
-             --budget or a higher --max-concurrency may show more"
-        ),
-    }
-    Ok(())
 }
 
 /// Measures a server's load line before it starts, in two minutes.
@@ -226,7 +286,10 @@ pub(crate) async fn calibrate(shared: SharedOptions, serve: ServeOptions) -> Res
     println!("measuring the load line first, in about two minutes");
     let mut options = <Quick as clap::Parser>::parse_from(["saturate", "--quick"]).options;
     options.serve = serve;
-    ensure!(!measure(shared, options).await?, "interrupted while the load line was measured; nothing is served");
+    ensure!(
+        !measure_and_keep(&shared, &options).await?,
+        "interrupted while the load line was measured; nothing is served"
+    );
     Ok(())
 }
 

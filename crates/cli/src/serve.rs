@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::child::READY;
+use crate::child::{self, READY};
 use crate::config::{Config, Steps};
 use crate::load_line::{LoadLine, Subject};
 use crate::model::{self, Found, Loaded};
@@ -20,6 +20,7 @@ use crate::options::{LoadLineUse, SchedulingPolicy};
 const BACKLOG: u32 = 4096;
 
 pub(crate) async fn run(config: Config) -> Result<()> {
+    child::end_with_parent();
     println!("{config}");
     let found = model::find(&config)?;
     plimsoll_ops::par::set_num_threads(config.shared.threads)?;

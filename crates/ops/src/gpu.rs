@@ -31,6 +31,15 @@ pub fn open(_ordinal: usize) -> Result<candle_core::Device, Unavailable> {
     Err(Unavailable("this program was built without CUDA; build it with --features cuda".to_owned()))
 }
 
+/// How many GPUs the driver lists, whether or not each can be opened.
+///
+/// # Errors
+/// This build has no CUDA, or the machine has no driver or library.
+#[cfg(not(feature = "cuda"))]
+pub fn count() -> Result<usize, Unavailable> {
+    open(0).map(|_| 0)
+}
+
 /// What an opened GPU is and has.
 ///
 /// # Errors
@@ -51,6 +60,6 @@ pub fn give_back_free_memory(_device: &candle_core::Device) -> candle_core::Resu
 
 #[cfg(feature = "cuda")]
 pub use crate::cuda::{
-    Inbox, Mark, PinnedWords, empty, give_back_free_memory, in_arena, info, is_out_of_memory, open, set_trying,
+    Inbox, Mark, PinnedWords, count, empty, give_back_free_memory, in_arena, info, is_out_of_memory, open, set_trying,
     synchronize,
 };

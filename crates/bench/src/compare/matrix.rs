@@ -177,8 +177,7 @@ impl Comparison {
         let gib = |bytes: f64| Measured::exact(bytes / f64::from(1 << 30));
         vec![
             self.row("Start-up, s", Lower, 1, |_, one| {
-                let started = |rung: &RungReport| rung.server.as_ref()?.start_up_s;
-                one.report.rungs.iter().find_map(started).map(Measured::exact)
+                one.report.server_start.as_ref()?.seconds().map(Measured::exact)
             }),
             self.row("Memory of the server's process, GiB", Lower, 2, |_, one| {
                 most(at_peak(&one.report)?, |rung, index| rung.server.as_ref()?.samples[index].rss_bytes).map(gib)

@@ -56,7 +56,7 @@ impl Bars {
         }
     }
 
-    pub(super) fn draw(&self, out: &mut impl Write, size: &Size, id: usize) -> fmt::Result {
+    pub(super) fn draw(&self, out: &mut impl Write, size: &Size, id: &str) -> fmt::Result {
         let floor = size.height - BOTTOM;
         let y = Projection::new(Scale::Linear, [0.0, 100.0].into_iter(), floor, TOP, size.ticks_y);
         open(out, size, id, &self.title, &self.summary())?;

@@ -12,23 +12,34 @@ pub(super) struct Size {
     pub(super) class: &'static str,
     pub(super) width: f64,
     pub(super) height: f64,
+    /// Below the plot, for the x axis.
+    pub(super) bottom: f64,
     pub(super) ticks_x: usize,
     pub(super) ticks_y: usize,
 }
 
-const SMALL: Size = Size { class: "small", width: 360.0, height: 290.0, ticks_x: 5, ticks_y: 5 };
-const HALF: Size = Size { class: "large", width: 560.0, height: 300.0, ticks_x: 7, ticks_y: 5 };
-const WIDE: Size = Size { class: "large", width: 940.0, height: 380.0, ticks_x: 13, ticks_y: 6 };
+const SMALL: Size = Size { class: "small", width: 360.0, height: 290.0, bottom: BOTTOM, ticks_x: 5, ticks_y: 5 };
+const HALF: Size = Size { class: "large", width: 560.0, height: 300.0, bottom: BOTTOM, ticks_x: 7, ticks_y: 5 };
+const WIDE: Size = Size { class: "large", width: 940.0, height: 380.0, bottom: BOTTOM, ticks_x: 13, ticks_y: 6 };
 
 /// The sizes of a picture over the whole width of the page, or half of it.
 pub(super) fn sizes(wide: bool) -> [Size; 2] {
     [if wide { WIDE } else { HALF }, SMALL]
 }
 
+/// The sizes of one of several pictures above each other, of which the last alone names its x axis.
+pub(super) fn panel_sizes(is_last: bool) -> [Size; 2] {
+    let (bottom, below) = if is_last { (BOTTOM, BOTTOM - PANEL_BOTTOM) } else { (PANEL_BOTTOM, 0.0) };
+    let panel = |size: Size, height: f64| Size { height: height + below, bottom, ticks_y: 3, ..size };
+    [panel(WIDE, 116.0), panel(SMALL, 120.0)]
+}
+
 /// Room for the ticks of the y axis, beyond the last tick of the x axis, and for the x axis below.
 pub(super) const LEFT: f64 = 46.0;
 pub(super) const RIGHT: f64 = 14.0;
 pub(super) const BOTTOM: f64 = 42.0;
+/// Of a panel with another one below.
+const PANEL_BOTTOM: f64 = 8.0;
 /// Room above, for the name of the y axis, and for each rule's.
 pub(super) const TOP: f64 = 24.0;
 const ROW: f64 = 15.0;
@@ -45,8 +56,24 @@ struct Plot<'a> {
 }
 
 impl Chart {
-    pub(super) fn draw(&self, out: &mut impl Write, size: &Size, id: usize) -> fmt::Result {
-        let plot = Plot::new(self, size);
+    pub(super) fn draw(&self, out: &mut impl Write, size: &Size, id: &str) -> fmt::Result {
+        self.draw_over(out, size, id, &self.places())
+    }
+
+    /// The places on the x axis that the chart must show.
+    pub(super) fn places(&self) -> Vec<f64> {
+        let points = self.series.iter().flat_map(|series| &series.points).map(|point| point.x);
+        let vertical = self.rules.iter().filter_map(|rule| match rule {
+            Rule::X { at, .. } => Some(*at),
+            Rule::Y { .. } => None,
+        });
+        let spans = self.spans.iter().flat_map(|span| [span.from, span.to]);
+        points.chain(vertical).chain(spans).collect()
+    }
+
+    /// Over an x axis that shows these places.
+    pub(super) fn draw_over(&self, out: &mut impl Write, size: &Size, id: &str, places: &[f64]) -> fmt::Result {
+        let plot = Plot::new(self, size, places);
         open(out, size, id, &self.title, &self.summary())?;
         plot.spans(out)?;
         plot.grid(out)?;
@@ -72,7 +99,7 @@ impl Chart {
 }
 
 /// Begins a picture that says in words what it is.
-pub(super) fn open(out: &mut impl Write, size: &Size, id: usize, title: &str, about: &str) -> fmt::Result {
+pub(super) fn open(out: &mut impl Write, size: &Size, id: &str, title: &str, about: &str) -> fmt::Result {
     let Size { class, width, height, .. } = size;
     writeln!(
         out,
@@ -90,21 +117,15 @@ pub(super) fn px(value: f64) -> String {
 }
 
 impl<'a> Plot<'a> {
-    fn new(chart: &'a Chart, size: &'a Size) -> Self {
+    fn new(chart: &'a Chart, size: &'a Size, places: &[f64]) -> Self {
         let points = || chart.series.iter().flat_map(|series| &series.points);
-        let vertical = chart.rules.iter().filter_map(|rule| match rule {
-            Rule::X { at, .. } => Some(*at),
-            Rule::Y { .. } => None,
-        });
-        let spans = chart.spans.iter().flat_map(|span| [span.from, span.to]);
-        let xs = points().map(|point| point.x).chain(vertical).chain(spans);
         let highest = points().map(|point| point.y).filter(|y| is_drawable(*y)).fold(0.0, f64::max) * STRETCH;
         let ends = points().filter_map(|point| point.interval).flat_map(|(low, high)| [low, high.min(highest)]);
         let ys = points().map(|point| point.y).chain(ends.filter(|end| *end > 0.0));
         let top = TOP + ROW * chart.rules.iter().filter(|rule| matches!(rule, Rule::X { .. })).count() as f64;
         Self {
-            x: Projection::new(chart.x.scale, xs, LEFT, size.width - RIGHT, size.ticks_x),
-            y: Projection::new(chart.y.scale, ys, size.height - BOTTOM, top, size.ticks_y),
+            x: Projection::new(chart.x.scale, places.iter().copied(), LEFT, size.width - RIGHT, size.ticks_x),
+            y: Projection::new(chart.y.scale, ys, size.height - size.bottom, top, size.ticks_y),
             chart,
             size,
             top,
@@ -112,7 +133,7 @@ impl<'a> Plot<'a> {
     }
 
     fn floor(&self) -> f64 {
-        self.size.height - BOTTOM
+        self.size.height - self.size.bottom
     }
 
     fn grid(&self, out: &mut impl Write) -> fmt::Result {
@@ -127,16 +148,18 @@ impl<'a> Plot<'a> {
         for value in &self.x.ticks {
             let Some(x) = self.x.at(*value).map(px) else { continue };
             write!(out, r#"<path class="axis" d="M{x} {}v4"/>"#, px(floor))?;
+            if self.size.bottom < BOTTOM {
+                continue;
+            }
             writeln!(out, r#"<text class="tick middle" x="{x}" y="{}">{}</text>"#, px(floor + 17.0), tick(*value))?;
         }
-        writeln!(
-            out,
-            r#"<text class="name middle" x="{}" y="{}">{}</text><text class="name" x="2" y="12">{}</text>"#,
-            px((LEFT + self.size.width - RIGHT) / 2.0),
-            px(self.size.height - 6.0),
-            text(&self.chart.x.label),
-            text(&self.chart.y.label)
-        )
+        let y_name = text(&self.chart.y.label);
+        writeln!(out, r#"<text class="name" x="2" y="12">{y_name}</text>"#)?;
+        if self.size.bottom < BOTTOM {
+            return Ok(());
+        }
+        let (middle, base) = (px((LEFT + self.size.width - RIGHT) / 2.0), px(self.size.height - 6.0));
+        writeln!(out, r#"<text class="name middle" x="{middle}" y="{base}">{}</text>"#, text(&self.chart.x.label))
     }
 
     fn spans(&self, out: &mut impl Write) -> fmt::Result {

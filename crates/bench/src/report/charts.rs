@@ -6,8 +6,9 @@ mod server;
 mod time;
 
 pub(crate) use self::server::joules_per_token;
+pub(super) use self::server::{start_table, steady_memory};
 
-use crate::page::{Axis, Bars, Chart, Color, Line, Part, Point, Rule, Scale, Section, Series, Span};
+use crate::page::{Axis, Bars, Chart, Color, Line, Part, Point, Rule, Scale, Section, Series, Span, number};
 use crate::report::{PageOptions, RungReport, SaturationReport};
 use crate::search::Verdict;
 use crate::summary::{Distribution, RungSummary};
@@ -40,7 +41,7 @@ pub(super) fn all(report: &SaturationReport, options: &PageOptions) -> Vec<Secti
     sections.extend(drawn([goodput(report, &rungs), roofline::share(&rungs, &options.plan)]));
     sections.extend(drawn(offered::charts(report)));
     sections.extend(server::sections(report));
-    sections.extend(drawn(time::charts(report)));
+    sections.extend(time::stacks(report).into_iter().map(Section::Stack));
     sections
 }
 
@@ -83,8 +84,9 @@ fn throughput(report: &SaturationReport, rungs: &[&RungSummary], options: &PageO
     let most = report.answer.peak_throughput;
     if ceiling > 0.0 && most > 0.0 {
         about.push_str(&format!(
-            " The client's own ceiling, {ceiling:.0} tok/s, is {:.1} times the highest throughput.",
-            ceiling / most
+            " The client's own ceiling, {} tok/s, is {} times the highest throughput.",
+            number(ceiling),
+            number(ceiling / most)
         ));
     }
     let series = vec![
@@ -208,8 +210,9 @@ fn latency(report: &SaturationReport, rungs: &[&RungSummary], title: &str, which
 
 /// What all get against what each one gets.
 fn trade_off(report: &SaturationReport, rungs: &[&RungSummary], options: &PageOptions) -> Chart {
-    let gpus = f64::from(options.gpus.unwrap_or(1).max(1));
-    let label = if options.gpus.is_some() { "output tok/s per GPU" } else { "output tok/s" };
+    let known = options.gpus.or_else(|| server::own_gpus(report));
+    let gpus = f64::from(known.unwrap_or(1).max(1));
+    let label = if known.is_some() { "output tok/s per GPU" } else { "output tok/s" };
     let point = |summary: &&RungSummary| {
         let user = summary.per_user.one_over_tpot.as_ref()?.p50;
         let name = format!("N = {}", summary.concurrency);

@@ -4,6 +4,7 @@ use crate::findings::{Finding, FindingKind};
 use crate::page::{self, Fact, Page, Section, Table};
 use crate::report::{RungReport, SaturationReport, charts};
 use crate::search::{Answer, Constraint, Fall};
+use crate::series::ServerStart;
 use crate::summary::RungSummary;
 use crate::table::{self, number, percent};
 
@@ -34,6 +35,7 @@ impl SaturationReport {
         if !self.rungs.is_empty() {
             sections.push(Section::Table(rung_table(&self.rungs)));
         }
+        sections.extend(charts::start_table(self).map(Section::Table));
         sections.push(Section::Table(self.conditions()));
         let mut findings = vec![table::explanation(&self.answer), table::service(&self.answer, &self.config.search)];
         findings.extend(table::open_loop(&self.answer).into_iter().chain(table::drift(&self.answer)));
@@ -43,12 +45,31 @@ impl SaturationReport {
             answer: self.headline(),
             detail: at_saturation.map(table::point).unwrap_or_default(),
             subject: self.model.clone(),
-            facts: facts(&self.answer, at_saturation),
+            facts: facts(&self.answer, at_saturation).into_iter().chain(self.costs()).collect(),
             warnings: self.warnings(),
             findings,
             sections,
             notes: table::notes(&self.workload, &self.rungs),
         }
+    }
+
+    /// What it takes to serve so: energy, memory and the time to start, as far as they are known.
+    fn costs(&self) -> Vec<Fact> {
+        let fact = |name: &str, value: Option<f64>, unit: &str, detail: String| {
+            Some(Fact { name: name.to_owned(), value: page::number(value?), unit: unit.to_owned(), detail })
+        };
+        let peak = self.rung_at(self.answer.peak);
+        let at = format!("at N = {}", self.answer.peak);
+        let (process, gpus) = charts::steady_memory(self);
+        let (memory, whose) = if gpus.is_some() { (gpus, "on its GPUs") } else { (process, "of its process") };
+        let gib = memory.map(|bytes| bytes / f64::from(1 << 30));
+        let start = self.server_start.as_ref().and_then(ServerStart::seconds);
+        let facts = [
+            fact("Energy", peak.and_then(charts::joules_per_token), "J a token", at.clone()),
+            fact("Memory", gib, "GiB", format!("{whose} {at}")),
+            fact("Start-up", start, "s", "until it was ready".to_owned()),
+        ];
+        facts.into_iter().flatten().collect()
     }
 
     /// The page's first line, whose `N = 48` does not break.

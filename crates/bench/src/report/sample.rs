@@ -14,7 +14,7 @@ use crate::record::{Outcome, RequestRecord};
 use crate::report::{OfferedReport, RungReport, SATURATION_SCHEMA, SaturationReport, WorkloadFacts};
 use crate::search::{Answer, Breakpoint, Constraint, Drift, Fall, OpenLoopAnswer, OpenLoopFault, Recheck, Verdict};
 use crate::selection::LengthSource;
-use crate::series::{GpuSample, ServerSample, ServerSide, TtftSplit};
+use crate::series::{GpuSample, ServerSample, ServerSide, ServerStart, StartPart, TtftSplit};
 use crate::slo::Slo;
 
 /// Sequences that it runs at once, and output tokens a second that it makes at the most.
@@ -67,9 +67,10 @@ fn rung(n: u32, seed: u64) -> RungReport {
 
 fn with_server(mut rung: RungReport, n: f64) -> RungReport {
     let running = n.min(SLOTS);
+    let watts = 200.0 + 400.0 * running / SLOTS;
     let sample = |index: u32| ServerSample {
         at_s: f64::from(index),
-        running: Some(running),
+        running: Some(running - f64::from(index % 3).min(running - 1.0)),
         waiting: Some((n - SLOTS).max(0.0)),
         kv_cache_usage: Some(running / SLOTS * 0.8),
         gpus: vec![GpuSample {
@@ -77,9 +78,13 @@ fn with_server(mut rung: RungReport, n: f64) -> RungReport {
             utilization: Some(0.5 + 0.5 * running / SLOTS),
             memory_bytes: Some(6e10),
             sm_clock_mhz: Some(1700.0 + f64::from(index % 3)),
-            power_w: Some(200.0 + 400.0 * running / SLOTS),
+            power_w: Some(watts + f64::from(index % 5)),
+            energy_j: Some(watts * f64::from(index)),
         }],
-        ..ServerSample::default()
+        step_ms: Some(1e3 * times(n).0),
+        preemptions: Some(if n > SLOTS { f64::from(index / 3) } else { 0.0 }),
+        rss_bytes: Some(2.1e9 + 1e6 * n),
+        cpu_cores: Some(0.3 + running / 100.0),
     };
     rung.server = Some(ServerSide {
         ttft_split: Some(TtftSplit {
@@ -87,9 +92,8 @@ fn with_server(mut rung: RungReport, n: f64) -> RungReport {
             prefill_ms: 12.0 + n.min(SLOTS),
             network_ms: 3.0,
         }),
-        samples: (0..SECONDS as u32).map(sample).collect(),
+        samples: (0..rung.summary.duration_s as u32).map(sample).collect(),
         preemptions: Some(if n > SLOTS { 3 } else { 0 }),
-        start_up_s: Some(4.5),
     });
     rung
 }
@@ -108,6 +112,10 @@ fn offered(share: f64) -> OfferedReport {
     let ended = records.iter().map(|record| record.done).max().unwrap_or(span);
     let log = RunLog { ended, arrivals, ..RunLog::of(4096, records, Duration::ZERO, span) };
     OfferedReport { share, rate, rung: RungReport::new(&log, &SLO) }
+}
+
+fn part((name, seconds): (&str, f64)) -> StartPart {
+    StartPart { name: name.to_owned(), seconds }
 }
 
 pub(crate) fn report() -> SaturationReport {
@@ -139,6 +147,11 @@ fn made() -> SaturationReport {
         started_unix_s: 1_795_305_900,
         model: "sample-<script>alert(1)</script>-8b".to_owned(),
         config,
+        server_start: Some(ServerStart {
+            parts: [("open", 0.3), ("weights", 3.1), ("cache", 0.4), ("capture", 0.7)].map(part).to_vec(),
+            rss_bytes: Some(2.0e9),
+            gpu_memory_bytes: Some(5.4e10),
+        }),
         workload: WorkloadFacts {
             source: "bundled".to_owned(),
             loaded: 600,

@@ -17,9 +17,11 @@ const LIBRARIES: [(&str, &str, &str); 4] = [
     ("curand", "10", "CUDA 13's runtime libraries"),
 ];
 
+/// See [`crate::gpu::count`].
+///
 /// # Errors
 /// What is missing, in one line.
-pub(super) fn check(ordinal: usize) -> Result<(), Unavailable> {
+pub fn count() -> Result<usize, Unavailable> {
     for (name, version, package) in LIBRARIES {
         if !loads(name, version) {
             return Err(Unavailable(format!(
@@ -27,10 +29,16 @@ pub(super) fn check(ordinal: usize) -> Result<(), Unavailable> {
             )));
         }
     }
-    let failed = |what: &str, error: &dyn std::fmt::Debug| Unavailable(format!("{what}: {error:?}"));
     result::init().map_err(|error| failed("the CUDA driver did not start", &error))?;
     let count = CudaContext::device_count().map_err(|error| failed("the CUDA driver names no GPU", &error))?;
-    if ordinal >= count.max(0) as usize {
+    Ok(count.max(0) as usize)
+}
+
+/// # Errors
+/// As [`count`]; no such GPU; one that is too old.
+pub(super) fn check(ordinal: usize) -> Result<(), Unavailable> {
+    let count = count()?;
+    if ordinal >= count {
         return Err(Unavailable(format!("there is no GPU {ordinal}: the CUDA driver has {count} (see nvidia-smi)")));
     }
     let capability = capability(ordinal).map_err(|error| failed("the GPU does not answer", &error))?;
@@ -51,6 +59,10 @@ fn capability(ordinal: usize) -> Result<(i32, i32), DriverError> {
     let device = result::device::get(ordinal as i32)?;
     // SAFETY: the driver gave the device.
     unsafe { Ok((result::device::get_attribute(device, MAJOR)?, result::device::get_attribute(device, MINOR)?)) }
+}
+
+fn failed(what: &str, error: &dyn std::fmt::Debug) -> Unavailable {
+    Unavailable(format!("{what}: {error:?}"))
 }
 
 fn loads(name: &str, version: &str) -> bool {

@@ -15,11 +15,12 @@ fn rate_axis() -> Axis {
 }
 
 fn latency(report: &SaturationReport, offered: &[&OfferedReport]) -> Chart {
-    let series = |name: &str, color, line, value: fn(&OfferedReport) -> Option<f64>| Series {
-        name: name.to_owned(),
-        color,
-        line,
-        points: offered.iter().filter_map(|rung| Some(Point::new(rung.rate, value(rung)?))).collect(),
+    let series = |name: &str, color, line, of: Of, value: fn(&Distribution) -> (f64, Option<[f64; 2]>)| {
+        let point = |rung: &&OfferedReport| {
+            let (y, interval) = value(of(rung)?);
+            Some(Point { interval: interval.map(<(f64, f64)>::from), ..Point::new(rung.rate, y) })
+        };
+        Series { name: name.to_owned(), color, line, points: offered.iter().filter_map(point).collect() }
     };
     let limit = report.config.search.slo.ttft_ms.map(|at| Rule::Y {
         name: format!("limit of TTFT {at} ms"),
@@ -29,20 +30,23 @@ fn latency(report: &SaturationReport, offered: &[&OfferedReport]) -> Chart {
     Chart {
         title: "Latency against offered rate".to_owned(),
         about: "Poisson arrivals that do not wait for the server. Times count from when a request was due, so that a \
-                late start is not forgiven."
+                late start is not forgiven; with 95% intervals."
             .to_owned(),
         x: rate_axis(),
         y: Axis::new("ms", Scale::Decades),
         series: vec![
-            series("TTFT p50", Color::Violet, Line::Solid, |rung| ttft(rung).map(|d| d.p50)),
-            series("TTFT p99", Color::Violet, Line::Dotted, |rung| ttft(rung).map(|d| d.p99)),
-            series("whole reply p50", Color::Blue, Line::Solid, |rung| whole(rung).map(|d| d.p50)),
-            series("whole reply p99", Color::Blue, Line::Dotted, |rung| whole(rung).map(|d| d.p99)),
+            series("TTFT p50", Color::Violet, Line::Solid, ttft, |d| (d.p50, d.p50_interval)),
+            series("TTFT p99", Color::Violet, Line::Dotted, ttft, |d| (d.p99, d.p99_interval)),
+            series("whole reply p50", Color::Blue, Line::Solid, whole, |d| (d.p50, d.p50_interval)),
+            series("whole reply p99", Color::Blue, Line::Dotted, whole, |d| (d.p99, d.p99_interval)),
         ],
         rules: marks(report).into_iter().chain(limit).collect(),
         ..Chart::default()
     }
 }
+
+/// A latency of a rung.
+type Of = fn(&OfferedReport) -> Option<&Distribution>;
 
 fn ttft(rung: &OfferedReport) -> Option<&Distribution> {
     rung.rung.summary.ttft_from_schedule_ms.as_ref()

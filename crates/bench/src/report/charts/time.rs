@@ -1,38 +1,54 @@
-//! Single rungs over time, with what was left out of the measurement shaded.
+//! Single rungs over time: what the client saw, what the server and its GPUs did meanwhile, and what was left out.
 
-use crate::page::{Axis, Chart, Color, Line, Point, Scale, Series, Span};
+use crate::page::{Axis, Chart, Color, Line, Point, Scale, Series, Span, Stack};
 use crate::report::{RungReport, SaturationReport};
-use crate::series::{GpuSample, ServerSample};
+use crate::series::ServerSample;
+
+const GIB: f64 = (1u64 << 30) as f64;
 
 /// The rungs at the saturation point, at the highest throughput, and where service first broke.
-pub(super) fn charts(report: &SaturationReport) -> Vec<Chart> {
+pub(super) fn stacks(report: &SaturationReport) -> Vec<Stack> {
     let answer = &report.answer;
     let breaks = answer.breakpoint.map(|found| found.first_fail);
     let wanted = [
         ("the saturation point", Some(answer.saturation)),
-        ("its highest throughput", Some(answer.peak)),
+        ("the highest throughput", Some(answer.peak)),
         ("the breakpoint", breaks),
     ];
     let mut shown: Vec<u32> = Vec::new();
-    let mut charts = Vec::new();
+    let mut stacks = Vec::new();
     for (what, concurrency) in wanted {
         let Some(rung) = concurrency.filter(|n| !shown.contains(n)).and_then(|n| report.rung_at(n)) else { continue };
         shown.push(rung.summary.concurrency);
-        let when = format!("at {what} (N = {})", rung.summary.concurrency);
-        charts.extend([throughput(rung, &when), requests(rung, &when), gpus(rung, &when)]);
+        stacks.push(stack(rung, format!("Over time at {what} (N = {})", rung.summary.concurrency)));
     }
-    charts
+    stacks.into_iter().filter(|stack| !stack.is_empty()).collect()
 }
 
-fn chart(rung: &RungReport, title: String, label: &str, series: Vec<Series>) -> Chart {
-    Chart {
-        title,
-        about: String::new(),
+fn stack(rung: &RungReport, title: String) -> Stack {
+    let panels = [
+        ("output tok/s", vec![client(rung, "output", Color::Blue, |slice| slice.output_tokens_per_s)]),
+        ("requests", requests(rung)),
+        ("%", shares(rung)),
+        ("ms", vec![sampled(rung, "a step", Color::Violet, |sample| sample.step_ms)]),
+        ("W", vec![sampled(rung, "power of the GPUs", Color::Orange, |sample| sample.gpu_sum(|gpu| gpu.power_w))]),
+        ("MHz", vec![sampled(rung, "SM clock", Color::Green, |sample| sample.gpu_mean(|gpu| gpu.sm_clock_mhz))]),
+        ("GiB", memory(rung)),
+        ("processors", vec![sampled(rung, "kept busy by the server", Color::Brown, |sample| sample.cpu_cores)]),
+    ];
+    let spans = discarded(rung);
+    let panel = |(label, series): (&str, Vec<Series>)| Chart {
+        title: title.clone(),
         x: Axis::new("seconds", Scale::Linear),
         y: Axis::new(label, Scale::Linear),
         series,
-        spans: discarded(rung),
+        spans: spans.clone(),
         ..Chart::default()
+    };
+    Stack {
+        about: "One run from its first request to the end of its last; what is shaded did not count.".to_owned(),
+        panels: panels.into_iter().map(panel).collect(),
+        title,
     }
 }
 
@@ -47,47 +63,49 @@ fn discarded(rung: &RungReport) -> Vec<Span> {
     parts.into_iter().filter(|span| span.to > span.from + 1e-6).collect()
 }
 
-fn throughput(rung: &RungReport, when: &str) -> Chart {
-    let points = rung.series.iter().map(|slice| Point::new(slice.at_s, slice.output_tokens_per_s)).collect();
-    let series = vec![Series { name: "output tok/s".to_owned(), color: Color::Blue, line: Line::Thin, points }];
-    chart(rung, format!("Throughput over time {when}"), "output tok/s", series)
-}
-
-fn requests(rung: &RungReport, when: &str) -> Chart {
-    let in_flight = rung.series.iter().map(|slice| Point::new(slice.at_s, slice.in_flight.into())).collect();
-    let failed = rung.series.iter().map(|slice| Point::new(slice.at_s, slice.failed.into())).collect();
-    let mut series = vec![thin("in flight, as the client sees it", Color::Grey, in_flight)];
-    if rung.series.iter().any(|slice| slice.failed > 0) {
-        series.push(thin("failed in a slice", Color::Red, failed));
-    }
-    series.push(thin("running in the server", Color::Blue, sampled(rung, |sample| sample.running)));
-    series.push(thin("waiting in the server", Color::Orange, sampled(rung, |sample| sample.waiting)));
-    let usage = sampled(rung, |sample| sample.kv_cache_usage.map(|share| 100.0 * share));
-    series.push(thin("KV cache in use, %", Color::Violet, usage));
-    chart(rung, format!("Requests over time {when}"), "requests", series)
-}
-
-fn gpus(rung: &RungReport, when: &str) -> Chart {
-    let mean = |value: fn(&GpuSample) -> Option<f64>| {
-        move |sample: &ServerSample| {
-            let values: Vec<f64> = sample.gpus.iter().filter_map(value).collect();
-            crate::stats::mean(&values)
-        }
-    };
-    let series = vec![
-        thin("power, W", Color::Orange, sampled(rung, mean(|gpu| gpu.power_w))),
-        thin("utilization, %", Color::Blue, sampled(rung, mean(|gpu| gpu.utilization.map(|share| 100.0 * share)))),
-        thin("SM clock, 10 MHz", Color::Aqua, sampled(rung, mean(|gpu| gpu.sm_clock_mhz.map(|clock| clock / 10.0)))),
-        thin("memory, GB", Color::Violet, sampled(rung, mean(|gpu| gpu.memory_bytes.map(|bytes| bytes / 1e9)))),
+fn requests(rung: &RungReport) -> Vec<Series> {
+    let mut series = vec![
+        client(rung, "in flight, as the client sees it", Color::Grey, |slice| slice.in_flight.into()),
+        sampled(rung, "running in the server", Color::Blue, |sample| sample.running),
+        sampled(rung, "waiting in the server", Color::Orange, |sample| sample.waiting),
     ];
-    chart(rung, format!("GPUs over time {when}"), "mean of the GPUs", series)
+    if rung.series.iter().any(|slice| slice.failed > 0) {
+        series.push(client(rung, "failed in a slice", Color::Red, |slice| slice.failed.into()));
+    }
+    let before = rung.server.iter().flat_map(|server| &server.samples).find_map(|sample| sample.preemptions);
+    if rung.server.as_ref().and_then(|server| server.preemptions).is_some_and(|count| count > 0) {
+        let preempted = move |sample: &ServerSample| Some(sample.preemptions? - before?);
+        series.push(sampled(rung, "preempted so far", Color::Magenta, preempted));
+    }
+    series
+}
+
+fn shares(rung: &RungReport) -> Vec<Series> {
+    let percent = |share: f64| 100.0 * share;
+    vec![
+        sampled(rung, "KV cache in use", Color::Aqua, move |sample| sample.kv_cache_usage.map(percent)),
+        sampled(rung, "GPUs busy", Color::Blue, move |sample| sample.gpu_mean(|gpu| gpu.utilization).map(percent)),
+    ]
+}
+
+fn memory(rung: &RungReport) -> Vec<Series> {
+    vec![
+        sampled(rung, "the server's process", Color::Brown, |sample| sample.rss_bytes.map(|bytes| bytes / GIB)),
+        sampled(rung, "in use on the GPUs", Color::Violet, |sample| {
+            sample.gpu_sum(|gpu| gpu.memory_bytes).map(|bytes| bytes / GIB)
+        }),
+    ]
+}
+
+fn client(rung: &RungReport, name: &str, color: Color, value: fn(&crate::series::TimeSlice) -> f64) -> Series {
+    thin(name, color, rung.series.iter().map(|slice| Point::new(slice.at_s, value(slice))).collect())
+}
+
+fn sampled(rung: &RungReport, name: &str, color: Color, value: impl Fn(&ServerSample) -> Option<f64>) -> Series {
+    let samples = rung.server.iter().flat_map(|server| &server.samples);
+    thin(name, color, samples.filter_map(|sample| Some(Point::new(sample.at_s, value(sample)?))).collect())
 }
 
 fn thin(name: &str, color: Color, points: Vec<Point>) -> Series {
     Series { name: name.to_owned(), color, line: Line::Thin, points }
-}
-
-fn sampled(rung: &RungReport, value: impl Fn(&ServerSample) -> Option<f64>) -> Vec<Point> {
-    let samples = rung.server.iter().flat_map(|server| &server.samples);
-    samples.filter_map(|sample| Some(Point::new(sample.at_s, value(sample)?))).collect()
 }

@@ -33,6 +33,7 @@ fn a_browser_shows_the_page() {
     }
     if let Some(pictures) = std::env::var_os("PLIMSOLL_PICTURES").map(PathBuf::from) {
         std::fs::create_dir_all(&pictures).expect("a folder");
+        std::fs::copy(&page, pictures.join("report.html")).expect("copied");
         for (width, name) in [(390, "phone"), (1280, "desktop")] {
             for dark in [false, true] {
                 let file = pictures.join(format!("{name}-{}.png", if dark { "dark" } else { "light" }));
@@ -74,7 +75,7 @@ fn run(browser: &Path, folder: &Path, width: u32, options: &[&str], page: &Path)
     let output = Command::new(browser)
         .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
         .arg(format!("--user-data-dir={}", folder.join("profile").display()))
-        .arg(format!("--window-size={width},{}", if width < 600 { 9000 } else { 4200 }))
+        .arg(format!("--window-size={width},{}", if width < 600 { 13_000 } else { 6000 }))
         .args(options)
         .arg(format!("file://{}", page.display()))
         .output()
