@@ -158,6 +158,7 @@ pub struct BenchConfig {
     /// What requests must keep to count for goodput.
     #[serde(default)]
     pub slo: Slo,
+    /// `u64::MAX`: until `max_duration` or the end of a trace.
     pub requests: u64,
     /// Requests sent one after another before the clock starts, and not counted.
     pub warmup: u32,

@@ -32,19 +32,6 @@ pub enum Lengths {
 }
 
 impl Lengths {
-    /// About what is drawn on average.
-    pub(crate) fn mean(&self) -> f64 {
-        match self {
-            Self::Fixed(length) => f64::from(*length),
-            Self::Uniform(least, most) => (f64::from(*least) + f64::from(*most)) / 2.0,
-            Self::Normal { mean, .. } => mean.max(1.0),
-            Self::Given(weights) => {
-                let all: f64 = weights.iter().map(|(_, weight)| weight).sum();
-                weights.iter().map(|(length, weight)| f64::from(*length) * weight / all).sum()
-            }
-        }
-    }
-
     pub(crate) fn draw(&self, rng: &mut StdRng) -> u32 {
         match self {
             Self::Fixed(length) => *length,
@@ -144,7 +131,6 @@ mod tests {
             assert_eq!(lengths.to_string(), text);
             let drawn: f64 = (0..4000).map(|_| f64::from(lengths.draw(&mut rng))).sum::<f64>() / 4000.0;
             assert!((drawn - mean).abs() < 0.05 * mean, "{text}: {drawn}");
-            assert_eq!(lengths.mean(), mean, "{text}");
         }
         let low: Lengths = "normal:2:50".parse().expect("a distribution");
         assert!((0..1000).all(|_| low.draw(&mut rng) >= 1));

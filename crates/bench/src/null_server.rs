@@ -19,7 +19,9 @@ use crate::error::{BenchError, Result};
 
 /// Limits on a request, so that a stray client cannot fill the memory.
 const MAX_HEAD: usize = 64 << 10;
-const MAX_BODY: usize = 4 << 20;
+const MAX_BODY: usize = 64 << 20;
+/// Connections that may wait to be accepted: thousands of clients begin at once.
+const BACKLOG: i32 = 4096;
 const MAX_TOKENS: u32 = 100_000;
 
 /// What the null server does.
@@ -58,6 +60,7 @@ impl NullServer {
 
     fn try_start(config: NullServerConfig) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, config.port))?;
+        rustix::net::listen(&listener, BACKLOG)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();

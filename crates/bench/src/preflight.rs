@@ -10,16 +10,19 @@ use crate::client::{Client, HttpClients};
 use crate::config::{EndpointKind, Generation, Workload};
 use crate::conversation::Conversation;
 use crate::endpoint::{Base, generate};
-use crate::error::Result;
+use crate::error::{BenchError, Result};
 use crate::load::{LoadPlan, drive};
 use crate::null_server::{NullServer, NullServerConfig};
+use crate::record::RequestRecord;
 use crate::slo::Slo;
 use crate::source::RequestSource;
 use crate::stop::Stop;
 use crate::summary::summarize;
 
-const CONCURRENCY: u32 = 64;
+const FEWEST_CONNECTIONS: u32 = 64;
+const MOST_CONNECTIONS: u32 = 512;
 const TIME: Duration = Duration::from_millis(1500);
+const RAMP: Duration = Duration::from_millis(100);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The client must be so many times as fast as what it measures.
 const HEADROOM: f64 = 4.0;
@@ -42,12 +45,18 @@ impl ClientCeiling {
     }
 }
 
-/// Drives a null server for a second and a half, with replies of `tokens` tokens: the one at `url`, or one started in this
-/// process. Short replies cost the client more a token than long ones do.
+/// Drives a null server for a second and a half with the requests of `source`, so with prompts and replies as long as
+/// the real ones: the server at `url`, or one started in this process. Up to `most` requests are in flight, but no more
+/// than tell something: connections cost as well as events do.
 ///
 /// # Errors
 /// A null server that cannot be started, or a `url` that is none.
-pub async fn measure_client_ceiling(url: Option<&str>, tokens: u32) -> Result<ClientCeiling> {
+pub(crate) async fn measure_client_ceiling(
+    url: Option<&str>,
+    source: RequestSource,
+    most: u32,
+    stop: Stop,
+) -> Result<ClientCeiling> {
     let own = match url {
         Some(_) => None,
         None => Some(NullServer::start(NullServerConfig::default())?),
@@ -55,34 +64,78 @@ pub async fn measure_client_ceiling(url: Option<&str>, tokens: u32) -> Result<Cl
     let address = url.map(str::to_owned).or_else(|| own.as_ref().map(NullServer::url)).expect("one of the two");
     let base = Base::parse(&address)?;
     let http = HttpClients::new(base.root(), None, REQUEST_TIMEOUT)?;
-    let client = Arc::new(Client::new(http, generate(&base, EndpointKind::Chat), REQUEST_TIMEOUT));
-    let prompts = vec![Conversation::single("How fast is the client?", 6)];
-    let generation = Generation { max_tokens: tokens, ..Generation::default() };
-    let source = RequestSource::new(EndpointKind::Chat, "null", &generation, &Workload::default(), prompts)?;
+    let client = Arc::new(Client::new(http, generate(&base, source.kind()), REQUEST_TIMEOUT));
+    // The ends of a connection to a server in this process are two descriptors.
+    let most = if own.is_some() { most / 2 } else { most };
+    let concurrency = most.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS);
     let plan = LoadPlan {
-        concurrency: CONCURRENCY,
+        concurrency,
         arrivals: Arrivals::Closed,
         seed: 0,
         max_requests: u64::MAX,
         max_duration: TIME,
-        ramp: Duration::ZERO,
+        ramp: RAMP,
         request_timeout: REQUEST_TIMEOUT,
         // Long replies are not waited for: what came of them counts.
         cut_after: Some(TIME),
-        stop: Stop::default(),
+        stop,
     };
     let log = drive(client, Arc::new(source), plan, |_| false).await;
     let events_per_s = summarize(&log, &Slo::default()).chunks_per_s;
-    Ok(ClientCeiling { events_per_s, concurrency: CONCURRENCY, own_process: url.is_some() })
+    Ok(ClientCeiling { events_per_s, concurrency, own_process: url.is_some() })
+}
+
+/// The time to the first content of each of `requests` requests to the server at `url`, by the client's own clock, in the
+/// order of their sending: one every `gap`, whatever becomes of those before. For holding it against another clock.
+///
+/// # Errors
+/// A `url` that is none, and a request that failed.
+pub async fn first_content_times(url: &str, requests: u32, gap: Duration) -> Result<Vec<Duration>> {
+    let base = Base::parse(url)?;
+    let http = HttpClients::new(base.root(), None, REQUEST_TIMEOUT)?;
+    let client = Arc::new(Client::new(http, generate(&base, EndpointKind::Chat), REQUEST_TIMEOUT));
+    let prompt = vec![Conversation::single("How fast is the client?", 6)];
+    let source = RequestSource::new(EndpointKind::Chat, "null", &Generation::default(), &Workload::default(), prompt)?;
+    let plan = LoadPlan {
+        concurrency: requests,
+        arrivals: Arrivals::Constant { rate: 1.0 / gap.as_secs_f64() },
+        seed: 0,
+        max_requests: requests.into(),
+        max_duration: gap * (requests + 1),
+        ramp: Duration::ZERO,
+        request_timeout: REQUEST_TIMEOUT,
+        cut_after: None,
+        stop: Stop::default(),
+    };
+    let mut records = drive(client, Arc::new(source), plan, |_| false).await.records;
+    records.sort_by_key(|record| record.sent);
+    let time = |record: &RequestRecord| match record.is_success() {
+        true => record.time_to_first_content(),
+        false => None,
+    };
+    records.iter().map(time).collect::<Option<_>>().ok_or_else(|| BenchError::Config("a request failed".to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    async fn ceiling(prompt: Conversation, max_tokens: u32) -> ClientCeiling {
+        let generation = Generation { max_tokens, ..Generation::default() };
+        let kind = EndpointKind::Completions;
+        let source = RequestSource::new(kind, "m", &generation, &Workload::default(), vec![prompt]).expect("a source");
+        measure_client_ceiling(None, source, 8, Stop::default()).await.expect("a null server")
+    }
+
+    #[tokio::test]
+    async fn prompts_of_megabytes_are_measured_as_well() {
+        let ceiling = ceiling(Conversation::single("word ".repeat(1 << 20), 1 << 20), 10).await;
+        assert!(ceiling.events_per_s > 0.0, "{ceiling:?}");
+    }
+
     #[tokio::test]
     async fn replies_too_long_to_end_are_measured_as_well() {
-        let ceiling = measure_client_ceiling(None, 1_000_000).await.expect("a null server");
+        let ceiling = ceiling(Conversation::single("How fast?", 3), 1_000_000).await;
         assert!(ceiling.events_per_s > 100.0, "{ceiling:?}");
     }
 

@@ -250,14 +250,6 @@ impl PromptSource {
         matches!(self, Self::Random { .. } | Self::Trace { .. })
     }
 
-    /// Tokens of a reply on average, where it says so before it has been read.
-    pub(crate) fn mean_output(&self) -> Option<u32> {
-        match self {
-            Self::Random { output, .. } => Some(output.mean().round().max(1.0) as u32),
-            _ => None,
-        }
-    }
-
     /// Prompts and replies of fixed lengths.
     pub fn fixed(input: u32, output: u32) -> Self {
         Self::Random { input: Lengths::Fixed(input), output: Lengths::Fixed(output) }

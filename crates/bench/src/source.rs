@@ -24,7 +24,7 @@ pub(crate) struct RequestSource {
     /// Everything of the body but the prompt, the seed and the length of the output.
     fields: Map<String, Value>,
     kind: EndpointKind,
-    conversations: Vec<Conversation>,
+    conversations: Arc<[Conversation]>,
     /// Times of arrival that belong to the conversations, if they have any.
     trace: Vec<Duration>,
     /// The seed of the salts, if there are any: another one in each run, so that no run is answered from what an
@@ -85,7 +85,7 @@ impl RequestSource {
         let mut source = Self {
             fields,
             kind,
-            conversations,
+            conversations: conversations.into(),
             trace: Vec::new(),
             salt: workload.salt.then(|| workload.seed ^ run_nonce()),
             seed: generation.seed.filter(|_| !generation.extra_body.contains_key("seed")),
@@ -103,6 +103,24 @@ impl RequestSource {
     /// With the conversations' times of arrival: one each, ascending.
     pub(crate) fn with_trace(self, trace: Vec<Duration>) -> Self {
         Self { trace, ..self }
+    }
+
+    /// The same requests from the first on, for another server; this source does not go on by them.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            fields: self.fields.clone(),
+            conversations: self.conversations.clone(),
+            trace: self.trace.clone(),
+            next: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            runs: AtomicU64::new(0),
+            ..*self
+        }
+    }
+
+    pub(crate) fn kind(&self) -> EndpointKind {
+        self.kind
     }
 
     pub(crate) fn trace(&self) -> &[Duration] {

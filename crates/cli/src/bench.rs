@@ -22,9 +22,9 @@ pub(crate) struct BenchOptions {
     #[arg(long, short, value_name = "N", default_value_t = 1)]
     concurrency: u32,
 
-    /// Requests to send in all
-    #[arg(long, short, value_name = "M", default_value_t = 100)]
-    requests: u64,
+    /// Requests to send in all [default: with --max-seconds or the times of a trace as many as there are, else 100]
+    #[arg(long, short, value_name = "M")]
+    requests: Option<u64>,
 
     /// Ten requests one after another, 512 tokens in and 256 out: what a single user sees
     #[arg(long, conflicts_with_all = ["concurrency", "requests", "arrivals", "rate", "prompts", "random_input", "trace"])]
@@ -46,9 +46,9 @@ pub(crate) struct BenchOptions {
     #[arg(long)]
     salt: bool,
 
-    /// Send no further request after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
-    max_seconds: u64,
+    /// Send no further request after this many seconds [default: at the times of a trace none, else 3600]
+    #[arg(long, value_name = "SECONDS")]
+    max_seconds: Option<u64>,
 
     /// Folder to write bench.json to. Ctrl-C ends the run early and reports what was measured
     #[arg(long, value_name = "DIR")]
@@ -76,6 +76,29 @@ fn single(report: &BenchReport) -> String {
         "{SINGLE_INPUT} tokens in, {SINGLE_OUTPUT} out, {} runs: TTFT p50 {:.1} ms, p95 {:.1} ms; decode {:.1} tok/s",
         ttft.count, ttft.p50, ttft.p95, decode.p50
     )
+}
+
+/// When a run ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Extent {
+    /// `u64::MAX`: as many as there are.
+    requests: u64,
+    time: Duration,
+}
+
+impl Extent {
+    const REQUESTS: u64 = 100;
+    const TIME: Duration = Duration::from_secs(3600);
+    /// Longer than any trace, and short enough to be added to a time.
+    const ENDLESS: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+    /// What is asked for is played whole: a number of requests is a limit of its own only where nothing else is one.
+    fn of(arrivals: Arrivals, requests: Option<u64>, seconds: Option<u64>) -> Self {
+        let of_trace = arrivals == Arrivals::Trace;
+        let many = if of_trace || seconds.is_some() { u64::MAX } else { Self::REQUESTS };
+        let long = if of_trace { Self::ENDLESS } else { Self::TIME };
+        Self { requests: requests.unwrap_or(many), time: seconds.map_or(long, Duration::from_secs) }
+    }
 }
 
 /// When requests are sent.
@@ -138,10 +161,11 @@ pub(crate) async fn run(shared: &Shared, options: BenchOptions) -> Result<()> {
     let url = options.url.unwrap_or_else(|| format!("http://{}", shared.address));
     let arrivals = options.arrivals.arrivals()?;
     let mut workload = options.load.workload(options.salt || options.single);
-    let (mut requests, mut concurrency) = (options.requests, options.concurrency);
+    let mut extent = Extent::of(arrivals, options.requests, options.max_seconds);
+    let mut concurrency = options.concurrency;
     if options.single {
         workload.prompts = PromptSource::fixed(SINGLE_INPUT, SINGLE_OUTPUT);
-        (requests, concurrency) = (SINGLE_RUNS, 1);
+        (extent.requests, concurrency) = (SINGLE_RUNS, 1);
     }
     let config = BenchConfig {
         endpoint: options.load.endpoint(url, options.api_key),
@@ -150,12 +174,12 @@ pub(crate) async fn run(shared: &Shared, options: BenchOptions) -> Result<()> {
         concurrency: if arrivals == Arrivals::Closed { concurrency } else { options.arrivals.max_in_flight },
         arrivals,
         slo: Slo { ttft_ms: options.slo_ttft, tpot_ms: options.slo_tpot, ..Slo::default() },
-        requests,
-        max_duration: Duration::from_secs(options.max_seconds),
+        requests: extent.requests,
+        max_duration: extent.time,
         request_timeout: options.load.timeout()?,
         ..BenchConfig::new("")
     };
-    let bar = progress::bar(Some(requests));
+    let bar = progress::bar(Some(extent.requests).filter(|&requests| requests < u64::MAX));
     let stop = progress::StopOnSignal::new()?;
     let report = plimsoll_bench::run_until(&config, &stop, |news| progress::show(news, &bar)).await;
     bar.finish_and_clear();
@@ -171,4 +195,25 @@ pub(crate) async fn run(shared: &Shared, options: BenchOptions) -> Result<()> {
         bail!("no request succeeded");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_played_whole() {
+        let of = |arrivals, requests, seconds| {
+            let Extent { requests, time } = Extent::of(arrivals, requests, seconds);
+            (requests, time.as_secs())
+        };
+        let poisson = Arrivals::Poisson { rate: 1.0 };
+        assert_eq!(of(Arrivals::Closed, None, None), (100, 3600));
+        assert_eq!(of(poisson, None, Some(60)), (u64::MAX, 60));
+        assert_eq!(of(poisson, Some(7), Some(60)), (7, 60));
+        assert_eq!(of(Arrivals::Trace, None, Some(60)), (u64::MAX, 60));
+        let (requests, seconds) = of(Arrivals::Trace, None, None);
+        assert!(requests == u64::MAX && seconds > 365 * 86_400);
+        assert_eq!(of(Arrivals::Trace, Some(7), None).0, 7);
+    }
 }

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use plimsoll_eval::{Category, Comparison, EvalConfig, Form, Outcome, OwnServer, Progress, Report, Windows};
 
 use crate::child::Listening;
+use crate::config::Config;
 use crate::options::{LoadLineUse, ServeOptions, SharedOptions};
 
 /// What `eval` takes.
@@ -101,7 +102,7 @@ impl EvalOptions {
         self.url.is_none() && self.compare.is_empty()
     }
 
-    fn config(&self, url: String, own_server: Option<OwnServer>) -> EvalConfig {
+    fn config(&self, url: String, api_key: Option<String>, own_server: Option<OwnServer>) -> EvalConfig {
         let category = |tasks: &Tasks| match tasks {
             Tasks::Code => Some(Category::Code),
             Tasks::Reasoning => Some(Category::Reasoning),
@@ -110,7 +111,7 @@ impl EvalOptions {
         };
         EvalConfig {
             url,
-            api_key: self.serve.api_key.first().cloned(),
+            api_key,
             model: self.serve.served_model_name.clone(),
             label: self.label.clone(),
             categories: self.tasks.iter().filter_map(category).collect(),
@@ -138,6 +139,7 @@ pub(crate) async fn run(shared: SharedOptions, options: EvalOptions) -> Result<(
     // Both before a server is started: a file that cannot be written should not cost an evaluation.
     let mut log = options.log.as_ref().map(created).transpose()?;
     options.out.as_ref().map(created).transpose()?;
+    let api_key = Config::resolve(shared.clone(), options.serve.clone())?.admission.api_keys.first().cloned();
     let began = Instant::now();
     let own = match options.starts_server() {
         true => Some(Listening::server(&shared, &without_line(options.serve.clone()))?),
@@ -149,7 +151,7 @@ pub(crate) async fn run(shared: SharedOptions, options: EvalOptions) -> Result<(
         startup: began.elapsed(),
         options: in_words(&shared, &options.serve),
     });
-    let config = options.config(url, own_server);
+    let config = options.config(url, api_key, own_server);
     let style = ProgressStyle::with_template("  {wide_bar} {pos}/{len} {elapsed} {msg}")?;
     let bar = ProgressBar::new(0).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(200));
@@ -255,7 +257,7 @@ mod tests {
     #[test]
     fn options_become_what_is_evaluated() {
         let options = parse(&["smollm2", "--tasks", "code,writing", "--endpoint", "completions"]).unwrap();
-        let config = options.config("http://h".into(), None);
+        let config = options.config("http://h".into(), None, None);
         assert_eq!(config.categories, [Category::Code, Category::Writing]);
         assert_eq!((config.form, options.starts_server()), (Some(Form::Completions), true));
         assert!(!config.run_code, "programs run only where that is asked for");
