@@ -72,9 +72,13 @@ fn configs_that_no_model_is_made_of() {
 }
 
 /// Bytes of the published weights, in units of 10^9, of the models' text parts: two for each parameter that the makers
-/// count, but for the last, whose files were counted.
+/// count. Of MXFP4 the files were counted; of other quantized ones each matrix but embeddings, head, and of Llama 4
+/// attention and routers has a byte a parameter; or half of one, and for each 128 the six of the scale and the zero that
+/// rows are kept with.
 const PUBLISHED: &[(&str, f64)] = &[
     ("llama-3.1-8b", 2.0 * 8.03),
+    ("llama-3.1-8b-fp8", 6.98 + 2.0 * 1.05),
+    ("llama-3.1-8b-int4", 6.98 * (0.5 + 6.0 / 128.0) + 2.0 * 1.05),
     ("llama-3.2-1b", 2.0 * 1.24),
     ("llama-3.3-70b-instruct", 2.0 * 70.55),
     ("mistral-7b-instruct-v0.3", 2.0 * 7.25),
@@ -86,7 +90,9 @@ const PUBLISHED: &[(&str, f64)] = &[
     ("qwen3-8b", 2.0 * 8.19),
     ("qwen3-30b-a3b", 2.0 * 30.53),
     ("llama-4-scout-17b-16e-instruct", 2.0 * (108.64 - 0.87)),
-    // 400.7 billion parameters without the vision tower; but for attention, routers, embeddings and the head, a byte each.
+    ("llama-4-scout-17b-16e-instruct-fp8", 102.68 + 2.0 * 5.09),
+    ("llama-4-scout-17b-16e-instruct-int4", 102.68 * (0.5 + 6.0 / 128.0) + 2.0 * 5.09),
+    // 400.7 billion parameters without the vision tower.
     ("llama-4-maverick-17b-128e-instruct-fp8", 400.7 + 5.2),
     ("gpt-oss-20b", 13.76),
     ("gpt-oss-120b", 65.25),
