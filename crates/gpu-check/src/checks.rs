@@ -6,14 +6,15 @@ use plimsoll_gpu_check::results::Row;
 use plimsoll_kernel_checks::{Random, cases};
 use serde_json::json;
 
+use crate::only::Only;
 use crate::worker::Item;
 
 /// More than there is time for.
 const ROUNDS: u64 = 50;
 
 /// Items of one round.
-pub(crate) fn round() -> usize {
-    cases().len()
+pub(crate) fn round(only: &Only) -> usize {
+    cases().iter().filter(|case| only.names(&case.name)).count()
 }
 
 pub(crate) fn items(seed: u64) -> Vec<Item> {

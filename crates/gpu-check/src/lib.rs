@@ -4,9 +4,11 @@
 //! This library is what of it needs no GPU; the program `gpu-check`, which is built with CUDA alone, adds the rest. It
 //! must never be needed to build or serve.
 
+pub mod benchmarks;
 pub mod drive;
 pub mod golden;
 pub mod model;
+pub mod power;
 pub mod results;
 pub mod serving;
 pub mod supervise;

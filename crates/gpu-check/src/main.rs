@@ -9,9 +9,12 @@ mod clock;
 mod dense;
 mod goldens;
 mod gpu;
+mod layers;
 mod models;
+mod only;
 mod scale;
 mod serve;
+mod served;
 mod timings;
 mod worker;
 
@@ -23,8 +26,10 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, ValueEnum};
 use plimsoll_gpu_check::results::{self, Results, is_ok};
 use plimsoll_gpu_check::supervise::{self, End, Limits};
-use plimsoll_gpu_check::table;
+use plimsoll_gpu_check::{benchmarks, table};
 use serde_json::{Value, json};
+
+use only::Only;
 
 /// Checks and measures Plimsoll on this machine's GPU
 #[derive(Parser)]
@@ -43,6 +48,11 @@ enum Arguments {
     },
     /// Print what the parts have left in DIR
     Table {
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Print what docs/benchmarks.md is to say of it: goals, and the server beside the reference result
+    Benchmarks {
         #[arg(long)]
         out: PathBuf,
     },
@@ -66,9 +76,16 @@ struct Job {
     /// Everything small, to see on a stand-in for a GPU that it runs: the figures mean nothing
     #[arg(long)]
     rehearse: bool,
+    /// Items whose name contains one of these texts, with commas between them: gpt-oss,scout [default: all]
+    #[arg(long, value_name = "TEXTS", default_value = "", hide_default_value = true, value_parser = parse_only)]
+    only: Only,
     /// Seed of the random inputs [default: the clock's]
     #[arg(long)]
     seed: Option<u64>,
+}
+
+fn parse_only(texts: &str) -> Result<Only, std::convert::Infallible> {
+    Ok(Only::parse(texts))
 }
 
 impl Job {
@@ -142,19 +159,24 @@ fn run(arguments: Arguments) -> Result<bool> {
             Ok(true)
         }
         Arguments::Table { out } => print_tables(&out),
+        Arguments::Benchmarks { out } => {
+            print!("{}", benchmarks::markdown(&out)?);
+            Ok(true)
+        }
     }
 }
 
 fn items(job: &Job) -> Result<Vec<worker::Item>> {
-    Ok(match job.part {
+    let items = match job.part {
         Part::Ceilings => ceilings::items(),
         Part::Checks => checks::items(job.seed.unwrap_or(0)),
-        Part::Golden => goldens::items(&job.data.join("tests/golden"))?,
+        Part::Golden => layers::items().into_iter().chain(goldens::items(&job.data.join("tests/golden"))?).collect(),
         Part::Dense => dense::items(&job.out, job.scale()),
         Part::Timings => timings::items(&job.out, job.scale()),
         Part::Models => models::items(&job.data, &job.out, job.scale()),
         Part::Serve => Vec::new(), // has no worker: the server is its process
-    })
+    };
+    Ok(items.into_iter().filter(|item| job.only.names(&item.name)).collect())
 }
 
 fn run_part(job: &Job) -> Result<bool> {
@@ -170,15 +192,20 @@ fn run_part(job: &Job) -> Result<bool> {
         worker.arg("worker").arg(job.part.name()).arg("--out").arg(&job.out).arg("--data").arg(&job.data);
         worker.args(job.rehearse.then_some("--rehearse"));
         worker.args(["--seconds", &job.seconds.to_string(), "--seed", &seed.to_string(), "--from", &from.to_string()]);
+        worker.args(["--only", &job.only.to_string()]);
         worker
     };
     let limits = Limits { patience: job.part.patience(), until: Instant::now() + Duration::from_secs(job.seconds) };
     let in_time = match job.part {
-        Part::Serve => serve::run(&serve::program()?, &job.device, &job.data, job.scale(), limits.until, &mut results)?,
+        Part::Serve => {
+            let Job { device, data, only, .. } = job;
+            let serving = serve::Serving { device, data, only, until: limits.until };
+            serving.run(job.scale().served, &mut results)?
+        }
         _ => match supervise::run(command, limits, |row| results.push(row))? {
             End::All => true,
             // Checks go round until the time is over; a first round is what is wanted.
-            End::OutOfTime(_) if job.part == Part::Checks => results.rows().len() >= checks::round(),
+            End::OutOfTime(_) if job.part == Part::Checks => results.rows().len() >= checks::round(&job.only),
             End::OutOfTime(_) => false,
         },
     };

@@ -65,11 +65,23 @@ impl Results {
 /// The file is there and is not what [`Results`] writes.
 pub fn read(folder: &Path, part: &str) -> Result<Vec<Row>> {
     let path = file(folder, part);
-    let Ok(text) = fs::read_to_string(&path) else { return Ok(Vec::new()) };
-    let whole: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let Some(whole) = whole(&path)? else { return Ok(Vec::new()) };
     let rows = whole["rows"].as_array().with_context(|| format!("{} has no rows", path.display()))?;
     let row = |row: &Value| row.as_object().cloned().with_context(|| format!("{} has a broken row", path.display()));
     rows.iter().map(row).collect()
+}
+
+/// What was run, where and when, as a part has it; null if it has not run.
+///
+/// # Errors
+/// As [`read`].
+pub fn about(folder: &Path, part: &str) -> Result<Value> {
+    Ok(whole(&file(folder, part))?.map_or(Value::Null, |mut whole| whole["about"].take()))
+}
+
+fn whole(path: &Path) -> Result<Option<Value>> {
+    let Ok(text) = fs::read_to_string(path) else { return Ok(None) };
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
 /// A number that a part has measured.

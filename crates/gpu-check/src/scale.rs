@@ -2,7 +2,8 @@
 //! figures mean nothing.
 
 use plimsoll_gpu_check::model::Sizes;
-use plimsoll_gpu_check::serving::Load;
+
+use crate::served::{self, Served};
 
 pub(crate) struct Scale {
     /// Timed repetitions, of which the median is told.
@@ -28,10 +29,7 @@ pub(crate) struct Scale {
     pub(crate) short: (usize, u32),
     /// A long prompt: one chunk of prefill, then decoding at that context.
     pub(crate) long: (usize, u32),
-    /// Models that are served and what they are put under.
-    pub(crate) served: &'static [(&'static str, &'static str, &'static [Load])],
-    /// `--max-model-len` of the server.
-    pub(crate) served_len: u32,
+    pub(crate) served: &'static [Served],
 }
 
 const LLAMA_8B: &str = "configs/architectures/llama-3.1-8b.json";
@@ -63,16 +61,7 @@ pub(crate) const FULL: Scale = Scale {
     batches: &[1, 32, 256],
     short: (32, 64),
     long: (8192, 32),
-    served: &[
-        (
-            "llama-3.1-8b",
-            LLAMA_8B,
-            &[load(32, 320, 20), load(4096, 8192, 30), load(256, 1536, 20), load(1024, 4096, 25)],
-        ),
-        ("gpt-oss-20b", GPT_OSS_20B, &[load(32, 320, 20), load(4096, 8192, 30)]),
-        ("gemma-3-27b-it", GEMMA_27B, &[load(32, 256, 25), load(256, 1024, 25)]),
-    ],
-    served_len: 2048,
+    served: served::FULL,
 };
 
 const TINY: &str = "tests/golden/llama/config.json";
@@ -86,15 +75,10 @@ pub(crate) const REHEARSAL: Scale = Scale {
     most_bytes: 1 << 18,
     layer_divisor: 64,
     layer_tokens: &[1, 32],
-    models: &[("tiny", TINY), ("tiny experts", TINY_EXPERTS)],
+    models: &[("llama-3.1-8b", TINY), ("gpt-oss-20b", TINY_EXPERTS)],
     sizes: Sizes { max_num_seqs: 2, max_num_batched_tokens: 64, max_model_len: 128, cached_tokens: 256 },
     batches: &[1, 2],
     short: (4, 6),
     long: (48, 6),
-    served: &[("tiny", TINY, &[Load { concurrency: 2, requests: 4, max_seconds: 60, output_tokens: 8 }])],
-    served_len: 128,
+    served: served::REHEARSAL,
 };
-
-const fn load(concurrency: u32, requests: u32, max_seconds: u64) -> Load {
-    Load { concurrency, requests, max_seconds, output_tokens: 100 }
-}

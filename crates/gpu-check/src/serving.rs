@@ -65,26 +65,35 @@ impl Drop for Server {
     }
 }
 
-/// One concurrency.
+/// One load: so many at once, each with a prompt of random words of its own, since one that is sent again and again is kind
+/// to a mixture of experts.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub concurrency: u32,
     pub requests: u32,
     /// No request is sent after this.
     pub max_seconds: u64,
+    /// `--random-input` of `plimsoll bench`.
+    pub input_tokens: &'static str,
     pub output_tokens: u32,
 }
 
-/// Drives the server and tells the share of requests that succeeded, and the rates and latencies; prompts of 1 to 63
-/// tokens. The whole report is kept in `folder`.
+impl Load {
+    /// As a row's name has it.
+    pub fn name(&self) -> String {
+        format!("N={} in={} out={}", self.concurrency, self.input_tokens, self.output_tokens)
+    }
+}
+
+/// Drives the server and tells the share of requests that succeeded, and the rates and latencies. The whole report is kept
+/// in `folder`.
 ///
 /// # Errors
 /// The load does not run, or not one request succeeds.
 pub fn drive(program: &Path, server: &Server, load: Load, folder: &Path) -> Result<Row> {
     let mut command = Command::new(program);
-    command.args(["bench", "--url", &server.url, "--ignore-eos"]);
-    command.args(["--max-tokens", &load.output_tokens.to_string()]);
-    command.args(["--min-prompt-tokens", "1", "--max-prompt-tokens", "63", "--timeout", "120"]);
+    command.args(["bench", "--url", &server.url, "--timeout", "120"]);
+    command.args(["--random-input", load.input_tokens, "--random-output", &load.output_tokens.to_string()]);
     command.args(["--concurrency", &load.concurrency.to_string(), "--requests", &load.requests.to_string()]);
     command.args(["--max-seconds", &load.max_seconds.to_string(), "--out"]).arg(folder).stdout(Stdio::null());
     let status = command.status().with_context(|| format!("cannot start {}", program.display()))?;
@@ -112,7 +121,7 @@ fn seven_metrics(report: &Value) -> Option<Row> {
 
 /// Where the reports of one load go.
 pub fn folder(out: &Path, model: &str, load: Load) -> PathBuf {
-    out.join(format!("{model}-{}", load.concurrency))
+    out.join(format!("{model}-{}-{}-{}", load.concurrency, load.input_tokens, load.output_tokens))
 }
 
 #[cfg(test)]
@@ -121,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    const LOAD: Load = Load { concurrency: 4, requests: 8, max_seconds: 5, output_tokens: 100 };
+    const LOAD: Load = Load { concurrency: 4, requests: 8, max_seconds: 5, input_tokens: "1-63", output_tokens: 100 };
 
     /// A shell script in the program's place.
     fn script(name: &str, text: &str) -> PathBuf {
@@ -138,6 +147,7 @@ mod tests {
         let program = script(
             "serving",
             r#"if [ "$1" = serve ]; then echo "m is ready at http://127.0.0.1:1"; exec sleep 100; fi
+            [[ "$*" == *"--random-input 1-63 --random-output 100 --concurrency 4 --requests 8"* ]] || exit 1
             out="${@: -1}"; mkdir -p "$out"
             cat > "$out/bench.json" <<'END'
             {"rung": {"success_rate": 1.0, "outcomes": {"success": 8}, "window": {"steady": true},

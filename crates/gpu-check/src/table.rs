@@ -86,7 +86,8 @@ fn text(value: Option<&Value>) -> String {
     }
 }
 
-fn digits(value: f64) -> String {
+/// Four digits that count.
+pub(crate) fn digits(value: f64) -> String {
     let size = value.abs();
     match size {
         _ if size >= 1000.0 => format!("{value:.0}"),

@@ -1,7 +1,9 @@
 //! What a step must read of a model's weights, and compute with them. Of a mixture's experts, those that the step's tokens
 //! are expected to go to, were they spread evenly.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use plimsoll_nn::ModelInfo;
 use serde_json::Value;
 
@@ -23,6 +25,16 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Of a config.json.
+    ///
+    /// # Errors
+    /// It cannot be read, or no model is made of it.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config: Value = serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
+        Self::of(&config, &(plimsoll_models::find(&config)?.info)(&config)?)
+    }
+
     /// # Errors
     /// No model is made of `config`.
     pub fn of(config: &Value, info: &ModelInfo) -> Result<Self> {
@@ -92,10 +104,8 @@ mod tests {
     use super::*;
 
     fn traffic(name: &str) -> Traffic {
-        let path = format!("{}/../../configs/architectures/{name}.json", env!("CARGO_MANIFEST_DIR"));
-        let config: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        let info = (plimsoll_models::find(&config).unwrap().info)(&config).unwrap();
-        Traffic::of(&config, &info).unwrap()
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/architectures");
+        Traffic::of_file(&configs.join(format!("{name}.json"))).unwrap()
     }
 
     #[test]
