@@ -163,6 +163,16 @@ fn an_fp8_cache_serves_too() {
     assert_eq!(server.ask("/v1/completions", &ask)["usage"]["completion_tokens"], 20);
 }
 
+/// Of a width that is no whole number of groups; how such matrices are multiplied is tested beside their kernels.
+#[test]
+fn weights_quantized_at_load_serve_too() {
+    let Some(gpu) = on_gpu() else { return };
+    let config = tiny_config("tiny-gemma3-quantized.json");
+    let server = Server::start_as(gpu, &[&arguments(&config)[..], &["--quantize", "int4"]].concat());
+    let ask = json!({"prompt": PROMPTS[1], "max_tokens": 20, "temperature": 0, "ignore_eos": true});
+    assert_eq!(server.ask("/v1/completions", &ask)["usage"]["completion_tokens"], 20);
+}
+
 #[test]
 fn what_the_gpu_cannot_do_is_refused_at_the_door() {
     let config = tiny_config("tiny-gemma3-refused.json");

@@ -21,7 +21,7 @@ use serde_json::Value;
 use self::dummy::Dummy;
 pub use self::experts::ExpertsShape;
 pub use self::loading::{Footprint, Loading, Quantize};
-use self::packed::Matrix;
+use self::packed::{Matrix, blame};
 use self::source::{Role, Source, Stored};
 use self::survey::Survey;
 use crate::CheckpointError;
@@ -40,13 +40,15 @@ pub struct Weights<'a> {
     paired_heads: Option<usize>,
 }
 
-/// [`Linear::load`], or [`Linear::load_widened`].
+/// [`Linear::load`], [`Linear::load_alike`] or [`Linear::load_widened`].
 type Load = fn(&[RowSource<'_>], Option<Vec<f32>>, &Placement) -> candle_core::Result<Linear>;
 
 struct Loader<'a> {
     source: Source<'a>,
     placement: Placement,
     quantize: Option<Quantize>,
+    /// See [`Loading`].
+    fp8_activations: Option<bool>,
     /// Called with the bytes loaded so far.
     progress: Box<dyn Fn(u64) + 'a>,
     loaded: Cell<u64>,
@@ -99,11 +101,12 @@ impl<'a> Weights<'a> {
     }
 
     fn of(source: Source<'a>, loading: Loading, progress: Box<dyn Fn(u64) + 'a>) -> Self {
-        let Loading { placement, quantize } = loading;
+        let Loading { placement, quantize, fp8_activations } = loading;
         let loader = Loader {
             source,
             placement,
             quantize,
+            fp8_activations,
             progress,
             loaded: Cell::default(),
             footprint: Footprint::Stored,
@@ -184,13 +187,24 @@ impl<'a> Weights<'a> {
             parts.iter().map(|&(name, rows)| self.matrix(name, rows, in_features)).collect::<Result<Vec<_>, _>>()?;
         let sources = matrices.iter().zip(parts).map(|(matrix, &(_, rows))| matrix.rows(rows, in_features));
         let sources: Vec<RowSource<'_>> = sources.collect();
-        let linear = load(&sources, bias, &self.loader.placement).map_err(|error| {
-            // Of the parts, the one that is no matrix is to blame.
-            let faulty = sources.iter().position(|source| source.check().is_err());
-            CheckpointError::tensor(&self.full_name(parts[faulty.unwrap_or(0)].0), error)
+        let linear = load(&sources, bias, &self.loader.placement);
+        let linear = linear.and_then(|linear| self.with_activations(linear, parts)).map_err(|error| {
+            let names: Vec<String> = parts.iter().map(|(name, _)| self.stored_name(name)).collect();
+            blame(names.iter().map(String::as_str).zip(sources.iter().copied()), error)
         })?;
         self.report(matrices.iter().map(|matrix| matrix.stored_bytes).sum());
         Ok(linear)
+    }
+
+    /// With activations rounded as was asked for, or as the publisher of all `parts` rounds them.
+    fn with_activations(&self, linear: Linear, parts: &[(&str, usize)]) -> candle_core::Result<Linear> {
+        let quantization = match &self.loader.source {
+            Source::Checkpoint(stored) => stored.quantization(),
+            Source::Dummy(dummy) | Source::Sizes(dummy) => dummy.quantization(),
+        };
+        let published = |(name, _): &(&str, usize)| quantization.rounds_activations(&format!("{}{name}", self.prefix));
+        let rounds = self.loader.fp8_activations.unwrap_or_else(|| parts.iter().all(published));
+        if rounds { linear.with_fp8_activations() } else { Ok(linear) }
     }
 
     /// The rows of the matrix `name`, in the form that it is stored in or that is asked for.
@@ -198,9 +212,8 @@ impl<'a> Weights<'a> {
         let module = format!("{}{name}", self.prefix);
         let mut matrix = match &self.loader.source {
             Source::Checkpoint(stored) => {
-                let matrix = stored.matrix(&module, rows, cols)?;
-                let brought = matrix.brought_to(self.wanted_format(&module, cols), rows, cols);
-                brought.map_err(|e| CheckpointError::tensor(&self.full_name(name), e))?
+                let matrix = stored.find(&module, rows, cols)?.read()?;
+                matrix.brought_to(self.wanted_format(&module, cols), [rows, cols], &self.stored_name(name))?
             }
             Source::Dummy(dummy) | Source::Sizes(dummy) => {
                 let format = self.made_format(name, cols).unwrap_or(dummy.ty().into());
@@ -310,6 +323,11 @@ impl<'a> Weights<'a> {
         format!("{}{name}.weight", self.prefix)
     }
 
+    /// As the checkpoint calls it.
+    fn stored_name(&self, name: &str) -> String {
+        self.loader.source.stored_name(&self.full_name(name))
+    }
+
     fn fetch(&self, name: &str, shape: &[usize], role: Role) -> Result<StoredTensor<'a>, CheckpointError> {
         self.loader.source.tensor(&self.full_name(name), shape, role)
     }
@@ -373,6 +391,7 @@ impl<'a> Weights<'a> {
             Some(bias) => linear.with_bias(bias),
             None => Ok(linear),
         });
+        let linear = linear.and_then(|linear| self.with_activations(linear, parts));
         let linear = linear.map_err(|e| CheckpointError::tensor(&self.full_name(parts[0].0), e))?;
         self.report(linear.packed_bytes() as u64);
         Ok(linear)

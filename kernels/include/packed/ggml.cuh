@@ -131,7 +131,7 @@ template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
         if constexpr (TOPS == 1) {
             of.tops = words[4] >> (8 * at.piece + 4 * at.half);
         } else if constexpr (TOPS == 2) {
-            of.tops = words[4 + at.piece] >> (8 * at.half);
+            of.tops = (at.piece == 0 ? words[4] : words[5]) >> (8 * at.half);
         }
         return of;
     }
@@ -197,6 +197,6 @@ using Q5 = Ggml<1, 1, 2>;
 // Q6_K.
 using Q6 = Ggml<2, 2, 2>;
 // Q2_K and Q3_K, whose codes have room to spare.
-using Q3 = Ggml<2, 0, 3>;
+using Q3 = Ggml<2, 0, 2>;
 
 }  // namespace packed

@@ -193,17 +193,16 @@ __device__ __forceinline__ void multiply_chunk(float (&sums)[2][Tiled<Format, WA
     using T = Tiled<Format, WARPS_ACROSS>;
     const unsigned char* codes = stage + T::X_BYTES + 2 * down * CHUNK_BYTES<Format>;
     const unsigned char* all_scales = stage + T::X_BYTES + T::CODE_BYTES + 2 * down * Format::Scales::PARTS * 16;
-    uint32_t scales[2][Format::Scales::WORDS];
-#pragma unroll
-    for (int m = 0; m < 2; m++) {
-        Format::Scales::load_shared(scales[m], all_scales + m * Format::Scales::PARTS * 16);
-    }
-#pragma unroll
+    // Where decoding takes many registers, one piece's are enough.
+    constexpr int UNROLLED = Format::Scales::ROUNDING == Rounding::OF_FLOATS ? 1 : 2;
+#pragma unroll UNROLLED
     for (int piece = 0; piece < 2; piece++) {
         uint32_t a[2][2][4];
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-            load_weights<Format>(a[m], codes + m * CHUNK_BYTES<Format>, scales[m], piece, scaling);
+            uint32_t scales[Format::Scales::WORDS];
+            Format::Scales::load_shared(scales, all_scales + m * Format::Scales::PARTS * 16);
+            load_weights<Format>(a[m], codes + m * CHUNK_BYTES<Format>, scales, piece, scaling);
         }
 #pragma unroll
         for (int n = 0; n < T::EIGHTS; n++) {

@@ -94,7 +94,8 @@ impl Weights<'_> {
         in_features: usize,
         has_biases: bool,
     ) -> Result<Linear, CheckpointError> {
-        if has_biases { self.linear_with_bias(parts, in_features) } else { self.linear(parts, in_features) }
+        let bias = has_biases.then(|| self.joint_bias(parts)).transpose()?;
+        self.load_linear(parts, in_features, bias, Linear::load_alike)
     }
 
     fn stacked(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {
@@ -127,8 +128,10 @@ impl Weights<'_> {
             let format = self.stack(name, rows, cols, shape).map(|stack| stack.loaded_format());
             found.push((self.or_note(format, || Ok(GgmlType::BF16.into()))?, rows));
         }
-        self.count(&found[..2], hidden, experts);
-        self.count(&found[2..], intermediate, experts);
+        let footprint = self.loader.footprint;
+        let one =
+            footprint.of_expert(&found[..2], hidden).saturating_add(footprint.of_expert(&found[2..], intermediate));
+        self.report(one.saturating_mul(experts as u64));
         Ok(Vec::new())
     }
 
@@ -188,7 +191,7 @@ fn load_expert<const N: usize>(
     bias: Option<Vec<f32>>,
     placement: &Placement,
 ) -> Result<Linear, CheckpointError> {
-    Linear::load(&parts.map(|(_, source)| source), bias, placement).map_err(|error| blame(parts, error))
+    Linear::load_alike(&parts.map(|(_, source)| source), bias, placement).map_err(|error| blame(parts, error))
 }
 
 /// A tensor's part that is one expert's, as messages name it.

@@ -1,7 +1,7 @@
 //! What is asked of loading, beside the model: where the weights go, and whether they are made smaller on the way; and what
 //! they take then.
 
-use plimsoll_ops::linear::{Activations, Placement, cpu_bytes, gpu_bytes};
+use plimsoll_ops::linear::{Activations, Placement, cpu_bytes, gpu_bytes, gpu_bytes_alike};
 use plimsoll_ops::quant::{Codes, GgmlType, Grouped, RowFormat};
 
 /// Where a model's weights are computed with, and in what form.
@@ -9,13 +9,16 @@ use plimsoll_ops::quant::{Codes, GgmlType, Grouped, RowFormat};
 pub struct Loading {
     pub placement: Placement,
     /// What matrices become that a checkpoint has in full, or that are made up; but for embeddings, the output layer and
-    /// what chooses experts. On a CPU alone: elsewhere they are widened again.
+    /// what chooses experts.
     pub quantize: Option<Quantize>,
+    /// Whether activations may be rounded to FP8 where that is faster ([`plimsoll_ops::linear::Linear::with_fp8_activations`]);
+    /// `None` is where the checkpoint's publisher rounds them.
+    pub fp8_activations: Option<bool>,
 }
 
 impl From<Placement> for Loading {
     fn from(placement: Placement) -> Self {
-        Self { placement, quantize: None }
+        Self { placement, quantize: None, fp8_activations: None }
     }
 }
 
@@ -49,6 +52,11 @@ impl Footprint {
             Self::Cpu => parts.iter().map(|&(format, rows)| cpu_bytes(format, rows, cols)).fold(0, u64::saturating_add),
             Self::Gpu => gpu_bytes(parts, cols),
         }
+    }
+
+    /// As [`Footprint::of_matrices`], of an expert's.
+    pub(super) fn of_expert(self, parts: &[(RowFormat, usize)], cols: usize) -> u64 {
+        if self == Self::Gpu { gpu_bytes_alike(parts, cols) } else { self.of_matrices(parts, cols) }
     }
 
     /// Of a small tensor that is stored in so many bytes: it is kept as f32.

@@ -7,16 +7,16 @@ use plimsoll_kernels::embedding::Embedding;
 use plimsoll_kernels::fill::FillNormal;
 
 use super::{RowSource, check_sources};
-use crate::cuda::{Cuda, address, launch_error};
+use crate::cuda::{Bias, Cuda, address, launch_error};
 use crate::indices::TokenIds;
 use crate::par::parallel_for;
 use crate::quant::{GgmlType, RowFormat, check_row, dequantize_row};
 
-/// bf16 `[out_features, in_features]` in a GPU's memory, and f32 `[out_features]` where there is a bias.
+/// bf16 `[out_features, in_features]` in a GPU's memory, and a bias where there is one.
 #[derive(Debug, Clone)]
 pub(super) struct Dense {
     weight: Tensor,
-    bias: Option<Tensor>,
+    bias: Option<Bias>,
 }
 
 impl Dense {
@@ -29,7 +29,7 @@ impl Dense {
             widen(source, &mut host[first * cols..][..source.rows * cols])?;
             first += source.rows;
         }
-        Ok(Self { weight: Tensor::from_vec(host, (rows, cols), device)?, bias: upload_bias(bias, rows, device)? })
+        Ok(Self { weight: Tensor::from_vec(host, (rows, cols), device)?, bias: Bias::upload(bias, rows, device)? })
     }
 
     /// See [`super::Linear::dummy`].
@@ -47,7 +47,7 @@ impl Dense {
 
     /// With a bias, which it had not.
     pub(super) fn with_bias(self, bias: Vec<f32>) -> Result<Self> {
-        let bias = upload_bias(Some(bias), self.out_features(), self.weight.device())?;
+        let bias = Bias::upload(Some(bias), self.out_features(), self.weight.device())?;
         Ok(Self { bias, ..self })
     }
 
@@ -56,7 +56,7 @@ impl Dense {
         &self.weight
     }
 
-    pub(super) fn bias(&self) -> Option<&Tensor> {
+    pub(super) fn bias(&self) -> Option<&Bias> {
         self.bias.as_ref()
     }
 
@@ -112,14 +112,6 @@ impl Dense {
         op.run(cuda.queue()).map_err(launch_error)?;
         Ok(out)
     }
-}
-
-/// f32 `[rows]` on the device.
-pub(super) fn upload_bias(bias: Option<Vec<f32>>, rows: usize, device: &Device) -> Result<Option<Tensor>> {
-    if bias.as_ref().is_some_and(|bias| bias.len() != rows) {
-        bail!("a bias of {} numbers does not fit {rows} output features", bias.map_or(0, |b| b.len()));
-    }
-    bias.map(|bias| Tensor::from_vec(bias, rows, device)).transpose()
 }
 
 /// A source's elements as bf16, row by row, on all threads.

@@ -22,7 +22,7 @@ use crate::cuda::{Cuda, Inputs, Operands, Product, address, launch_error};
 const FEWEST_ROWS: usize = 512;
 
 /// Weights that are made row by row at once, in bytes: a part of what a Hopper's L2 cache holds.
-const MOST_BYTES: usize = if cfg!(test) { 1 << 14 } else { 32 << 20 };
+const MOST_BYTES: usize = 32 << 20;
 
 /// Weights are cut at a multiple of so many rows: a tile of any algorithm's, and an aligned begin of their results.
 const ROW_STEP: usize = 256;

@@ -1,7 +1,7 @@
 //! Linear layers: `y = x W^T (+ b)` for weights in any format of [`crate::quant`].
 //!
 //! On a GPU activations are bf16. Weights stay packed where a kernel reads their format (`quantized`, `relay`), and are
-//! bf16 where none does (`dense`). On the CPU:
+//! bf16 where none does (`dense`); rows of several formats are as many matrices (`parts`); where that is asked for, FP8 weights meet FP8 activations (`fp8`). On the CPU:
 //!
 //! Weights are repacked once, at load, into panels of 32 output rows (`panel`), so that one vector instruction does 16
 //! outputs. A product runs a kernel per (panel, tile of rows of `x`), chosen by what the CPU has (`isa`): quantized
@@ -32,9 +32,13 @@ mod avx512;
 #[cfg(feature = "cuda")]
 mod dense;
 mod footprint;
+#[cfg(feature = "cuda")]
+mod fp8;
 mod isa;
 mod packing;
 mod panel;
+#[cfg(feature = "cuda")]
+mod parts;
 mod portable;
 mod product;
 mod quantize;
@@ -55,7 +59,9 @@ use plimsoll_kernels::DevicePtr;
 #[cfg(feature = "cuda")]
 use plimsoll_kernels::packed::{Format, Layout as Packing};
 
-pub use self::footprint::{cpu_bytes, gpu_bytes};
+pub use self::footprint::{cpu_bytes, gpu_bytes, gpu_bytes_alike};
+#[cfg(feature = "cuda")]
+use crate::cuda::Bias;
 use crate::indices::TokenIds;
 use crate::quant::{RowFormat, check_row};
 use isa::Isa;
@@ -176,6 +182,10 @@ enum Form {
     Dense(dense::Dense),
     #[cfg(feature = "cuda")]
     Quantized(quantized::Quantized),
+    #[cfg(feature = "cuda")]
+    Parts(parts::Parts),
+    #[cfg(feature = "cuda")]
+    Fp8(fp8::Fp8),
 }
 
 /// A matrix in a GPU's memory.
@@ -211,15 +221,43 @@ impl Linear {
         match placement {
             Placement::Cpu(activations) => Self::pack(sources, bias, *activations),
             #[cfg(feature = "cuda")]
-            Placement::Gpu(device) => Ok(Self {
-                weights: match relay::lay(sources)? {
-                    Some(laid) => Form::Quantized(quantized::Quantized::upload(laid, bias, device)?),
-                    None => Form::Dense(dense::Dense::upload(sources, bias, device)?),
-                },
-            }),
+            Placement::Gpu(device) => match relay::lay(sources)? {
+                Some(laid) if laid.len() > 1 || laid[0].order.is_some() => {
+                    Ok(Self { weights: Form::Parts(parts::Parts::upload(laid, bias, device)?) })
+                }
+                laid => Self::upload(laid.and_then(|mut laid| laid.pop()), sources, bias, device),
+            },
             #[cfg(not(feature = "cuda"))]
             Placement::Gpu(_) => bail!("this program was built without CUDA"),
         }
+    }
+
+    /// As [`Linear::load`], but on a GPU one matrix, as kernels for experts read it: bf16 where the sources' formats or the
+    /// orders of their columns differ.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub fn load_alike(sources: &[RowSource<'_>], bias: Option<Vec<f32>>, placement: &Placement) -> Result<Linear> {
+        match placement {
+            #[cfg(feature = "cuda")]
+            Placement::Gpu(device) => Self::upload(relay::lay_alike(sources)?, sources, bias, device),
+            _ => Self::load(sources, bias, placement),
+        }
+    }
+
+    /// What was laid, or else the sources as bf16.
+    #[cfg(feature = "cuda")]
+    fn upload(
+        laid: Option<relay::Laid>,
+        sources: &[RowSource<'_>],
+        bias: Option<Vec<f32>>,
+        device: &Device,
+    ) -> Result<Linear> {
+        let weights = match laid {
+            Some(laid) => Form::Quantized(quantized::Quantized::upload(laid, bias, device)?),
+            None => Form::Dense(dense::Dense::upload(sources, bias, device)?),
+        };
+        Ok(Self { weights })
     }
 
     /// As [`Linear::load`], but on a GPU bf16 in whatever format the rows are: for an embedding or a router, whose kernels
@@ -282,6 +320,26 @@ impl Linear {
             Form::Dense(dense) => Ok(Self { weights: Form::Dense(dense.with_bias(bias)?) }),
             #[cfg(feature = "cuda")]
             Form::Quantized(quantized) => Ok(Self { weights: Form::Quantized(quantized.with_bias(bias)?) }),
+            #[cfg(feature = "cuda")]
+            Form::Parts(_) => bail!("a layer of several parts has its bias already, or has none"),
+            #[cfg(feature = "cuda")]
+            Form::Fp8(_) => bail!("a layer that rounds activations has its bias already, or has none"),
+        }
+    }
+
+    /// The same layer, which may round activations to FP8 (e4m3, a scale a row) from now on, where that is faster: on a
+    /// Hopper GPU, of FP8 weights with one scale a row, for many rows of `x`. Others are as they were.
+    ///
+    /// An activation is then off by at most 1/16 of itself, or by 1/458752 of the row's largest where that is more.
+    ///
+    /// # Errors
+    /// The GPU fails, or is out of memory.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps, reason = "a GPU may fail"))]
+    pub fn with_fp8_activations(self) -> Result<Linear> {
+        match self.weights {
+            #[cfg(feature = "cuda")]
+            Form::Quantized(weights) => Ok(Self { weights: fp8::Fp8::form_of(weights)? }),
+            weights => Ok(Self { weights }),
         }
     }
 
@@ -298,15 +356,14 @@ impl Linear {
     #[cfg(feature = "cuda")]
     pub(crate) fn on_gpu(&self) -> Option<OnGpu<'_>> {
         match &self.weights {
-            Form::Packed(_) => None,
+            Form::Packed(_) | Form::Parts(_) => None,
             Form::Dense(dense) => {
                 let (rows, columns) = (dense.out_features(), dense.in_features());
                 let layout = Packing { format: Format::Bf16, rows, columns, group: columns };
-                Some(OnGpu { layout, codes: dense.weight(), scales: None, bias: dense.bias() })
+                Some(OnGpu { layout, codes: dense.weight(), scales: None, bias: dense.bias().map(Bias::tensor) })
             }
-            Form::Quantized(q) => {
-                Some(OnGpu { layout: q.layout(), codes: q.codes(), scales: Some(q.scales()), bias: q.bias() })
-            }
+            Form::Quantized(q) => Some(q.on_gpu()),
+            Form::Fp8(fp8) => Some(fp8.weights().on_gpu()),
         }
     }
 
@@ -343,6 +400,10 @@ impl Linear {
             Form::Dense(dense) => dense.in_features(),
             #[cfg(feature = "cuda")]
             Form::Quantized(quantized) => quantized.layout().columns,
+            #[cfg(feature = "cuda")]
+            Form::Parts(parts) => parts.in_features(),
+            #[cfg(feature = "cuda")]
+            Form::Fp8(fp8) => fp8.weights().layout().columns,
         }
     }
 
@@ -353,6 +414,10 @@ impl Linear {
             Form::Dense(dense) => dense.out_features(),
             #[cfg(feature = "cuda")]
             Form::Quantized(quantized) => quantized.layout().rows,
+            #[cfg(feature = "cuda")]
+            Form::Parts(parts) => parts.out_features(),
+            #[cfg(feature = "cuda")]
+            Form::Fp8(fp8) => fp8.weights().layout().rows,
         }
     }
 
@@ -363,7 +428,11 @@ impl Linear {
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => 2 * dense.in_features() * dense.out_features(),
             #[cfg(feature = "cuda")]
-            Form::Quantized(quantized) => quantized.layout().code_bytes() + quantized.layout().scale_bytes(),
+            Form::Quantized(quantized) => quantized.packed_bytes(),
+            #[cfg(feature = "cuda")]
+            Form::Parts(parts) => parts.packed_bytes(),
+            #[cfg(feature = "cuda")]
+            Form::Fp8(fp8) => fp8.weights().packed_bytes(),
         }
     }
 
@@ -379,6 +448,10 @@ impl Linear {
             Form::Dense(dense) => dense.forward(x),
             #[cfg(feature = "cuda")]
             Form::Quantized(quantized) => quantized.forward(x, DType::BF16, None),
+            #[cfg(feature = "cuda")]
+            Form::Parts(parts) => parts.forward(x, DType::BF16, None),
+            #[cfg(feature = "cuda")]
+            Form::Fp8(fp8) => fp8.forward(x),
         }
     }
 
@@ -395,6 +468,10 @@ impl Linear {
             Form::Dense(dense) => dense.logits(x, into),
             #[cfg(feature = "cuda")]
             Form::Quantized(quantized) => quantized.forward(x, DType::F32, into),
+            #[cfg(feature = "cuda")]
+            Form::Parts(parts) => parts.forward(x, DType::F32, into),
+            #[cfg(feature = "cuda")]
+            Form::Fp8(fp8) => fp8.weights().forward(x, DType::F32, into),
         }
     }
 
@@ -409,7 +486,9 @@ impl Linear {
             #[cfg(feature = "cuda")]
             Form::Dense(dense) => dense.embed(ids, scale),
             #[cfg(feature = "cuda")]
-            Form::Quantized(_) => bail!("an embedding on a GPU must be loaded by Linear::load_widened"),
+            Form::Quantized(_) | Form::Parts(_) | Form::Fp8(_) => {
+                bail!("an embedding on a GPU must be loaded by Linear::load_widened")
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ impl Weights<'_> {
         let bytes = stored_rows.clone().flat_map(|row| &matrix.bytes[row * row_bytes..][..row_bytes]).copied();
         let ordered = Matrix { bytes: bytes.collect(), ..matrix };
         let bias = bias.map(|bias| stored_rows.map(|row| bias[row]).collect());
-        let linear = Linear::load(&[ordered.rows(rows, cols)], bias, &self.loader.placement);
+        let linear = Linear::load_alike(&[ordered.rows(rows, cols)], bias, &self.loader.placement);
         self.report(ordered.stored_bytes);
         linear.map_err(|e| CheckpointError::tensor(&self.full_name(name), e))
     }
