@@ -3,27 +3,21 @@
 
 use candle_core::Tensor;
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, Embedding, Fields, ForwardBatch, Head, KvCache, LayerInfo, Mlp, Model,
-    ModelInfo, Residual, RmsNorm, Rope, Weights,
+    Attention, AttentionShape, CheckpointError, Embedding, Fields, ForwardBatch, Head, KvCache, Mlp, Model, ModelInfo,
+    Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::activation::{gelu_tanh_mul, softcap};
 use plimsoll_ops::attention::AttentionParams;
 use plimsoll_ops::rope::RopeTable;
 use serde_json::Value;
 
-use crate::decoder::{Decoder, DecoderLayer};
+use crate::decoder::{Decoder, DecoderLayer, Frame};
 use crate::text_part::{self, TextWeights};
 
 struct Config {
     architecture: &'static str,
-    vocab_size: usize,
-    hidden_size: usize,
+    frame: Frame,
     intermediate_size: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: usize,
-    head_dim: usize,
-    rms_norm_eps: f64,
-    max_position_embeddings: usize,
     /// Attention scores are divided by its square root.
     query_pre_attn_scalar: f64,
     /// Each layer's window in tokens; `None` is full attention.
@@ -31,7 +25,6 @@ struct Config {
     rope_full: Rope,
     rope_sliding: Rope,
     final_logit_softcapping: Option<f64>,
-    tie_word_embeddings: bool,
 }
 
 struct Gemma3 {
@@ -71,19 +64,19 @@ impl DecoderLayer for Layer {
 
 impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
-        let (hidden, head_dim, eps) = (config.hidden_size, config.head_dim, config.rms_norm_eps);
-        let norm = |name| Ok(RmsNorm::new(weights.zero_centred_norm(name, hidden)?, eps));
+        let (shape, eps) = (config.frame.attention, config.frame.rms_norm_eps);
+        let norm = |name| Ok(RmsNorm::new(weights.zero_centred_norm(name, shape.hidden)?, eps));
         let scale = config.query_pre_attn_scalar.powf(-0.5) as f32;
         let params = AttentionParams { scale, window: config.layer_windows[index], chunk: None, softcap: None };
         let inside = weights.pp("self_attn");
-        let head_norm = |name| Ok(RmsNorm::new(inside.zero_centred_norm(name, head_dim)?, eps));
-        let attention = Attention::new(index, config.attention_shape(), params, rope, &inside)?;
+        let head_norm = |name| Ok(RmsNorm::new(inside.zero_centred_norm(name, shape.head_dim)?, eps));
+        let attention = Attention::new(index, shape, params, rope, &inside)?;
         Ok(Self {
             input_norm: norm("input_layernorm")?,
             attention: attention.with_qk_norm(head_norm("q_norm")?, head_norm("k_norm")?),
             post_attention_norm: norm("post_attention_layernorm")?,
             pre_feedforward_norm: norm("pre_feedforward_layernorm")?,
-            mlp: Mlp::new(hidden, config.intermediate_size, gelu_tanh_mul, &weights.pp("mlp"))?,
+            mlp: Mlp::new(shape.hidden, config.intermediate_size, gelu_tanh_mul, &weights.pp("mlp"))?,
             post_feedforward_norm: norm("post_feedforward_layernorm")?,
         })
     }
@@ -91,19 +84,21 @@ impl Layer {
 
 impl Gemma3 {
     fn new(config: &Config, TextWeights { inner, outer }: &TextWeights<'_>) -> Result<Self, CheckpointError> {
-        let (head_dim, positions) = (config.head_dim, config.max_position_embeddings);
+        let frame = &config.frame;
+        let (hidden, head_dim, positions) =
+            (frame.attention.hidden, frame.attention.head_dim, frame.max_position_embeddings);
         let full = config.rope_full.table(head_dim, positions)?;
         let sliding = config.rope_sliding.table(head_dim, positions)?;
         let layer = |(index, window): (usize, &Option<u32>)| {
             let rope = if window.is_some() { &sliding } else { &full };
             Layer::new(config, index, rope.clone(), &inner.pp("layers").pp(index))
         };
-        let embed_tokens = inner.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
+        let embed_tokens = inner.embedding("embed_tokens", frame.vocab_size, hidden)?;
         let layers = config.layer_windows.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
-        let norm = RmsNorm::new(inner.zero_centred_norm("norm", config.hidden_size)?, config.rms_norm_eps);
-        let table = [config.vocab_size, config.hidden_size];
-        let head = Head::new(norm, &embed_tokens, config.tie_word_embeddings, table, outer)?;
-        let embed_tokens = Embedding::scaled(embed_tokens, (config.hidden_size as f32).sqrt());
+        let norm = RmsNorm::new(inner.zero_centred_norm("norm", hidden)?, frame.rms_norm_eps);
+        let table = [frame.vocab_size, hidden];
+        let head = Head::new(norm, &embed_tokens, frame.tie_word_embeddings, table, outer)?;
+        let embed_tokens = Embedding::scaled(embed_tokens, (hidden as f32).sqrt());
         Ok(Self {
             decoder: Decoder { embed_tokens, layers, head },
             final_logit_softcapping: config.final_logit_softcapping.map(|cap| cap as f32),
@@ -121,38 +116,37 @@ impl Config {
             return Err(fields.wrong("hidden_activation", format!("{activation:?} is not implemented")));
         }
         let (rope_full, rope_sliding) = ropes(fields)?;
-        let parsed = Self {
+        Ok(Self {
             architecture,
-            vocab_size: fields.optional_size("vocab_size")?.unwrap_or(262_208),
-            hidden_size: fields.size("hidden_size")?,
+            frame: frame(fields)?,
             intermediate_size: fields.size("intermediate_size")?,
-            num_attention_heads: fields.optional_size("num_attention_heads")?.unwrap_or(8),
-            num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(4),
-            head_dim: fields.optional_size("head_dim")?.unwrap_or(256),
-            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6),
-            max_position_embeddings: match fields.get("max_position_embeddings") {
-                Some(_) => fields.context_length("max_position_embeddings")?,
-                None => 131_072,
-            },
             query_pre_attn_scalar: fields.positive("query_pre_attn_scalar")?.unwrap_or(256.0),
             layer_windows: fields.layer_windows(|| full_every(fields))?,
             rope_full,
             rope_sliding,
             final_logit_softcapping: fields.positive("final_logit_softcapping")?,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
-        };
-        parsed.attention_shape().check()?;
-        Ok(parsed)
+        })
     }
+}
 
-    fn attention_shape(&self) -> AttentionShape {
-        AttentionShape {
-            hidden: self.hidden_size,
-            heads: self.num_attention_heads,
-            kv_heads: self.num_key_value_heads,
-            head_dim: self.head_dim,
-        }
-    }
+fn frame(fields: Fields<'_>) -> Result<Frame, CheckpointError> {
+    let attention = AttentionShape {
+        hidden: fields.size("hidden_size")?,
+        heads: fields.optional_size("num_attention_heads")?.unwrap_or(8),
+        kv_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(4),
+        head_dim: fields.optional_size("head_dim")?.unwrap_or(256),
+    };
+    attention.check()?;
+    Ok(Frame {
+        vocab_size: fields.optional_size("vocab_size")?.unwrap_or(262_208),
+        attention,
+        rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6),
+        max_position_embeddings: match fields.get("max_position_embeddings") {
+            Some(_) => fields.context_length("max_position_embeddings")?,
+            None => 131_072,
+        },
+        tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
+    })
 }
 
 /// Every how many layers one has full attention, by the older or the newer spelling.
@@ -184,19 +178,7 @@ fn ropes(fields: Fields<'_>) -> Result<(Rope, Rope), CheckpointError> {
 
 pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
     let config = Config::parse(config)?;
-    let (groups, of_layer) = ModelInfo::group_by_window(&config.layer_windows);
-    let layer = |group| LayerInfo { kv_heads: config.num_key_value_heads, head_dim: config.head_dim, group };
-    Ok(ModelInfo {
-        architecture: config.architecture.into(),
-        layers: of_layer.into_iter().map(layer).collect(),
-        groups,
-        vocab_size: config.vocab_size,
-        max_position_embeddings: config.max_position_embeddings,
-        hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size,
-        num_attention_heads: config.num_attention_heads,
-        experts: None,
-    })
+    Ok(config.frame.info(config.architecture, &config.layer_windows, config.intermediate_size, None))
 }
 
 pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {

@@ -5,15 +5,15 @@
 mod tests;
 
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, KvCache, LayerInfo,
-    Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
+    Attention, CheckpointError, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, KvCache, Model, ModelInfo, Moe,
+    Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::attention::AttentionParams;
 use plimsoll_ops::moe::{Activation, Weighting};
 use plimsoll_ops::rope::RopeTable;
 use serde_json::Value;
 
-use crate::decoder::{Decoder, DecoderLayer, Frame};
+use crate::decoder::{Decoder, DecoderLayer, Frame, experts_per_token};
 use crate::text_part::TextWeights;
 
 struct Config {
@@ -47,22 +47,21 @@ impl DecoderLayer for Layer {
 
 impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
-        let norm = |name| Ok(RmsNorm::new(weights.norm(name, config.hidden_size)?, config.rms_norm_eps));
-        let scale = (config.head_dim as f32).powf(-0.5);
+        let (shape, scale) = (config.frame.attention, config.frame.attention_scale());
         let params = AttentionParams { scale, window: config.layer_windows[index], chunk: None, softcap: None };
         let inside = weights.pp("self_attn");
-        let attention = Attention::with_biases(index, config.frame.attention, params, rope, &inside)?;
+        let attention = Attention::with_biases(index, shape, params, rope, &inside)?;
         Ok(Self {
-            input_norm: norm("input_layernorm")?,
-            attention: attention.with_sinks(inside.parameter("sinks", config.num_attention_heads)?),
-            post_attention_norm: norm("post_attention_layernorm")?,
+            input_norm: config.frame.norm(weights, "input_layernorm")?,
+            attention: attention.with_sinks(inside.parameter("sinks", shape.heads)?),
+            post_attention_norm: config.frame.norm(weights, "post_attention_layernorm")?,
             moe: config.moe(&weights.pp("mlp"))?,
         })
     }
 }
 
 fn decoder(config: &Config, weights: &Weights<'_>) -> Result<Decoder<Layer>, CheckpointError> {
-    let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
+    let rope = config.rope.table(config.frame.attention.head_dim, config.frame.max_position_embeddings)?;
     let layer = |index, weights: &Weights<'_>| Layer::new(config, index, rope.clone(), weights);
     Decoder::load(&config.frame, &TextWeights::of(weights), config.layer_windows.len(), layer)
 }
@@ -73,27 +72,25 @@ impl Config {
         refuse_variants(fields)?;
         let alpha = fields.positive("swiglu_alpha")?.unwrap_or(1.702) as f32;
         let limit = fields.positive("swiglu_limit")?.unwrap_or(7.0) as f32;
-        let parsed = Self {
+        let num_local_experts = fields.count("num_local_experts")?;
+        Ok(Self {
+            frame: Frame::parse(fields, None, 1e-5)?,
             intermediate_size: fields.size("intermediate_size")?,
-            num_local_experts: fields.count("num_local_experts")?,
-            num_experts_per_tok: fields.size("num_experts_per_tok")?,
+            num_local_experts,
+            num_experts_per_tok: experts_per_token(fields, num_local_experts)?,
             activation: Activation::ClampedSwiglu { alpha, limit },
             // Every other layer has a window, from the first on.
             layer_windows: fields.layer_windows(|| Ok(2))?,
             rope: Rope::of_config(fields, 150_000.0)?,
-        };
-        if parsed.num_experts_per_tok > parsed.num_local_experts {
-            let problem = format!("is more than num_local_experts {}", parsed.num_local_experts);
-            return Err(fields.wrong("num_experts_per_tok", problem));
-        }
-        Ok(parsed)
+        })
     }
 
     fn moe(&self, weights: &Weights<'_>) -> Result<Moe, CheckpointError> {
-        let router = weights.router("router", [self.num_local_experts, self.hidden_size], true)?;
+        let hidden = self.frame.attention.hidden;
+        let router = weights.router("router", [self.num_local_experts, hidden], true)?;
         let shape = ExpertsShape {
             experts: self.num_local_experts,
-            hidden: self.hidden_size,
+            hidden,
             intermediate: self.intermediate_size,
             has_biases: true,
             alternating: true,
@@ -103,8 +100,8 @@ impl Config {
     }
 }
 
-/// Refuses what no published gpt-oss has. The rotation must be given: there is no telling which one a config without it
-/// means.
+/// Refuses what no published gpt-oss has. The rotation and the heads must be given: there is no telling which ones a config
+/// without them means.
 fn refuse_variants(fields: Fields<'_>) -> Result<(), CheckpointError> {
     fields.only("hidden_act", "silu")?;
     if !fields.flag("attention_bias", true)? {
@@ -113,24 +110,14 @@ fn refuse_variants(fields: Fields<'_>) -> Result<(), CheckpointError> {
     if fields.get("rope_parameters").is_none() && fields.get("rope_scaling").is_none() {
         return Err(fields.wrong("rope_scaling", "is missing"));
     }
-    Ok(())
+    fields.size("num_key_value_heads").and(fields.size("head_dim")).map(drop)
 }
 
 pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
     let config = Config::parse(config)?;
-    let (groups, of_layer) = ModelInfo::group_by_window(&config.layer_windows);
-    let layer = |group| LayerInfo { kv_heads: config.num_key_value_heads, head_dim: config.head_dim, group };
-    Ok(ModelInfo {
-        architecture: "GptOssForCausalLM".into(),
-        layers: of_layer.into_iter().map(layer).collect(),
-        groups,
-        vocab_size: config.vocab_size,
-        max_position_embeddings: config.max_position_embeddings,
-        hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size,
-        num_attention_heads: config.num_attention_heads,
-        experts: Some(ExpertsInfo { top: config.num_experts_per_tok, intermediate_size: config.intermediate_size }),
-    })
+    let intermediate_size = config.intermediate_size;
+    let experts = ExpertsInfo { top: config.num_experts_per_tok, intermediate_size };
+    Ok(config.frame.info("GptOssForCausalLM", &config.layer_windows, intermediate_size, Some(experts)))
 }
 
 pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {

@@ -6,8 +6,8 @@
 mod tests;
 
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, KvCache, LayerInfo,
-    Mlp, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
+    Attention, CheckpointError, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, KvCache, Mlp, Model, ModelInfo, Moe,
+    Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::activation::silu_mul;
 use plimsoll_ops::attention::AttentionParams;
@@ -16,7 +16,7 @@ use plimsoll_ops::rope::RopeTable;
 use plimsoll_ops::temperature::Temperature;
 use serde_json::Value;
 
-use crate::decoder::{Decoder, DecoderLayer, Frame};
+use crate::decoder::{Decoder, DecoderLayer, Frame, experts_per_token};
 use crate::text_part::{self, TextWeights};
 
 struct Config {
@@ -72,17 +72,15 @@ impl DecoderLayer for Layer {
 
 impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
-        let (hidden, kind) = (config.hidden_size, config.layers[index]);
-        let norm = |name| Ok(RmsNorm::new(weights.norm(name, hidden)?, config.rms_norm_eps));
         let feed_forward = weights.pp("feed_forward");
         Ok(Self {
-            input_norm: norm("input_layernorm")?,
+            input_norm: config.frame.norm(weights, "input_layernorm")?,
             attention: config.attention(index, rope, &weights.pp("self_attn"))?,
-            post_attention_norm: norm("post_attention_layernorm")?,
-            feed_forward: match kind.is_moe {
+            post_attention_norm: config.frame.norm(weights, "post_attention_layernorm")?,
+            feed_forward: match config.layers[index].is_moe {
                 true => FeedForward::Sparse(config.moe(&feed_forward)?),
                 false => {
-                    let width = config.intermediate_size_mlp;
+                    let (hidden, width) = (config.frame.attention.hidden, config.intermediate_size_mlp);
                     FeedForward::Dense(Mlp::new(hidden, width, silu_mul, &feed_forward)?)
                 }
             },
@@ -91,8 +89,8 @@ impl Layer {
 }
 
 fn decoder(config: &Config, weights: &TextWeights<'_>) -> Result<Decoder<Layer>, CheckpointError> {
-    let rotating = config.rope.table(config.head_dim, config.max_position_embeddings)?;
-    let still = RopeTable::new(&[], 1.0, config.max_position_embeddings);
+    let rotating = config.rope.table(config.frame.attention.head_dim, config.frame.max_position_embeddings)?;
+    let still = RopeTable::new(&[], 1.0, config.frame.max_position_embeddings);
     Decoder::load(&config.frame, weights, config.layers.len(), |index, weights| {
         let rope = if config.layers[index].has_rope { &rotating } else { &still };
         Layer::new(config, index, rope.clone(), weights)
@@ -104,24 +102,22 @@ impl Config {
         let (fields, architecture) = text_part::fields(config, "Llama4ForCausalLM", "Llama4ForConditionalGeneration")?;
         fields.refuse(&["attention_bias"])?;
         fields.only("hidden_act", "silu")?;
-        let heads = fields.size("num_attention_heads")?;
-        let hidden_size = fields.size("hidden_size")?;
-        let parsed = Self {
+        let num_local_experts = fields.count("num_local_experts")?;
+        Ok(Self {
             architecture,
+            frame: Frame::parse(fields, None, 1e-5)?,
             intermediate_size: fields.size("intermediate_size")?,
             intermediate_size_mlp: fields.size("intermediate_size_mlp")?,
             layers: layers(fields)?,
-            num_local_experts: fields.count("num_local_experts")?,
-            num_experts_per_tok: fields.optional_size("num_experts_per_tok")?.unwrap_or(1),
+            num_local_experts,
+            num_experts_per_tok: match fields.get("num_experts_per_tok") {
+                Some(_) => experts_per_token(fields, num_local_experts)?,
+                None => 1,
+            },
             rope: Rope::of_config(fields, 500_000.0)?,
             use_qk_norm: fields.flag("use_qk_norm", true)?,
             temperature: temperature(fields)?,
-        };
-        if parsed.num_experts_per_tok > parsed.num_local_experts {
-            let problem = format!("is more than num_local_experts {}", parsed.num_local_experts);
-            return Err(fields.wrong("num_experts_per_tok", problem));
-        }
-        Ok(parsed)
+        })
     }
 
     /// The published model normalizes queries and keys after it rotated them; rotations keep their lengths, so it is the
@@ -129,12 +125,12 @@ impl Config {
     fn attention(&self, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Attention, CheckpointError> {
         let LayerKind { has_rope, chunk, .. } = self.layers[index];
         // A chunk is seen through a window of its length: the cache need not keep more.
-        let scale = (self.head_dim as f32).powf(-0.5);
-        let params = AttentionParams { scale, window: chunk, chunk, softcap: None };
-        let weights = weights.clone().with_paired_heads(self.head_dim);
-        let mut attention = Attention::new(index, self.frame.attention, params, rope, &weights)?;
+        let params = AttentionParams { scale: self.frame.attention_scale(), window: chunk, chunk, softcap: None };
+        let shape = self.frame.attention;
+        let weights = weights.clone().with_paired_heads(shape.head_dim);
+        let mut attention = Attention::new(index, shape, params, rope, &weights)?;
         if has_rope && self.use_qk_norm {
-            let norm = RmsNorm::new(weights.unit_norm(self.head_dim)?, self.rms_norm_eps);
+            let norm = RmsNorm::new(weights.unit_norm(shape.head_dim)?, self.frame.rms_norm_eps);
             attention = attention.with_qk_norm(norm.clone(), norm);
         }
         Ok(match self.temperature {
@@ -144,7 +140,7 @@ impl Config {
     }
 
     fn moe(&self, weights: &Weights<'_>) -> Result<Moe, CheckpointError> {
-        let (hidden, intermediate) = (self.hidden_size, self.intermediate_size);
+        let (hidden, intermediate) = (self.frame.attention.hidden, self.intermediate_size);
         let router = weights.router("router", [self.num_local_experts, hidden], false)?;
         let shape = ExpertsShape {
             experts: self.num_local_experts,
@@ -218,19 +214,9 @@ fn temperature(fields: Fields<'_>) -> Result<Option<Temperature>, CheckpointErro
 pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
     let config = Config::parse(config)?;
     let chunks: Vec<_> = config.layers.iter().map(|kind| kind.chunk).collect();
-    let (groups, of_layer) = ModelInfo::group_by_window(&chunks);
-    let layer = |group| LayerInfo { kv_heads: config.num_key_value_heads, head_dim: config.head_dim, group };
-    Ok(ModelInfo {
-        architecture: config.architecture.into(),
-        layers: of_layer.into_iter().map(layer).collect(),
-        groups,
-        vocab_size: config.vocab_size,
-        max_position_embeddings: config.max_position_embeddings,
-        hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size.max(config.intermediate_size_mlp),
-        num_attention_heads: config.num_attention_heads,
-        experts: Some(ExpertsInfo { top: config.num_experts_per_tok, intermediate_size: config.intermediate_size }),
-    })
+    let widest = config.intermediate_size.max(config.intermediate_size_mlp);
+    let experts = ExpertsInfo { top: config.num_experts_per_tok, intermediate_size: config.intermediate_size };
+    Ok(config.frame.info(config.architecture, &chunks, widest, Some(experts)))
 }
 
 pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {

@@ -5,8 +5,8 @@
 mod tests;
 
 use plimsoll_nn::{
-    Attention, AttentionShape, CheckpointError, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, KvCache, LayerInfo,
-    Mlp, Model, ModelInfo, Moe, Residual, RmsNorm, Rope, Weights,
+    Attention, CheckpointError, ExpertsInfo, ExpertsShape, Fields, ForwardBatch, KvCache, Mlp, Model, ModelInfo, Moe,
+    Residual, RmsNorm, Rope, Weights,
 };
 use plimsoll_ops::activation::silu_mul;
 use plimsoll_ops::attention::AttentionParams;
@@ -14,10 +14,9 @@ use plimsoll_ops::moe::{Activation, Weighting};
 use plimsoll_ops::rope::RopeTable;
 use serde_json::Value;
 
-use crate::decoder::{Decoder, DecoderLayer, Frame};
+use crate::decoder::{Decoder, DecoderLayer, Frame, experts_per_token};
+use crate::qwen3::{HEAD_DIM, refuse_windows};
 use crate::text_part::TextWeights;
-
-use crate::qwen3::refuse_windows;
 
 struct Config {
     frame: Frame,
@@ -60,28 +59,27 @@ impl DecoderLayer for Layer {
 
 impl Layer {
     fn new(config: &Config, index: usize, rope: RopeTable, weights: &Weights<'_>) -> Result<Self, CheckpointError> {
-        let (hidden, head_dim, eps) = (config.hidden_size, config.head_dim, config.rms_norm_eps);
-        let norm = |name| Ok(RmsNorm::new(weights.norm(name, hidden)?, eps));
-        let scale = (head_dim as f32).powf(-0.5);
-        let params = AttentionParams { scale, window: None, chunk: None, softcap: None };
+        let shape = config.frame.attention;
+        let params =
+            AttentionParams { scale: config.frame.attention_scale(), window: None, chunk: None, softcap: None };
         let inside = weights.pp("self_attn");
-        let head_norm = |name| Ok(RmsNorm::new(inside.norm(name, head_dim)?, eps));
-        let attention = Attention::new(index, config.frame.attention, params, rope, &inside)?;
+        let head_norm = |name| Ok(RmsNorm::new(inside.norm(name, shape.head_dim)?, config.frame.rms_norm_eps));
+        let attention = Attention::new(index, shape, params, rope, &inside)?;
         let mlp = weights.pp("mlp");
         Ok(Self {
-            input_norm: norm("input_layernorm")?,
+            input_norm: config.frame.norm(weights, "input_layernorm")?,
             attention: attention.with_qk_norm(head_norm("q_norm")?, head_norm("k_norm")?),
-            post_attention_norm: norm("post_attention_layernorm")?,
+            post_attention_norm: config.frame.norm(weights, "post_attention_layernorm")?,
             feed_forward: match config.is_sparse[index] {
                 true => FeedForward::Sparse(config.moe(&mlp)?),
-                false => FeedForward::Dense(Mlp::new(hidden, config.intermediate_size, silu_mul, &mlp)?),
+                false => FeedForward::Dense(Mlp::new(shape.hidden, config.intermediate_size, silu_mul, &mlp)?),
             },
         })
     }
 }
 
 fn decoder(config: &Config, weights: &Weights<'_>) -> Result<Decoder<Layer>, CheckpointError> {
-    let rope = config.rope.table(config.head_dim, config.max_position_embeddings)?;
+    let rope = config.rope.table(config.frame.attention.head_dim, config.frame.max_position_embeddings)?;
     let layer = |index, weights: &Weights<'_>| Layer::new(config, index, rope.clone(), weights);
     Decoder::load(&config.frame, &TextWeights::of(weights), config.is_sparse.len(), layer)
 }
@@ -92,34 +90,31 @@ impl Config {
         fields.refuse(&["attention_bias", "use_sliding_window"])?;
         refuse_windows(fields)?;
         fields.only("hidden_act", "silu")?;
-        let heads = fields.size("num_attention_heads")?;
-        let parsed = Self {
+        let num_experts = match fields.optional_count("num_experts")? {
+            Some(experts) => experts,
+            None => fields.count("num_local_experts")?,
+        };
+        Ok(Self {
+            frame: Frame::parse(fields, Some(HEAD_DIM), 1e-6)?,
             intermediate_size: fields.size("intermediate_size")?,
             moe_intermediate_size: fields.size("moe_intermediate_size")?,
             is_sparse: sparse_layers(fields)?,
-            num_experts: match fields.optional_count("num_experts")? {
-                Some(experts) => experts,
-                None => fields.count("num_local_experts")?,
-            },
-            num_experts_per_tok: fields.size("num_experts_per_tok")?,
+            num_experts,
+            num_experts_per_tok: experts_per_token(fields, num_experts)?,
             weighting: match fields.flag("norm_topk_prob", false)? {
                 true => Weighting::AmongChosen,
                 false => Weighting::AmongAll,
             },
             rope: Rope::of_config(fields, 10000.0)?,
-        };
-        if parsed.num_experts_per_tok > parsed.num_experts {
-            let problem = format!("is more than the {} experts there are", parsed.num_experts);
-            return Err(fields.wrong("num_experts_per_tok", problem));
-        }
-        Ok(parsed)
+        })
     }
 
     fn moe(&self, weights: &Weights<'_>) -> Result<Moe, CheckpointError> {
-        let router = weights.router("gate", [self.num_experts, self.hidden_size], false)?;
+        let hidden = self.frame.attention.hidden;
+        let router = weights.router("gate", [self.num_experts, hidden], false)?;
         let shape = ExpertsShape {
             experts: self.num_experts,
-            hidden: self.hidden_size,
+            hidden,
             intermediate: self.moe_intermediate_size,
             has_biases: false,
             alternating: false,
@@ -146,18 +141,9 @@ fn sparse_layers(fields: Fields<'_>) -> Result<Vec<bool>, CheckpointError> {
 
 pub(crate) fn info(config: &Value) -> Result<ModelInfo, CheckpointError> {
     let config = Config::parse(config)?;
-    let layer = LayerInfo { kv_heads: config.num_key_value_heads, head_dim: config.head_dim, group: 0 };
-    Ok(ModelInfo {
-        architecture: "Qwen3MoeForCausalLM".into(),
-        layers: vec![layer; config.is_sparse.len()],
-        groups: vec![None],
-        vocab_size: config.vocab_size,
-        max_position_embeddings: config.max_position_embeddings,
-        hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size.max(config.moe_intermediate_size),
-        num_attention_heads: config.num_attention_heads,
-        experts: Some(ExpertsInfo { top: config.num_experts_per_tok, intermediate_size: config.moe_intermediate_size }),
-    })
+    let widest = config.intermediate_size.max(config.moe_intermediate_size);
+    let experts = ExpertsInfo { top: config.num_experts_per_tok, intermediate_size: config.moe_intermediate_size };
+    Ok(config.frame.info("Qwen3MoeForCausalLM", &vec![None; config.is_sparse.len()], widest, Some(experts)))
 }
 
 pub(crate) fn load(config: &Value, weights: &Weights<'_>) -> Result<Box<dyn Model>, CheckpointError> {

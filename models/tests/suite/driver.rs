@@ -188,12 +188,11 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Every one in tests/golden, sorted: each folder with a `golden.safetensors`, here or one folder down, has one of
-    /// its own, if there is a checkpoint, and one for each GGUF file beside it.
+    /// Every one in tests/golden, sorted: each folder with a `golden.safetensors` has one of its own, if it holds a
+    /// checkpoint of safetensors, and one for each of its GGUF files.
     pub(crate) fn all() -> Vec<Case> {
-        let here = subfolders(&golden_dir());
-        let below = here.iter().flat_map(|folder| subfolders(folder)).collect::<Vec<_>>();
-        let folders = here.into_iter().chain(below).filter(|folder| folder.join("golden.safetensors").exists());
+        let entries = std::fs::read_dir(golden_dir()).unwrap().map(|entry| entry.unwrap().path());
+        let folders = entries.filter(|folder| folder.join("golden.safetensors").exists());
         let mut cases: Vec<Case> = folders.flat_map(|folder| Self::of(&folder)).collect();
         cases.sort_by(|a, b| a.name.cmp(&b.name));
         assert!(cases.len() > 10, "tests/golden is not what it was");
@@ -219,11 +218,6 @@ impl Case {
     pub(crate) fn prompts(&self) -> Vec<GoldenPrompt> {
         Golden::in_folder(&self.folder).prompts(&self.stem)
     }
-}
-
-fn subfolders(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.is_dir()).collect()
 }
 
 /// The recorded prompts of a tiny checkpoint.

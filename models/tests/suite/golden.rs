@@ -6,6 +6,7 @@ use plimsoll_nn::{Checkpoint, ForwardBatch, KvCache};
 use plimsoll_ops::attention::PagedBatch;
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::Activations;
+use serde_json::Value;
 
 use crate::driver::{BLOCK_SIZE, Case, Driver, golden_dir, relative_error};
 
@@ -68,18 +69,49 @@ fn root_mean_square_error(found: &[f32], expected: &[f32]) -> f64 {
     (error / expected.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
 }
 
+/// The largest number under this key, however deep.
+fn largest(config: &Value, key: &str) -> Option<u64> {
+    let children: Vec<&Value> = match config {
+        Value::Object(fields) => fields.values().collect(),
+        Value::Array(items) => items.iter().collect(),
+        _ => Vec::new(),
+    };
+    children.into_iter().filter_map(|child| largest(child, key)).chain(config[key].as_u64()).max()
+}
+
+/// What is different beyond a window, a chunk, or the context that YaRN extends, shows in what is recorded.
 #[test]
-fn token_by_token_equals_the_whole_at_every_length() {
+fn recorded_positions_lie_beyond_windows_chunks_and_original_contexts() {
+    for (key, of, least) in [
+        ("sliding_window", "sliding_window", 12),
+        ("attention_chunk_size", "attention_chunk_size", 9),
+        ("original_max_position_embeddings", "\"yarn\"", 15),
+    ] {
+        let mut seen = 0;
+        // A GGUF file of Llama 4 has no place for the length of a chunk: it is as published, 8192.
+        for case in Case::all().iter().filter(|case| !case.name.starts_with("llama4-gguf")) {
+            let checkpoint = Checkpoint::open(&case.path).unwrap();
+            let config = checkpoint.config();
+            let Some(limit) = largest(config, key).filter(|_| config.to_string().contains(of)) else { continue };
+            let last = case.prompts()[0].rows.iter().map(|(position, _)| *position).max().unwrap();
+            assert!(last as u64 > limit, "{}: position {last} is the last, {key} is {limit}", case.name);
+            seen += 1;
+        }
+        assert!(seen >= least, "{key} stands in {seen} checkpoints");
+    }
+}
+
+#[test]
+fn token_by_token_equals_a_fresh_pass_at_every_length() {
     for case in Case::all() {
         let name = &case.name;
         let mut driver = driver(&case);
         let ids = &case.prompts()[0].ids;
-        let whole = driver.whole(ids);
         let mut seq = driver.start();
-        for (position, token) in ids.iter().enumerate() {
-            let logits = driver.feed(&mut seq, &[*token]);
-            let same = bits(&logits) == bits(&whole[position..=position]);
-            assert!(same, "{name}: position {position}");
+        for length in 1..=ids.len() {
+            let decoded = driver.feed(&mut seq, &ids[length - 1..length]);
+            let fresh = driver.whole(&ids[..length]);
+            assert!(bits(&decoded) == bits(&fresh[length - 1..]), "{name}: {length} tokens");
         }
     }
 }

@@ -40,8 +40,6 @@ struct Tested {
     config: Value,
     family: String,
     format: &'static str,
-    /// Also run by the CUDA build: those in a folder of their own device are not.
-    on_gpu: bool,
 }
 
 #[test]
@@ -64,13 +62,18 @@ fn the_document_says_what_the_tests_saw() {
 fn tables() -> String {
     let tested: Vec<Tested> = Case::all().iter().map(Tested::of).collect();
     let families = families();
-    let on_gpu = |family: &str, format: &str| {
-        let served = tested.iter().any(|case| case.on_gpu && case.family == family && case.format == format);
-        if served { GOLDEN } else { NOT_SERVED }
-    };
     let cpu = table("on a CPU", &families, |family, format| on_cpu(&tested, family, format));
-    let gpu = table("by the CUDA build, emulated", &families, on_gpu);
+    // The CUDA build runs the same cases, and nothing else.
+    let gpu =
+        table("by the CUDA build, emulated", &families, |family, format| match has_case(&tested, family, format) {
+            true => GOLDEN,
+            false => NOT_SERVED,
+        });
     format!("\n{cpu}\n{gpu}\n")
+}
+
+fn has_case(tested: &[Tested], family: &str, format: &str) -> bool {
+    tested.iter().any(|case| case.family == family && case.format == format)
 }
 
 fn table(title: &str, families: &[String], cell: impl Fn(&str, &str) -> &'static str) -> String {
@@ -85,7 +88,7 @@ fn table(title: &str, families: &[String], cell: impl Fn(&str, &str) -> &'static
 /// Without golden data of its own, an architecture is tried with made-up weights, in its plain case's shapes and in the
 /// format as another architecture's case has it.
 fn on_cpu(tested: &[Tested], family: &str, format: &str) -> &'static str {
-    if tested.iter().any(|case| case.family == family && case.format == format) {
+    if has_case(tested, family, format) {
         return GOLDEN;
     }
     let plain = tested.iter().find(|case| case.family == family && case.config.get("quantization_config").is_none());
@@ -131,7 +134,7 @@ impl Tested {
         let family = families().into_iter().find(|column| column.split(", ").any(|of| of == name)).unwrap();
         let format = if checkpoint.gguf().is_some() { "GGUF" } else { format_of(&config) };
         assert!(FORMATS.contains(&format), "{}: a format without a row: {format}", case.name);
-        Self { config, family, format, on_gpu: !case.name.starts_with("cpu/") }
+        Self { config, family, format }
     }
 }
 
