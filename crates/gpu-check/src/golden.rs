@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use plimsoll_core::TokenId;
+use plimsoll_nn::Checkpoint;
 use safetensors::SafeTensors;
-use serde_json::Value;
 
 use crate::drive::{Ask, Driver, Generated, Unobserved, logprob_difference};
 use crate::model::{Sizes, Source, open};
@@ -31,7 +31,8 @@ pub struct Golden {
     /// A layer is a mixture of experts.
     pub is_mixture: bool,
     architecture: String,
-    folder: PathBuf,
+    /// The folder of safetensors, or the GGUF file.
+    path: PathBuf,
     prompts: Vec<Prompt>,
 }
 
@@ -56,7 +57,7 @@ pub struct Agreement {
     pub decode_error: f64,
 }
 
-/// Every checkpoint in `folder` that was recorded as a whole, what tells most first: see [`by_news`].
+/// Every recorded checkpoint in `folder`, what tells most first: see [`by_news`].
 ///
 /// # Errors
 /// A recording is malformed.
@@ -64,11 +65,21 @@ pub fn all(folder: &Path) -> Result<Vec<Golden>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| format!("no {}", folder.display()))? {
         let case = entry?.path();
-        if case.join("golden.safetensors").exists() && case.join("config.json").exists() {
-            found.push(Golden::read(&case).with_context(|| case.display().to_string())?);
+        if case.join("golden.safetensors").exists() {
+            for path in checkpoints(&case)? {
+                found.push(Golden::read(&case, &path).with_context(|| path.display().to_string())?);
+            }
         }
     }
     Ok(by_news(found))
+}
+
+/// A folder's checkpoints: it, if it has one of safetensors, and its GGUF files.
+fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>> {
+    let files: Vec<PathBuf> = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    let gguf = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    let whole = folder.join("config.json").exists().then(|| folder.to_owned());
+    Ok(whole.into_iter().chain(gguf).collect())
 }
 
 /// One of each architecture, then one of each variant, then the others.
@@ -83,25 +94,30 @@ fn by_news(mut all: Vec<Golden>) -> Vec<Golden> {
 }
 
 impl Golden {
-    fn read(folder: &Path) -> Result<Self> {
+    /// A checkpoint at `path` whose recording is in `folder`.
+    fn read(folder: &Path, path: &Path) -> Result<Self> {
+        let stem = (path != folder).then(|| path.file_stem().unwrap_or_default().to_string_lossy());
+        let prefix = stem.as_ref().map(|stem| format!("{stem}.")).unwrap_or_default();
         let bytes = std::fs::read(folder.join("golden.safetensors"))?;
         let tensors = SafeTensors::deserialize(&bytes)?;
         let words = |name: &str| -> Result<Vec<[u8; 4]>> { Ok(tensors.tensor(name)?.data().as_chunks().0.to_vec()) };
         let integers = |name: &str| anyhow::Ok(words(name)?.into_iter().map(u32::from_le_bytes).collect::<Vec<_>>());
         let prompt = |number: usize| -> Result<Prompt> {
             let positions: Vec<u32> = integers(&format!("positions.{number}"))?;
-            let logits: Vec<f32> = words(&format!("logits.{number}"))?.into_iter().map(f32::from_le_bytes).collect();
+            let logits: Vec<f32> =
+                words(&format!("{prefix}logits.{number}"))?.into_iter().map(f32::from_le_bytes).collect();
             ensure!(!positions.is_empty() && !logits.is_empty(), "nothing is recorded");
             let rows = logits.chunks(logits.len() / positions.len()).map(<[f32]>::to_vec);
             let rows = positions.iter().map(|position| *position as usize).zip(rows).collect();
             Ok(Prompt { ids: integers(&format!("ids.{number}"))?, rows })
         };
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let config = std::fs::read_to_string(folder.join("config.json"))?;
-        let is_mixture = config.contains("num_experts_per_tok");
-        let config: Value = serde_json::from_str(&config)?;
-        let architecture = config["architectures"][0].as_str().context("config.json names no architecture")?.to_owned();
-        Ok(Self { name, is_mixture, architecture, folder: folder.to_owned(), prompts: vec![prompt(0)?, prompt(1)?] })
+        let folder = folder.file_name().unwrap_or_default().to_string_lossy();
+        let name = [Some(folder), stem].into_iter().flatten().collect::<Vec<_>>().join("-");
+        let checkpoint = Checkpoint::open(path)?;
+        let config = checkpoint.config();
+        let is_mixture = config.to_string().contains("num_experts_per_tok");
+        let architecture = config["architectures"][0].as_str().context("its config names no architecture")?.to_owned();
+        Ok(Self { name, is_mixture, architecture, path: path.to_owned(), prompts: vec![prompt(0)?, prompt(1)?] })
     }
 
     /// What its name has after the family's, a format as a rule; and whether that is one of experts.
@@ -115,7 +131,7 @@ impl Golden {
     /// # Errors
     /// It does not load, or a step fails.
     pub fn run(&self, device: &Device) -> Result<Agreement> {
-        let mut driver = Driver::new(open(Source::Checkpoint(&self.folder), SIZES, device)?)?;
+        let mut driver = Driver::new(open(Source::Checkpoint(&self.path), SIZES, device)?)?;
         let rows = || self.prompts.iter().flat_map(|prompt| prompt.rows.iter().map(move |row| (prompt, row)));
         let asks: Vec<Ask> = rows().map(|(prompt, (position, _))| ask(&prompt.ids[..=*position], 1)).collect();
         let run = driver.run(&asks, &mut Unobserved)?;
@@ -196,7 +212,7 @@ mod tests {
             name: name.to_owned(),
             is_mixture,
             architecture: architecture.to_owned(),
-            folder: PathBuf::new(),
+            path: PathBuf::new(),
             prompts: Vec::new(),
         };
         let all = [

@@ -26,7 +26,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     copy_files(&root.join("configs/architectures"), &folder.join("configs/architectures"), &["json"])?;
     for case in golden_cases(&root.join("tests/golden"))? {
         let name = case.file_name().unwrap_or_default();
-        copy_files(&case, &folder.join("tests/golden").join(name), &["json", "safetensors"])?;
+        copy_files(&case, &folder.join("tests/golden").join(name), &["json", "safetensors", "gguf"])?;
     }
     fs::write(folder.join("about.json"), about(root)?)?;
     let bytes = size(&folder)?;
@@ -61,7 +61,7 @@ fn copy_files(from: &Path, to: &Path, extensions: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The checkpoints that were recorded as a whole.
+/// The recorded checkpoints' folders.
 fn golden_cases(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("no {}", folder.display()))?;
     let folders: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
