@@ -79,7 +79,8 @@ pub(crate) struct Engine {
     pub(crate) block_size: u32,
     pub(crate) prefix_caching: bool,
     pub(crate) scheduling_policy: SchedulingPolicy,
-    pub(crate) activations: ActivationsKind,
+    /// `None`: a CPU's `int8`, and on a GPU what the checkpoint says.
+    pub(crate) activations: Option<ActivationsKind>,
     pub(crate) quantize: Option<QuantizeKind>,
 }
 
@@ -239,7 +240,7 @@ impl Engine {
             block_size: options.block_size.unwrap_or(16),
             prefix_caching: options.prefix_caching.unwrap_or(true),
             scheduling_policy: options.scheduling_policy.unwrap_or(SchedulingPolicy::Fcfs),
-            activations: options.activations.unwrap_or(ActivationsKind::Int8),
+            activations: options.activations,
             quantize: options.quantize,
         };
         engine.check()?;
@@ -345,7 +346,7 @@ impl fmt::Display for Config {
         writeln!(
             f,
             "max-num-seqs {}, max-num-batched-tokens {}, block-size {}, kv-cache-dtype {:?}, \
-             gpu-memory-utilization {}, prefix-caching {}, scheduling-policy {:?}, activations {:?}{}",
+             gpu-memory-utilization {}, prefix-caching {}, scheduling-policy {:?}, activations {}{}",
             or_auto(engine.max_num_seqs),
             or_auto(engine.max_num_batched_tokens),
             engine.block_size,
@@ -353,7 +354,7 @@ impl fmt::Display for Config {
             engine.gpu_memory_utilization,
             engine.prefix_caching,
             engine.scheduling_policy,
-            engine.activations,
+            engine.activations.map_or_else(|| "auto".to_owned(), |kind| format!("{kind:?}")),
             engine.quantize.map_or_else(String::new, |format| format!(", quantize {format:?}"))
         )?;
         write!(

@@ -1,6 +1,6 @@
 //! What a model is run with: the device, its memory's plan, and the executor that is made of both.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device as TensorDevice;
 use plimsoll_core::Executor;
 use plimsoll_nn::{Footprint, KvCache, Loading, ModelInfo, Quantize};
@@ -8,7 +8,6 @@ use plimsoll_ops::gpu;
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::{Activations, Placement};
 use plimsoll_runner::{MemoryBudget, MemoryError, MemoryLimits, MemoryPlan, RunnerConfig};
-use plimsoll_sim::{NullConfig, NullExecutor};
 
 use crate::bytes::ByteSize;
 use crate::config::{Engine, Steps};
@@ -55,15 +54,9 @@ impl Means {
     /// A config that is not implemented.
     pub(crate) fn weight_bytes(&self, source: &Source) -> Result<u64> {
         match self.compute {
-            Compute::Null => Ok(0),
+            Compute::Null(_) => Ok(0),
             Compute::Cpu => source.weight_bytes(self.engine.quantize.map(quantize), Footprint::Cpu),
-            Compute::Gpu(_) => {
-                ensure!(
-                    self.engine.quantize.is_none(),
-                    "--quantize is served on a CPU alone: leave it out, or give --device cpu"
-                );
-                source.weight_bytes(None, Footprint::Gpu)
-            }
+            Compute::Gpu(_) => source.weight_bytes(self.engine.quantize.map(quantize), Footprint::Gpu),
         }
     }
 
@@ -76,7 +69,7 @@ impl Means {
             Compute::Gpu(device) => {
                 Ok((gpu::info(device)?.free_memory as f64 * self.engine.gpu_memory_utilization) as u64)
             }
-            Compute::Cpu | Compute::Null => Ok(machine::available_memory()),
+            Compute::Cpu | Compute::Null(_) => Ok(machine::available_memory()),
         }
     }
 
@@ -155,15 +148,16 @@ impl Means {
         times: &mut StartTimes,
     ) -> Result<Box<dyn Executor>> {
         let (placement, device) = match &self.compute {
-            Compute::Cpu => (Placement::Cpu(activations(self.engine.activations)), TensorDevice::Cpu),
+            Compute::Cpu => (Placement::Cpu(cpu_activations(self.engine.activations)?), TensorDevice::Cpu),
             Compute::Gpu(device) => (Placement::Gpu(device.clone()), device.clone()),
-            Compute::Null => {
-                let vocab_size = info.vocab_size as u32;
-                return Ok(Box::new(NullExecutor::new(NullConfig { vocab_size, ..NullConfig::default() })));
-            }
+            Compute::Null(pace) => return Ok(pace.executor(info.vocab_size as u32)),
         };
         let bar = pull::progress_bar(plan.weights, "loading");
-        let loading = Loading { placement, quantize: self.engine.quantize.map(quantize) };
+        let fp8_activations = match self.compute {
+            Compute::Gpu(_) => fp8_activations(self.engine.activations)?,
+            _ => None,
+        };
+        let loading = Loading { placement, quantize: self.engine.quantize.map(quantize), fp8_activations };
         let model = source.load(loading, |loaded| bar.set_position(loaded))?;
         if let Compute::Gpu(device) = &self.compute {
             gpu::give_back_free_memory(device)?; // of matrices that were joined
@@ -205,9 +199,20 @@ fn quantize(kind: QuantizeKind) -> Quantize {
     }
 }
 
-fn activations(kind: ActivationsKind) -> Activations {
+fn cpu_activations(kind: Option<ActivationsKind>) -> Result<Activations> {
     match kind {
-        ActivationsKind::Int8 => Activations::Int8,
-        ActivationsKind::F32 => Activations::F32,
+        None | Some(ActivationsKind::Int8) => Ok(Activations::Int8),
+        Some(ActivationsKind::F32) => Ok(Activations::F32),
+        Some(ActivationsKind::Bf16 | ActivationsKind::Fp8) => bail!("--activations on a CPU is int8 or f32"),
+    }
+}
+
+/// See [`Loading`].
+fn fp8_activations(kind: Option<ActivationsKind>) -> Result<Option<bool>> {
+    match kind {
+        None => Ok(None),
+        Some(ActivationsKind::Bf16) => Ok(Some(false)),
+        Some(ActivationsKind::Fp8) => Ok(Some(true)),
+        Some(ActivationsKind::Int8 | ActivationsKind::F32) => bail!("--activations on a GPU is bf16 or fp8"),
     }
 }

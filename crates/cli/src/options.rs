@@ -25,7 +25,7 @@ pub(crate) struct SharedOptions {
     pub(crate) port: Option<u16>,
 
     /// What computes: `auto`, `cpu`, `cuda:N` (GPU number N), or `null` (invents tokens; measures everything but the
-    /// model) [default: auto]
+    /// model; `null:STEP:TOKEN` takes so many microseconds a step and a token in it) [default: auto]
     #[arg(long, global = true, env = "PLIMSOLL_DEVICE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<Device>,
@@ -137,12 +137,14 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduling_policy: Option<SchedulingPolicy>,
 
-    /// How quantized weights are multiplied on a CPU: `int8` is fast, `f32` exact to the file [default: int8]
+    /// What quantized weights are multiplied with. On a CPU: `int8` is fast, `f32` exact to the file [default: int8]. On a
+    /// GPU: `bf16`, or where FP8 weights meet many tokens `fp8`, which a Hopper is faster with [default: the checkpoint's
+    /// own]
     #[arg(long, env = "PLIMSOLL_ACTIVATIONS", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) activations: Option<ActivationsKind>,
 
-    /// Format that matrices are brought to while they are loaded or made, where they are not quantized already; CPU only
+    /// Format that matrices are brought to while they are loaded or made, where they are not quantized already
     #[arg(long, env = "PLIMSOLL_QUANTIZE", value_name = "FORMAT", help_heading = "Engine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) quantize: Option<QuantizeKind>,
@@ -261,10 +263,16 @@ pub(crate) enum QuantizeKind {
     Mxfp4,
 }
 
-/// How quantized weights are multiplied on a CPU.
+/// What quantized weights are multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ActivationsKind {
+    /// On a CPU.
     Int8,
+    /// On a CPU.
     F32,
+    /// On a GPU.
+    Bf16,
+    /// On a GPU.
+    Fp8,
 }
