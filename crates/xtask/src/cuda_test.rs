@@ -1,5 +1,5 @@
 //! `cargo xtask cuda-test`: builds Plimsoll with CUDA and the stand-ins for CUDA's libraries, and runs the one over the
-//! other: matrix products, the golden models, and the server under tests/cuda.rs. Neither a GPU nor a toolkit is needed.
+//! other: linear layers and golden models, and the server under tests/cuda.rs. Neither a GPU nor a toolkit is needed.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,6 @@ use crate::{emulated_driver, portable};
 pub(crate) fn run(root: &Path) -> Result<()> {
     let driver = root.join("target/emulated-driver");
     emulated_driver::build(root, &driver)?;
-    portable::test(root, "plimsoll-ops", "linear::gpu_tests", &driver)?;
     let binaries = portable::build(root, false)?;
     let mut check = Command::new(binaries.join("gpu-check"));
     check.args(["run", "golden", "--seconds", "300", "--out"]).arg(root.join("target/cuda-test"));

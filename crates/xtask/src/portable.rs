@@ -51,7 +51,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
 
 /// Builds the programs, and sees that they start without CUDA; returns their folder.
 pub(crate) fn build(root: &Path, release: bool) -> Result<PathBuf> {
-    let mut cargo = command(root, "build", PACKAGES)?;
+    let mut cargo = command(root, "build")?;
     if release {
         cargo.arg("--release");
     }
@@ -63,15 +63,8 @@ pub(crate) fn build(root: &Path, release: bool) -> Result<PathBuf> {
 
 /// What only this build compiles is linted in this build alone.
 fn clippy(root: &Path) -> Result<()> {
-    let mut cargo = command(root, "clippy", PACKAGES)?;
+    let mut cargo = command(root, "clippy")?;
     cargo.args(["--", "-D", "warnings"]);
-    finish(cargo)
-}
-
-/// Runs a crate's unit tests whose names have this in them, with CUDA's libraries in `libraries`.
-pub(crate) fn test(root: &Path, package: &str, names: &str, libraries: &Path) -> Result<()> {
-    let mut cargo = command(root, "test", &[package])?;
-    cargo.args(["--lib", names]).env("LD_LIBRARY_PATH", libraries);
     finish(cargo)
 }
 
@@ -82,7 +75,7 @@ fn finish(mut cargo: Command) -> Result<()> {
 }
 
 /// cargo in the workspace of links, with all that the build needs laid out.
-fn command(root: &Path, verb: &str, packages: &[&str]) -> Result<Command> {
+fn command(root: &Path, verb: &str) -> Result<Command> {
     let toolkit = toolkit::ensure(root)?;
     let target = root.join(TARGET);
     let workspace = target.join("workspace");
@@ -99,7 +92,7 @@ fn command(root: &Path, verb: &str, packages: &[&str]) -> Result<Command> {
     }
     // Its CPU code is a minute's work for the optimizer, and nothing in this build computes with it; a release does.
     cargo.args(["--config", "profile.dev.package.candle-core.opt-level=0"]);
-    for package in packages {
+    for package in PACKAGES {
         cargo.args(["--package", package, "--features", &format!("{package}/cuda")]);
     }
     share_what_is_built(&mut cargo, &metadata);
