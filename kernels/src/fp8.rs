@@ -43,13 +43,7 @@ impl QuantizeRows {
             grid: [self.padded_tokens, 1, 1],
             threads: threads_for(self.columns / MULTIPLE as u32, 512),
             shared_bytes: 0,
-            args: &[
-                self.codes.into(),
-                self.scales.into(),
-                self.x.into(),
-                self.tokens.into(),
-                self.columns.into(),
-            ],
+            args: &[self.codes.into(), self.scales.into(), self.x.into(), self.tokens.into(), self.columns.into()],
         })
     }
 }

@@ -112,12 +112,8 @@ fn weights(device: &dyn TestDevice, random: &mut Random) -> Result<(), String> {
             return Err(format!("the factors of {rows} rows are not those that were laid"));
         }
         let out = Output::new(device, rows * columns);
-        let op = UnpackRows {
-            rows_out: out.at,
-            codes: device.upload(&laid),
-            rows: rows as u32,
-            columns: columns as u32,
-        };
+        let op =
+            UnpackRows { rows_out: out.at, codes: device.upload(&laid), rows: rows as u32, columns: columns as u32 };
         op.run(device.queue()).map_err(|e| e.to_string())?;
         expect_same(&format!("{rows} x {columns}"), &out.read(device)?, &codes)?;
     }
