@@ -1,7 +1,8 @@
 //! Linear layers: `y = x W^T (+ b)` for weights in any format of [`crate::quant`].
 //!
 //! On a GPU activations are bf16. Weights stay packed where a kernel reads their format (`quantized`, `relay`), and are
-//! bf16 where none does (`dense`); rows of several formats are as many matrices (`parts`); where that is asked for, FP8 weights meet FP8 activations (`fp8`). On the CPU:
+//! bf16 where none does (`dense`); rows of several formats are as many matrices (`parts`); where that is asked for, FP8
+//! weights meet FP8 activations (`fp8`). On the CPU:
 //!
 //! Weights are repacked once, at load, into panels of 32 output rows (`panel`), so that one vector instruction does 16
 //! outputs. A product runs a kernel per (panel, tile of rows of `x`), chosen by what the CPU has (`isa`): quantized
