@@ -1,5 +1,7 @@
 //! Linear layers as models compute them, against sums in f64: biases by whatever way a product goes, and FP8 weights that
-//! meet FP8 activations, of which no golden checkpoint has rows enough.
+//! meet FP8 activations, of which no golden checkpoint has rows enough; and those that stay packed ([`packed`]).
+
+mod packed;
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -22,13 +24,15 @@ const E4M3: f64 = 1.01 / 16.0;
 pub(crate) fn items() -> Vec<Item> {
     let item = |name: &str, run: Measure| Item { name: format!("layer/{name}"), run };
     let fp8 = |shape: Shape| -> Measure { Box::new(move |gpu| fp8(shape, &gpu.device)) };
-    vec![
+    let mut items = vec![
         item("biases", Box::new(|gpu| biases(&gpu.device))),
         item("fp8 x fp8, one part", fp8(Shape { tokens: 512, rows: 64, columns: 96 })),
         item("fp8 x fp8, padded", fp8(Shape { tokens: 520, rows: 48, columns: 64 })),
         item("fp8 x fp8, several parts", fp8(Shape { tokens: 512, rows: 4112, columns: 8192 })),
         item("fp8 x fp8, what is no number", Box::new(|gpu| no_numbers(&gpu.device))),
-    ]
+    ];
+    items.extend(packed::items());
+    items
 }
 
 #[derive(Clone, Copy)]
