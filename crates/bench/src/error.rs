@@ -33,6 +33,8 @@ pub enum BenchError {
         #[source]
         source: std::io::Error,
     },
+    #[error("a request to {url} failed: {why}; every one is needed here")]
+    Unanswered { url: String, why: String },
     #[error("the null server could not start: {0}")]
     NullServer(#[source] std::io::Error),
 }

@@ -23,6 +23,8 @@ pub enum FindingKind {
     UsageMissing,
     /// The tokens of a reply came all at once, so that nothing is known of the time between them.
     Burst,
+    /// The server was at work before the measurement began.
+    NotIdle,
     /// Prompts were answered from the server's prefix cache though each was to be new to it.
     CachedTokens,
     /// This process may not open enough connections for the concurrency asked for.

@@ -37,6 +37,7 @@ mod endpoint;
 mod error;
 mod evidence;
 mod findings;
+mod idle_check;
 mod lengths;
 mod load;
 mod null_server;

@@ -109,34 +109,37 @@ pub async fn first_content_times(url: &str, requests: u32, gap: Duration) -> Res
     };
     let mut records = drive(client, Arc::new(source), plan, |_| false).await.records;
     records.sort_by_key(|record| record.sent);
-    let time = |record: &RequestRecord| match record.is_success() {
-        true => record.time_to_first_content(),
-        false => None,
-    };
-    records.iter().map(time).collect::<Option<_>>().ok_or_else(|| BenchError::Config("a request failed".to_owned()))
+    if let Some(failed) = records.iter().find(|record| !record.is_success()) {
+        let why = failed.detail.clone().unwrap_or_default();
+        return Err(BenchError::Unanswered { url: url.to_owned(), why });
+    }
+    Ok(records.iter().filter_map(RequestRecord::time_to_first_content).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn ceiling(prompt: Conversation, max_tokens: u32) -> ClientCeiling {
-        let generation = Generation { max_tokens, ..Generation::default() };
-        let kind = EndpointKind::Completions;
-        let source = RequestSource::new(kind, "m", &generation, &Workload::default(), vec![prompt]).expect("a source");
-        measure_client_ceiling(None, source, 8, Stop::default()).await.expect("a null server")
-    }
-
-    #[tokio::test]
-    async fn prompts_of_megabytes_are_measured_as_well() {
-        let ceiling = ceiling(Conversation::single("word ".repeat(1 << 20), 1 << 20), 10).await;
-        assert!(ceiling.events_per_s > 0.0, "{ceiling:?}");
-    }
-
     #[tokio::test]
     async fn replies_too_long_to_end_are_measured_as_well() {
-        let ceiling = ceiling(Conversation::single("How fast?", 3), 1_000_000).await;
+        let generation = Generation { max_tokens: 1_000_000, ..Generation::default() };
+        let prompt = vec![Conversation::single("How fast?", 3)];
+        let kind = EndpointKind::Completions;
+        let source = RequestSource::new(kind, "m", &generation, &Workload::default(), prompt).expect("a source");
+        let ceiling = measure_client_ceiling(None, source, 8, Stop::default()).await.expect("a null server");
         assert!(ceiling.events_per_s > 100.0, "{ceiling:?}");
+    }
+
+    #[tokio::test]
+    async fn each_request_has_its_time_and_a_failure_is_told() {
+        let pace = Some(Duration::from_millis(1));
+        let server = NullServer::start(NullServerConfig { pace, ..NullServerConfig::default() }).expect("a free port");
+        let times = first_content_times(&server.url(), 20, Duration::from_millis(2)).await.expect("20 requests");
+        assert_eq!(times.len(), 20);
+        assert!(times.iter().all(|time| *time >= Duration::from_millis(1)), "{times:?}");
+        let gone = server.url();
+        drop(server);
+        assert!(first_content_times(&gone, 2, Duration::from_millis(1)).await.is_err());
     }
 
     #[test]

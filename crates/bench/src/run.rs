@@ -67,7 +67,7 @@ pub async fn run_until(config: &BenchConfig, stop: &Stop, progress: impl Fn(&Pro
     progress(&Progress::Rung(stage, Box::new(rung.clone())));
     let of_rung = findings::of_rungs([&rung], config.workload.salt, stop);
     let of_trace = findings::of_trace(config.arrivals, &rung, target.workload.loaded);
-    let findings = target.usage.into_iter().chain(too_few).chain(of_trace).chain(of_rung).collect();
+    let findings = target.findings.into_iter().chain(too_few).chain(of_trace).chain(of_rung).collect();
     Ok(BenchReport {
         schema: BENCH_SCHEMA.to_owned(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),

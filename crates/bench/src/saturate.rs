@@ -87,7 +87,7 @@ pub async fn saturate_until(
         rechecks: Vec::new(),
     };
     let answer = walk.run().await?;
-    let findings = target.usage.clone().into_iter().chain(too_few).chain(walk.findings(&answer)).collect();
+    let findings = target.findings.iter().cloned().chain(too_few).chain(walk.findings(&answer)).collect();
     let Walk { mut rungs, offered, rechecks, .. } = walk;
     rungs.sort_by_key(|rung| rung.summary.concurrency);
     Ok(SaturationReport {

@@ -349,6 +349,16 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_is_begun_again_leaves_the_first_as_it_was() {
+        let source = source(EndpointKind::Chat, &Generation { seed: Some(3), ..Generation::default() }, false);
+        let source = source.expect("a source");
+        let first = next(&source);
+        let again = Arc::new(source.again());
+        assert_eq!((next(&again), again.kind()), (first, EndpointKind::Chat));
+        assert_eq!(next(&again), next(&source), "neither has gone on by the other");
+    }
+
+    #[test]
     fn a_trace_begins_anew_with_each_run() {
         let trace = [1, 2].map(Duration::from_secs).to_vec();
         let prompts = ["a", "b"].map(|text| Conversation::single(text, 1)).to_vec();

@@ -31,8 +31,8 @@ const MAX_PROMPTS: u64 = 4096;
 pub(crate) struct Target {
     pub(crate) model: String,
     pub(crate) workload: WorkloadFacts,
-    /// What is wrong with the server's token counts.
-    pub(crate) usage: Option<Finding>,
+    /// What is wrong with the server before it is driven: work of others, its token counts.
+    pub(crate) findings: Vec<Finding>,
     client: Arc<Client>,
     source: Arc<RequestSource>,
     request_timeout: Duration,
@@ -76,6 +76,7 @@ impl Target {
         let asking = Asking { http: &http.kept, base: &base, patience: config.connect_timeout };
         let model = find_model(asking, config.endpoint).await?;
         let telemetry = Telemetry::of(asking, config.process).await;
+        let busy = telemetry.busy().await;
         let tokenizer = RemoteTokenizer::probe(asking, &model).await;
         let all = matches!(config.workload.prompts, PromptSource::Trace { .. });
         let wanted = config.requests.min(if all { u64::MAX } else { MAX_PROMPTS }) as usize;
@@ -97,7 +98,7 @@ impl Target {
         };
         let client = Arc::new(Client::new(http.clone(), generate(&base, kind), config.request_timeout));
         Ok(Self {
-            usage,
+            findings: busy.into_iter().chain(usage).collect(),
             model,
             workload,
             client,

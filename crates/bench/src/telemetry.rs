@@ -9,18 +9,22 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use reqwest::Url;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::gpus::Gpus;
 use self::page::{KV_USAGE, PREEMPTIONS, PREFILL_TIME, Page, QUEUE_TIME, RESIDENT, RUNNING, WAITING};
 use self::process::{cpu_seconds, resident_bytes};
 use crate::endpoint::Asking;
+use crate::findings::Finding;
+use crate::idle_check::busy;
 use crate::series::{ServerSample, ServerSide, ServerStart, TtftSplit};
 use crate::summary::RungSummary;
 
 /// How often the server is looked at, and how long it may take to answer at most.
 const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
+/// GPUs tell what they did in the last second.
+const SETTLING: Duration = Duration::from_millis(1200);
 /// No metrics page is longer.
 const LARGEST_PAGE: usize = 8 << 20;
 
@@ -81,6 +85,14 @@ impl Telemetry {
     /// What the server was before it was put under load. None: nothing is known of it.
     pub(crate) fn start(&self) -> Option<ServerStart> {
         Some(self.start.clone()).filter(|start| *start != ServerStart::default())
+    }
+
+    /// What the server is busy with, if it still is after a moment: it may just have started.
+    pub(crate) async fn busy(&self) -> Option<Finding> {
+        let look = async || busy(&self.look(Duration::ZERO, &Look::default()).await.0);
+        look().await?;
+        sleep(SETTLING).await;
+        look().await
     }
 
     /// What is looked at and what cannot be, for a person.

@@ -15,7 +15,7 @@ const BUFFER: c_int = 64 << 20;
 /// How long a read waits for a packet.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// One packet as the device has seen it, from its IP header on.
+/// One packet as the device has seen it, without the header of its link.
 pub(crate) struct Packet {
     pub(crate) direction: Direction,
     /// By the machine's clock, since 1970.
@@ -29,7 +29,8 @@ impl Capture {
     /// # Errors
     /// The system's, above all where the process may not capture.
     pub(crate) fn of_loopback() -> io::Result<Self> {
-        let protocol = (libc::ETH_P_IP as u16).to_be();
+        // Sockets of one protocol are not shown what is sent.
+        let protocol = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: no pointer is passed; the result is checked before it is used.
         let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol.into()) };
         if socket < 0 {
