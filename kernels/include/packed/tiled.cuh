@@ -23,8 +23,9 @@ template <typename Format, int WARPS_ACROSS> struct Tiled {
     static constexpr uint32_t X_BYTES = POSITIONS * CHUNK * sizeof(bf16);
     static constexpr uint32_t CODE_BYTES = TILES * CHUNK_BYTES<Format>;
     static constexpr uint32_t SCALE_BYTES = TILES * Format::Scales::PARTS * 16;
-    // 16-byte parts of the scales that a thread copies of a chunk.
-    static constexpr int SCALE_ROUNDS = (SCALE_BYTES / 16 + THREADS - 1) / THREADS;
+    // Threads that copy a tile's scales; where there are too few for one 16-byte part each, they take turns.
+    static constexpr uint32_t PARTS_WANTED = Format::Scales::PARTS == 0 ? 1 : Format::Scales::PARTS;
+    static constexpr uint32_t SCALE_THREADS = PARTS_WANTED * TILES <= THREADS ? PARTS_WANTED : THREADS / TILES;
     static constexpr uint32_t STAGE_BYTES = X_BYTES + CODE_BYTES + SCALE_BYTES;
     // What a multiprocessor of every architecture has room for.
     static constexpr int STAGES = STAGE_BYTES <= 24 * 1024 ? 4 : STAGE_BYTES <= 32 * 1024 ? 3 : 2;
@@ -76,9 +77,9 @@ template <typename Format, int WARPS_ACROSS> struct Copies {
     // This thread's first part of the first chunk, and how far its next is.
     const unsigned char* codes;
     uint64_t code_step;
-    // Of the tile of each part of the scales.
-    const unsigned char* scales[T::SCALE_ROUNDS + 1];
-    // A bit for each part of the codes, and from the last on for those of the scales: whether its rows exist.
+    // Of the tile whose parts this thread copies.
+    const unsigned char* scales;
+    // A bit for each part of the codes, and the last for those of the scales: whether its rows exist.
     uint32_t existing;
 
     __device__ __forceinline__ Copies(const Operands& to, const Item& item) : tiles(to) {
@@ -96,14 +97,10 @@ template <typename Format, int WARPS_ACROSS> struct Copies {
             existing |= (exists ? 1u : 0u) << i;
         }
         if constexpr (T::SCALE_BYTES != 0) {
-            const uint64_t scale_tile_bytes = Format::Scales::tile_bytes(to.matrix.chunks(), to.scaling);
-            const uint64_t first_tile = static_cast<uint64_t>(item.expert) * to.matrix.tiles();
-#pragma unroll
-            for (int i = 0; i < T::SCALE_ROUNDS; i++) {
-                const uint32_t index = (threadIdx.x + i * T::THREADS) / Format::Scales::PARTS;
-                scales[i] = to.scales + (first_tile + tiles.tile(index)) * scale_tile_bytes;
-                existing |= index < T::TILES && tiles.exists(index) ? 1u << (31 - i) : 0u;
-            }
+            const uint32_t index = threadIdx.x / T::SCALE_THREADS;
+            const uint64_t number = static_cast<uint64_t>(item.expert) * to.matrix.tiles() + tiles.tile(index);
+            scales = to.scales + number * Format::Scales::tile_bytes(to.matrix.chunks(), to.scaling);
+            existing |= index < T::TILES && tiles.exists(index) ? 1u << 31 : 0u;
         }
 #pragma unroll
         for (int i = 0; i < X_PARTS; i++) {
@@ -136,13 +133,15 @@ template <typename Format, int WARPS_ACROSS> struct Copies {
         }
         if constexpr (T::SCALE_BYTES != 0) {
             constexpr uint32_t PARTS = Format::Scales::PARTS;
+            const uint32_t index = threadIdx.x / T::SCALE_THREADS;
 #pragma unroll
-            for (int i = 0; i < T::SCALE_ROUNDS; i++) {
-                const uint32_t at = threadIdx.x + i * T::THREADS;
-                if (at < T::TILES * PARTS) {
-                    const unsigned char* part = Format::Scales::part(scales[i], chunk, at % PARTS, to.scaling);
-                    const bool exists = (existing >> (31 - i) & 1) != 0 && part != nullptr;
-                    cp_async_16(stage + T::X_BYTES + T::CODE_BYTES + at * 16, exists ? part : to.scales, exists);
+            for (uint32_t first = 0; first < PARTS; first += T::SCALE_THREADS) {
+                const uint32_t i = first + threadIdx.x % T::SCALE_THREADS;
+                if (index < T::TILES && i < PARTS) {
+                    const unsigned char* part = Format::Scales::part(scales, chunk, i, to.scaling);
+                    const bool exists = existing >> 31 != 0 && part != nullptr;
+                    cp_async_16(stage + T::X_BYTES + T::CODE_BYTES + (index * PARTS + i) * 16,
+                                exists ? part : to.scales, exists);
                 }
             }
         }
