@@ -7,6 +7,7 @@ mod ceilings;
 mod checks;
 mod clock;
 mod dense;
+mod experts;
 mod goldens;
 mod gpu;
 mod layers;
@@ -170,7 +171,10 @@ fn items(job: &Job) -> Result<Vec<worker::Item>> {
     let items = match job.part {
         Part::Ceilings => ceilings::items(),
         Part::Checks => checks::items(job.seed.unwrap_or(0)),
-        Part::Golden => layers::items().into_iter().chain(goldens::items(&job.data.join("tests/golden"))?).collect(),
+        Part::Golden => {
+            let layers = layers::items().into_iter().chain(experts::items());
+            layers.chain(goldens::items(&job.data.join("tests/golden"))?).collect()
+        }
         Part::Dense => dense::items(&job.out, job.scale()),
         Part::Timings => timings::items(&job.out, job.scale()),
         Part::Models => models::items(&job.data, &job.out, job.scale()),
