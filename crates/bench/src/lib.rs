@@ -15,6 +15,7 @@
 //! | `series`, `open_loop`, `telemetry` | a run over time, whether the server kept up, what it says of itself |
 //! | `search` | the saturation search: a pure state machine over what was measured |
 //! | `saturate`, `target`, `run` | feed the search with measurements |
+//! | `usage_check`, `idle_check` | what is wrong with a server before it is driven |
 //! | `findings` | what to know before believing a result |
 //! | `preflight`, `null_server` | how fast the client itself is |
 //! | `report`, `table` | JSON and the terminal |
