@@ -81,14 +81,20 @@ fn tensors_of_quantized_modules_that_are_wrong() {
     let nan = f32::NAN.to_le_bytes();
     let infinite = [0x00, 0x7c]; // an f16
     // The matrix is [64, 96]; blocks are of [32, 64], groups of 32.
-    refused("llama-fp8-block", "weight_scale_inv", put(4, &nan), &[DOWN, "weight_scale_inv", "not a number"]);
+    refused(
+        "llama-fp8-block",
+        "weight_scale_inv",
+        put(4, &nan),
+        &[DOWN, "weight_scale_inv", "NaN for row 0", "not a number"],
+    );
+    refused("llama-fp8-block", "weight_scale_inv", put(8, &nan), &["weight_scale_inv", "NaN for row 32"]);
     refused("llama-fp8-block", "weight_scale_inv", reshaped(&[4, 1]), &["weight_scale_inv", "[4, 1]", "[2, 2]"]);
     refused("llama-fp8-block", "weight_scale_inv", retyped(Dtype::I32), &["weight_scale_inv", "I32"]);
     refused("llama-fp8-block", "weight_scale_inv", gone, &[DOWN, "weight_scale", "missing"]);
-    refused("llama-fp8-block", "weight", put(70, &[0xff]), &[DOWN, "not a number"]);
+    refused("llama-fp8-block", "weight", put(97, &[0xff]), &[DOWN, "row 1 ", "not a number"]);
     refused("llama-fp8-block", "weight", reshaped(&[96, 64]), &[DOWN, "[96, 64]", "[64, 96]"]);
     refused("llama-fp8-block", "weight", retyped(Dtype::F8_E5M2), &[DOWN, "F8_E5M2"]);
-    refused("llama-fp8-tensor", "weight_scale", put(0, &f32::MAX.to_le_bytes()), &[DOWN, "too large"]);
+    refused("llama-fp8-tensor", "weight_scale", put(0, &f32::MAX.to_le_bytes()), &["weight_scale", "too large"]);
     refused("llama-fp8-channel", "weight_scale", reshaped(&[32, 2]), &["weight_scale", "[32, 2]", "[64, 1]"]);
 
     refused("llama-ct-int8", "weight_scale", gone, &[DOWN, "weight_scale", "missing"]);
@@ -117,14 +123,14 @@ fn tensors_of_quantized_modules_that_are_wrong() {
     refused("llama-gptq", "qweight", retyped(Dtype::U32), &["qweight", "U32", "I32"]);
     refused("llama-gptq", "qzeros", gone, &[DOWN, "qzeros", "missing"]);
     refused("llama-gptq", "qzeros", reshaped(&[8, 3]), &["qzeros", "[8, 3]", "[3, 8]"]);
-    refused("llama-gptq", "scales", put(6, &infinite), &[DOWN, "scales", "not a number"]);
+    refused("llama-gptq", "scales", put(6, &infinite), &[DOWN, "scales", "inf for row 3", "not a number"]);
     refused("llama-gptq", "scales", reshaped(&[64, 3]), &["scales", "[64, 3]"]);
     refused("llama-gptq", "g_idx", put(0, &3i32.to_le_bytes()), &["g_idx", "column 0", "group 3, of 3"]);
     refused("llama-gptq", "g_idx", put(0, &2i32.to_le_bytes()), &["g_idx", "not of 32 columns each"]);
     refused("llama-gptq", "g_idx", retyped(Dtype::F32), &["g_idx", "F32"]);
     refused("llama-awq", "qweight", reshaped(&[8, 96]), &["qweight", "[8, 96]", "[96, 8]"]);
     refused("llama-awq", "qzeros", reshaped(&[24]), &["qzeros", "[24]", "[3, 8]"]);
-    refused("llama-awq", "scales", put(0, &infinite), &["scales", "not a number"]);
+    refused("llama-awq", "scales", put(130, &infinite), &["scales", "inf for row 1", "not a number"]);
 }
 
 #[test]
@@ -144,6 +150,12 @@ fn tensors_beside_a_quantized_matrix() {
     copy.check("", &[&name, "no use"]);
     with(&[(&format!("{DOWN}.weight_scale"), aside)]);
     copy.check("", &["weight_scale", "no use"]);
+
+    let copy = Copy::of("llama-fp8-channel", "formats-beside");
+    let original = fs::read(copy.0.join("model.safetensors")).unwrap();
+    let zeros: Owned = (Dtype::I8, vec![64, 1], vec![0; 64]);
+    edit_tensors(&copy, &original, |_, tensor| Some(tensor), &[(&format!("{DOWN}.weight_zero_point"), zeros)]);
+    copy.check("", &[&format!("{DOWN}.weight_zero_point"), "no use"]);
 }
 
 #[test]
@@ -284,11 +296,21 @@ fn dummies_have_the_form_of_their_config_or_the_one_asked_for() {
     for case in ["llama-ct-int4", "llama-gptq", "llama-gptq-act-order", "llama-awq"] {
         packed(case, 0.5 + 6.0 / 32.0);
     }
-    for case in ["gpt-oss-mxfp4", "qwen3_moe-awq", "llama4-fp8-channel", "gemma3-ct-int4"] {
-        check(case, None);
+    // Every architecture in every format that it is published in, and in every one that is made of it.
+    let mut cases = published();
+    assert!(cases.len() > 40, "{cases:?}");
+    cases.iter().for_each(|case| drop(check(case, None)));
+    cases.retain(|case| config(case).get("quantization_config").is_none());
+    for case in cases {
+        for quantize in [Quantize::Int8, Quantize::Int4, Quantize::Fp8, Quantize::Mxfp4] {
+            check(&case, Some(quantize));
+        }
     }
-    for quantize in [Quantize::Int8, Quantize::Int4, Quantize::Fp8, Quantize::Mxfp4] {
-        check("llama3", Some(quantize));
-        check("gpt-oss", Some(quantize));
-    }
+}
+
+/// Golden checkpoints with a config.
+fn published() -> Vec<String> {
+    let entries = fs::read_dir(golden_dir()).unwrap().map(|entry| entry.unwrap());
+    let named = entries.filter(|entry| entry.path().join(CONFIG).exists());
+    named.map(|entry| entry.file_name().into_string().unwrap()).collect()
 }

@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use plimsoll_models::{find, load};
-use plimsoll_nn::Checkpoint;
+use plimsoll_models::{find, load, survey};
+use plimsoll_nn::{Checkpoint, CheckpointError};
 use plimsoll_ops::linear::Activations;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -41,12 +41,21 @@ impl Copy {
         fs::write(path, bytes).unwrap();
     }
 
-    /// Opens and loads what `file` names in the folder ("" is the folder), which must fail.
+    /// Opens and loads what `file` names in the folder ("" is the folder), which must fail; and as a survey says, where that
+    /// does not lie in a matrix's own numbers.
     #[track_caller]
     pub(crate) fn check(&self, file: &str, expected: &[&str]) {
         let path = if file.is_empty() { self.0.clone() } else { self.0.join(file) };
-        let loaded = Checkpoint::open(&path).and_then(|c| load(&c, Activations::F32, |_, _| {}).map(|_| ()));
-        let problem = loaded.expect_err("must be refused").to_string();
+        let problem = match Checkpoint::open(&path) {
+            Err(problem) => problem.to_string(),
+            Ok(checkpoint) => {
+                let problem = load(&checkpoint, Activations::F32, |_, _| {}).map(drop).expect_err("must be refused");
+                let told: Vec<String> = survey(&checkpoint).iter().map(ToString::to_string).collect();
+                let is_told = told.contains(&problem.to_string()) || matches!(problem, CheckpointError::Row { .. });
+                assert!(is_told, "a survey says {told:?}, not {problem}");
+                problem.to_string()
+            }
+        };
         for part in expected {
             assert!(problem.contains(part), "{part:?} is not in {problem:?}");
         }
@@ -246,7 +255,7 @@ fn damaged_safetensors() {
     rewrite(&moved);
     copy.check("", &["model.safetensors"]);
     fs::remove_file(copy.0.join("model.safetensors")).unwrap();
-    copy.check("", &["model.safetensors"]);
+    copy.check("", &["model.safetensors", "it holds f16.gguf"]);
 }
 
 #[test]
@@ -345,6 +354,35 @@ fn damaged_indices() {
     copy.check("", &["model-00003-of-00002.safetensors"]);
     copy.edit_json(index, |index| *index = json!([]));
     copy.check("", &["index.json", "weight_map"]);
+}
+
+#[test]
+fn damaged_shards() {
+    let (first, second) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let copy = Copy::of("llama3", "shards");
+    copy.edit_bytes(second, |bytes| bytes.truncate(bytes.len() - 1));
+    copy.check("", &[second, "tensor ", "truncated"]);
+    copy.edit_bytes(second, |bytes| bytes[..8].copy_from_slice(&(1u64 << 40).to_le_bytes()));
+    copy.check("", &[second, "a header of 1099511627776 bytes"]);
+    // The second shard's tensors in the first one's place are none of those that the index puts there.
+    fs::copy(golden_dir().join("llama3").join(second), copy.0.join(second)).unwrap();
+    fs::copy(golden_dir().join("llama3").join(second), copy.0.join(first)).unwrap();
+    copy.check("", &[first, "lacks tensor", "index.json"]);
+
+    // A tensor in both, of which the index knows nothing.
+    let copy = Copy::of("llama3", "shards-twice");
+    let norm = "model.norm.weight";
+    let holder = fs::read(copy.0.join(second)).unwrap();
+    let again = safetensors::SafeTensors::deserialize(&holder).unwrap().tensor(norm).unwrap();
+    let original = fs::read(copy.0.join(first)).unwrap();
+    let mut tensors = safetensors::SafeTensors::deserialize(&original).unwrap().tensors();
+    tensors.push((norm.into(), again));
+    fs::write(copy.0.join(first), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    assert!(Checkpoint::open(&copy.0).is_ok(), "the index says which is meant");
+    copy.edit_json("model.safetensors.index.json", |index| {
+        assert!(index["weight_map"].as_object_mut().unwrap().remove(norm).is_some());
+    });
+    copy.check("", &[second, norm, "which is meant"]);
 }
 
 #[test]
