@@ -159,13 +159,22 @@ impl SaturationReport {
     }
 }
 
+/// An older file stays until the new one is whole.
 fn write_json(report: &impl Serialize, folder: &Path, name: &str) -> Result<PathBuf> {
-    let path = folder.join(name);
+    let (path, unfinished) = (folder.join(name), folder.join(format!("{name}.new")));
     let mut text = serde_json::to_vec_pretty(report).expect("reports hold nothing that JSON cannot");
     text.push(b'\n');
-    let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, text));
-    written.map_err(|source| BenchError::Write { path: path.clone(), source })?;
-    Ok(path)
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&unfinished, text))
+        .and_then(|()| std::fs::rename(&unfinished, &path));
+    match written {
+        Ok(()) => Ok(path),
+        Err(source) => {
+            // It holds a part of the report at most, and takes the room that is lacking.
+            std::fs::remove_file(&unfinished).ok();
+            Err(BenchError::Write { path, source })
+        }
+    }
 }
 
 /// No report comes near this; a file that does is none.

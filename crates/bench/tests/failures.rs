@@ -185,9 +185,13 @@ async fn a_full_disk_is_an_error_and_not_the_end_of_what_was_measured() {
     let folder = std::env::temp_dir().join(format!("plimsoll-full-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     // Every write to this device fails as on a full disk.
-    std::os::unix::fs::symlink("/dev/full", folder.join("bench.json")).expect("a link");
+    std::os::unix::fs::symlink("/dev/full", folder.join("bench.json.new")).expect("a link");
+    std::fs::write(folder.join("bench.json"), "of an earlier run").expect("a file");
     let error = report.write(&folder).expect_err("no space");
     assert!(error.to_string().contains("bench.json"), "{error}");
+    assert_eq!(std::fs::read_to_string(folder.join("bench.json")).expect("still there"), "of an earlier run");
+    assert!(!folder.join("bench.json.new").exists(), "no half of a report is left");
+    report.write(&folder).expect("there is room again");
     assert!(report.to_string().contains("output tok/s"), "{report}");
     std::fs::remove_dir_all(&folder).expect("our own folder");
 }

@@ -1,8 +1,11 @@
 //! The search against servers whose saturation point, breakpoint and capacity are known: closed forms with sampling
 //! noise, a birth-and-death process for arrivals that do not wait, run without a clock.
 
+use std::time::Duration;
+
 use plimsoll_bench::{
-    Answer, Constraint, InFlightGrowth, Measured, OfferedPoint, RungPoint, SearchConfig, Slo, Step, Verdict, next_step,
+    Answer, Constraint, InFlightGrowth, Measured, OfferedPoint, RungPoint, RungRule, SearchConfig, Slo, Step, Verdict,
+    next_step,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -361,7 +364,12 @@ fn search_all(first_seed: u64) {
         missed += of_kind;
     }
     let runs = SEEDS * KINDS.len() as u64;
-    println!("{missed} of {runs} missed, {:.1} measurements a search", count as f64 / runs as f64);
+    let measurements = count as f64 / runs as f64;
+    println!("{missed} of {runs} missed, {measurements:.1} measurements a search");
+    // A search that is not cut short by its budget must be the rule.
+    let budget = Duration::from_secs(20 * 60);
+    let longest = RungRule::within(budget, MAX_CONCURRENCY).max_time;
+    assert!(longest.mul_f64(measurements) <= budget, "{measurements} rungs of {longest:?}");
     assert!(missed * 20 <= runs, "{missed} of {runs} missed, more than 5%");
     assert!(too_many.is_empty(), "too many missed of {too_many:?}");
 }

@@ -10,6 +10,7 @@ use plimsoll_bench::{Arrivals, BenchConfig, BenchReport, PromptSource, Slo};
 use crate::config::Shared;
 use crate::load::LoadOptions;
 use crate::progress;
+use crate::report::say;
 
 /// What `bench` takes.
 #[derive(Args, Debug)]
@@ -184,13 +185,12 @@ pub(crate) async fn run(shared: &Shared, options: BenchOptions) -> Result<()> {
     let report = plimsoll_bench::run_until(&config, &stop, |news| progress::show(news, &bar)).await;
     bar.finish_and_clear();
     let report = report?;
-    if options.single {
-        println!("{}", single(&report));
-    }
-    println!("{report}");
+    let headline = if options.single { format!("{}\n", single(&report)) } else { String::new() };
+    let told = say(format_args!("{headline}{report}"));
     if let Some(folder) = &options.out {
-        println!("written to {}", report.write(folder)?.display());
+        say(format_args!("written to {}", report.write(folder)?.display()))?;
     }
+    told?;
     if report.rung.summary.outcomes.success == 0 {
         bail!("no request succeeded");
     }

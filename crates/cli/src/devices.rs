@@ -58,7 +58,6 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions, wanted:
         let shared = SharedOptions { device: Some(*device), ..shared.clone() };
         let measured = measure(&shared, &options).await.with_context(|| format!("on {name}"))?;
         let Measured { report, interrupted } = measured;
-        println!("{report}");
         let place = options.out.as_ref().map(|folder| folder.join(in_path(&name)));
         keep(&report, place.as_deref(), &options.forms.named(&in_path(&name)))?;
         lines.extend(options.line(&shared, &report)?);

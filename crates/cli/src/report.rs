@@ -1,5 +1,7 @@
 //! `plimsoll report`: a saturation report read again, as text, as a page with charts, or as rows.
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -40,20 +42,28 @@ pub(crate) struct FormOptions {
 }
 
 impl FormOptions {
-    /// Writes what was asked for.
+    /// What would only show when a long search is over.
+    ///
+    /// # Errors
+    /// A number that cannot be, or a file that cannot be read.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.page_options().map(drop)
+    }
+
+    /// Writes what was asked for: one after the other, whatever becomes of the first.
     ///
     /// # Errors
     /// A file cannot be written.
     pub(crate) fn write(&self, report: &SaturationReport) -> Result<()> {
+        let page = self.html.as_ref().map(|path| write(path, &report.page(&self.page_options()?).to_string()));
+        let rows = self.csv.as_ref().map(|path| write(path, &report.csv()));
+        page.into_iter().chain(rows).fold(Ok(()), Result::and)
+    }
+
+    fn page_options(&self) -> Result<PageOptions> {
         ensure!(self.gpus != Some(0), "--gpus is 0; give at least 1, or leave it out");
-        if let Some(path) = &self.html {
-            let plan = self.plan.as_deref().map(plan::foretold).transpose()?.unwrap_or_default();
-            write(path, &report.page(&PageOptions { gpus: self.gpus, plan }).to_string())?;
-        }
-        if let Some(path) = &self.csv {
-            write(path, &report.csv())?;
-        }
-        Ok(())
+        let plan = self.plan.as_deref().map(plan::foretold).transpose()?.unwrap_or_default();
+        Ok(PageOptions { gpus: self.gpus, plan })
     }
 
     /// The same files for one of several devices, named after it.
@@ -75,14 +85,22 @@ impl FormOptions {
 /// Writes a file and says so.
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("written to {}", path.display());
-    Ok(())
+    say(format_args!("written to {}", path.display()))
+}
+
+/// Prints a line.
+///
+/// # Errors
+/// Standard output takes no more: it was closed, or goes to a full disk. What is still to be kept is to be kept before
+/// that is told.
+pub(crate) fn say(line: impl Display) -> Result<()> {
+    writeln!(io::stdout(), "{line}").context("cannot print to standard output")
 }
 
 pub(crate) fn run(options: &ReportOptions) -> Result<()> {
     let report = SaturationReport::read(&options.report)?;
     if options.forms.is_none() {
-        print!("{report}");
+        say(&report)?;
     }
     options.forms.write(&report)
 }

@@ -18,7 +18,7 @@ use crate::load_line::{LoadLine, Subject};
 use crate::model;
 use crate::options::{LoadLineUse, ServeOptions, SharedOptions};
 use crate::progress::{self, StopOnSignal};
-use crate::report::FormOptions;
+use crate::report::{FormOptions, say};
 
 /// What `saturate` takes.
 #[derive(Args, Debug)]
@@ -142,24 +142,23 @@ pub(crate) struct Measured {
 /// Whether it was interrupted.
 async fn measure_and_keep(shared: &SharedOptions, options: &SaturateOptions) -> Result<bool> {
     let Measured { report, interrupted } = measure(shared, options).await?;
-    println!("{report}");
     keep(&report, options.out.as_deref(), &options.forms)?;
     if let Some(line) = options.line(shared, &report)? {
         let path = line.write()?;
-        println!("load line: {line}; `plimsoll serve` with these options keeps to it ({})", path.display());
+        say(format_args!("load line: {line}; `plimsoll serve` with these options keeps to it ({})", path.display()))?;
     }
     Ok(interrupted)
 }
 
-/// Writes the files that were asked for.
+/// Prints the report and writes the files that were asked for: each of them, whatever becomes of the others.
 ///
 /// # Errors
 /// One cannot be written.
 pub(crate) fn keep(report: &SaturationReport, folder: Option<&Path>, forms: &FormOptions) -> Result<()> {
-    if let Some(folder) = folder {
-        println!("written to {}", report.write(folder)?.display());
-    }
-    forms.write(report)
+    let told = say(report);
+    let written = folder.map_or(Ok(()), |folder| say(format_args!("written to {}", report.write(folder)?.display())));
+    let formed = forms.write(report);
+    told.and(written).and(formed)
 }
 
 /// Searches a server that is there, or one of our own, which is ended afterwards.
@@ -199,7 +198,7 @@ impl SaturateOptions {
         ensure!(self.rung_seconds != Some(0), "--rung-seconds is 0; give at least 1");
         let floor = self.limits.success_floor;
         ensure!((0.0..100.0).contains(&floor), "--success-floor is {floor}; give a percentage from 0 to below 100");
-        Ok(())
+        self.forms.check()
     }
 
     fn config(&self, resolved: &Config, own: Option<&Listening>, null: &Listening) -> Result<SaturateConfig> {
@@ -241,22 +240,22 @@ impl SaturateOptions {
             return Ok(None);
         }
         if report.findings.iter().any(|finding| finding.kind == FindingKind::ServerEnded) {
-            println!("no load line: the server did not outlive the search");
+            say("no load line: the server did not outlive the search")?;
             return Ok(None);
         }
         if !is_usual(&report.config) && !self.keep_line {
-            println!(
-                "the load line is not changed: this is not the usual workload (--keep-line to keep to what was found)"
-            );
+            say(
+                "the load line is not changed: this is not the usual workload (--keep-line to keep to what was found)",
+            )?;
             return Ok(None);
         }
         let config = Config::resolve(shared.clone(), self.serve.clone())?;
         let line = LoadLine::of(report, Subject::of(&model::find(&config)?, &config)?);
         if line.is_none() {
-            println!(
-                "no load line: the search saw no end of the throughput, or its figures are not to be used (see \
-                 above); a longer --budget or a higher --max-concurrency may show more"
-            );
+            say(
+                "no load line: the search saw no end of the throughput, or its figures are not to be used (see above); a \
+                 longer --budget or a higher --max-concurrency may show more",
+            )?;
         }
         Ok(line)
     }
