@@ -3,6 +3,7 @@
 mod header;
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
@@ -34,13 +35,17 @@ impl SafetensorsFolder {
     pub(super) fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let mut opened = Self { shards: Vec::new(), tensors: BTreeMap::new() };
         if is_there(&folder.join(SINGLE)) {
-            let (shard, table) = open_shard(&folder.join(SINGLE))?;
-            opened.add(shard, table);
+            let path = folder.join(SINGLE);
+            let (shard, table) = open_shard(&path)?;
+            opened.add(&path, shard, table)?;
         } else if is_there(&folder.join(INDEX)) {
             opened.add_listed(folder)?;
         } else {
-            let problem = format!("holds neither {SINGLE} nor {INDEX}; give a folder that does, or a GGUF file");
-            return Err(format_error(folder, problem));
+            let others = match gguf_file(folder) {
+                Some(file) => format!("it holds {}: give that file", quote(&file)),
+                None => "give a folder that does, or a GGUF file".into(),
+            };
+            return Err(format_error(folder, format!("holds neither {SINGLE} nor {INDEX}; {others}")));
         }
         Ok(opened)
     }
@@ -61,15 +66,25 @@ impl SafetensorsFolder {
             // Of a tensor that several shards hold, the index says which one is meant.
             let is_elsewhere = |name: &str| !names.contains(name) && index["weight_map"].get(name).is_some();
             table.retain(|name, _| !is_elsewhere(name));
-            self.add(shard, table);
+            self.add(&path, shard, table)?;
         }
         Ok(())
     }
 
-    fn add(&mut self, shard: Mmap, table: TensorTable) {
-        let index = self.shards.len();
-        self.tensors.extend(table.into_iter().map(|(name, entry)| (name, Location { shard: index, entry })));
+    fn add(&mut self, path: &Path, shard: Mmap, table: TensorTable) -> Result<(), CheckpointError> {
+        for (name, entry) in table {
+            match self.tensors.entry(name) {
+                Entry::Vacant(vacant) => vacant.insert(Location { shard: self.shards.len(), entry }),
+                Entry::Occupied(taken) => {
+                    let name = quote(taken.key());
+                    let problem =
+                        format!("holds tensor {name}, as a shard before it does; {INDEX} must say which is meant");
+                    return Err(format_error(path, problem));
+                }
+            };
+        }
         self.shards.push(shard);
+        Ok(())
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -136,6 +151,12 @@ fn is_plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let first = matches!(components.next(), Some(Component::Normal(part)) if part == name);
     first && components.next().is_none() && !name.contains(['/', '\\', '\0'])
+}
+
+/// The first GGUF file in a folder, if it has one.
+fn gguf_file(folder: &Path) -> Option<String> {
+    let entries = folder.read_dir().ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    entries.filter(|name| name.ends_with(".gguf")).min()
 }
 
 /// Also a link that leads nowhere is there, and wrong.
