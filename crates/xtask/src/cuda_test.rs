@@ -13,7 +13,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     emulated_driver::build(root, &driver)?;
     let binaries = portable::build(root, false)?;
     let mut check = Command::new(binaries.join("gpu-check"));
-    check.args(["run", "golden", "--seconds", "300", "--out"]).arg(root.join("target/cuda-test"));
+    check.args(["run", "golden", "--seconds", "900", "--out"]).arg(root.join("target/cuda-test"));
     check.arg("--data").arg(root).env("LD_LIBRARY_PATH", &driver);
     succeed(&mut check, "the golden models on the stand-in GPU")?;
     let mut tests = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
