@@ -128,10 +128,8 @@ impl Weights<'_> {
             let format = self.stack(name, rows, cols, shape).map(|stack| stack.loaded_format());
             found.push((self.or_note(format, || Ok(GgmlType::BF16.into()))?, rows));
         }
-        let footprint = self.loader.footprint;
-        let one =
-            footprint.of_expert(&found[..2], hidden).saturating_add(footprint.of_expert(&found[2..], intermediate));
-        self.report(one.saturating_mul(experts as u64));
+        self.count(&found[..2], hidden, experts);
+        self.count(&found[2..], intermediate, experts);
         Ok(Vec::new())
     }
 

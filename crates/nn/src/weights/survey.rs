@@ -104,7 +104,7 @@ impl<'a> Weights<'a> {
     /// has its own is widened.
     fn format_of(&self, module: &str, found: &Found<'_>, in_features: usize) -> RowFormat {
         match (self.loader.footprint, &found.order) {
-            (Footprint::Gpu, Some(_)) if module.contains(".experts.") => GgmlType::BF16.into(),
+            (Footprint::Gpu, Some(_)) if self.is_of_expert() => GgmlType::BF16.into(),
             _ => brought_format(found.format, self.wanted_format(module, in_features)),
         }
     }
@@ -118,6 +118,12 @@ impl<'a> Weights<'a> {
 
     /// Counts so many merged matrices, of parts of these formats and rows, that are not loaded.
     pub(super) fn count(&self, parts: &[(RowFormat, usize)], cols: usize, copies: usize) {
-        self.report(self.loader.footprint.of_matrices(parts, cols).saturating_mul(copies as u64));
+        let footprint = self.loader.footprint;
+        let one = if self.is_of_expert() { Footprint::of_expert } else { Footprint::of_matrices };
+        self.report(one(footprint, parts, cols).saturating_mul(copies as u64));
+    }
+
+    fn is_of_expert(&self) -> bool {
+        self.prefix.contains(".experts.")
     }
 }
