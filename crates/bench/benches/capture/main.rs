@@ -4,8 +4,8 @@
 //!
 //! A few hundred requests go to the null server, a process of its own, while this machine's loopback device is listened
 //! to. Of each request the kernel's time stamps say when its first byte was sent and when the first event with content
-//! was received; the client's own time must be within 2% or 1 ms of the time between. The client's also holds the
-//! opening of the connection, where one is opened, which here takes microseconds.
+//! was received; the client's own time must be within 2% or 1 ms of the time between, for 99 requests of 100. The
+//! client's also holds the opening of the connection, where one is opened, which here takes microseconds.
 
 #[cfg(target_os = "linux")]
 mod packet;
@@ -42,6 +42,8 @@ mod linux {
     const PACE: Duration = Duration::from_millis(5);
     const TOLERATED_SHARE: f64 = 0.02;
     const TOLERATED_MS: f64 = 1.0;
+    /// The 99th percentile counts: now and then a task of either process waits for a processor.
+    const TOLERATED_ONE_IN: usize = 100;
 
     pub(super) fn main() -> ExitCode {
         if std::env::args().nth(1).as_deref() == Some(SERVE) {
@@ -102,23 +104,22 @@ mod linux {
         let mut differences: Vec<f64> = pairs().map(|(client, captured)| client - captured).collect();
         let tolerated = |captured: f64| (TOLERATED_SHARE * captured).max(TOLERATED_MS);
         let apart = pairs().filter(|(client, captured)| (client - captured).abs() > tolerated(*captured)).count();
-        let mut times: Vec<f64> = captured.iter().map(ms).collect();
-        times.sort_by(f64::total_cmp);
         differences.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
         let at = |sorted: &[f64], percent| nearest_rank(sorted, 0, percent).expect("requests");
-        println!(
-            "{} requests: TTFT by the capture p50 {:.3} ms, p99 {:.3} ms",
-            times.len(),
-            at(&times, 50.0),
-            at(&times, 99.0)
-        );
-        println!(
-            "client - capture, by size: p50 {:+.3} ms, p99 {:+.3} ms, most {:+.3} ms",
-            at(&differences, 50.0),
-            at(&differences, 99.0),
-            at(&differences, 100.0)
-        );
-        println!("{apart} apart by more than 2% and 1 ms");
-        if apart == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        let row = |what: &str, sorted: &[f64]| {
+            println!("{what:<18} {:>8.3} {:>8.3} {:>8.3}", at(sorted, 50.0), at(sorted, 99.0), at(sorted, 100.0));
+        };
+        println!("{:<18} {:>8} {:>8} {:>8}", "ms", "p50", "p99", "most");
+        row("TTFT, capture", &ascending(captured.iter().map(ms)));
+        row("TTFT, client", &ascending(client.iter().map(ms)));
+        row("client - capture", &differences);
+        println!("{apart} of {} requests apart by more than 2% and 1 ms", client.len());
+        if apart * TOLERATED_ONE_IN <= client.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn ascending(values: impl Iterator<Item = f64>) -> Vec<f64> {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        values
     }
 }

@@ -15,7 +15,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use plimsoll_bench::{Arrivals, BenchConfig, NullServer, NullServerConfig, PromptSource, RungReport, run};
+use plimsoll_bench::{Arrivals, BenchConfig, NullServer, NullServerConfig, RungReport, run};
 
 use lag::{Late, Lateness};
 
@@ -54,7 +54,6 @@ fn measure(connections: u32, rate: Option<f64>) {
     let pace = rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(in_flight / rate));
     let server = Server::start(pace);
     let mut config = BenchConfig::new(&server.url);
-    config.workload.prompts = PromptSource::Bundled;
     config.generation.max_tokens = TOKENS;
     config.requests = u64::MAX;
     config.concurrency = connections;
