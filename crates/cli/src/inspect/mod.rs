@@ -1,5 +1,5 @@
-//! `plimsoll inspect`: what a checkpoint is, what it takes, and what of it would not load. It reads headers and makes the
-//! server's own memory plan; it reads no weights.
+//! `plimsoll inspect`: what a checkpoint is, what it takes, and what of it would not load. It reads headers,
+//! norms and the scales that stand in tensors of their own, and makes the server's own memory plan; it reads no matrix.
 
 mod memory;
 mod report;
@@ -94,11 +94,21 @@ pub(crate) fn run(shared: SharedOptions, options: &InspectOptions) -> Result<()>
     } else {
         print!("{}", Text(&report));
     }
-    match report.problems.len() {
-        0 => Ok(()),
-        1 => bail!("it would not load: {}", report.problems[0]),
-        many => bail!("it would not load, for {many} reasons; the first: {}", report.problems[0]),
+    match &report.problems[..] {
+        [] => Ok(()),
+        _ if !options.json => bail!("it would not load"), // why was told at length
+        [problem] => bail!("it would not load: {problem}"),
+        [first, ..] => bail!("it would not load, for {} reasons; the first: {first}", report.problems.len()),
     }
+}
+
+/// An error and its causes, each said once.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match &told[..] {
+        "" => cause,
+        _ if told.contains(&cause) => told,
+        _ => format!("{told}: {cause}"),
+    })
 }
 
 fn inspect(config: &Config) -> Result<Report> {
@@ -107,18 +117,18 @@ fn inspect(config: &Config) -> Result<Report> {
     let source = match place.open(&mut StartTimes::begin()) {
         Ok(source) => source,
         Err(error) => {
-            report.problems.push(format!("{error:#}"));
+            report.problems.push(told(&error));
             return Ok(report);
         }
     };
     report.add_source(&source);
     match source.info() {
         Ok(info) => add_model(&mut report, &source, &info, config)?,
-        Err(error) => report.problems.push(format!("{error:#}")),
+        Err(error) => report.problems.push(told(&error)),
     }
     match source.tokenizer() {
         Ok(tokenizer) => report.add_tokenizer(&tokenizer),
-        Err(error) => report.problems.push(format!("{error:#}")),
+        Err(error) => report.problems.push(told(&error)),
     }
     Ok(report)
 }
@@ -131,14 +141,14 @@ fn add_model(report: &mut Report, source: &Source, info: &ModelInfo, config: &Co
     }
     match source.parameters() {
         Ok(parameters) => report.parameters = Some(parameters),
-        Err(error) if report.problems.is_empty() => report.problems.push(format!("{error:#}")),
+        Err(error) if report.problems.is_empty() => report.problems.push(told(&error)),
         Err(_) => {}
     }
     let (compute, _) = device::choose(config.shared.device)?;
     let means = Means::new(compute, &config.engine)?;
     match means.weight_bytes(source) {
         Ok(weights) => report.memory = Some(Memory::of(info, weights, &means)?),
-        Err(error) if report.problems.is_empty() => report.problems.push(format!("{error:#}")),
+        Err(error) if report.problems.is_empty() => report.problems.push(told(&error)),
         Err(_) => {}
     }
     Ok(())

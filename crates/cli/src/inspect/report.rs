@@ -116,7 +116,8 @@ impl Display for Text<'_> {
                 let template = if *has_chat_template { "with" } else { "without" };
                 line(f, "tokenizer", format_args!("{vocab_size} tokens, {template} a chat template"))?;
             }
-            None => line(f, "tokenizer", "none that can be used")?,
+            None if report.stored_as.is_some() => line(f, "tokenizer", "none that can be used")?,
+            None => {}
         }
         write_tensors(f, &report.tensors)?;
         if let Some(memory) = &report.memory {
@@ -179,7 +180,7 @@ fn write_tensors(f: &mut Formatter<'_>, groups: &[Group]) -> fmt::Result {
     if groups.is_empty() {
         return Ok(());
     }
-    let width = groups.iter().map(|group| group.name.chars().count()).max().unwrap_or(0).clamp(7, 60);
+    let width = groups.iter().map(|group| group.name.chars().count()).max().unwrap_or(0).clamp(7, 80);
     writeln!(f, "\n{:<width$} {:>6}  {:<8} {:>10}  shape", "tensors", "count", "type", "size")?;
     for Group { name, element, count, shape, bytes } in groups {
         let shape = shape.as_ref().map_or_else(|| "various".to_owned(), |shape| format!("{shape:?}"));
@@ -200,7 +201,8 @@ fn write_memory(f: &mut Formatter<'_>, memory: &Memory) -> fmt::Result {
     row(f, "KV cache, a token", memory.kv_a_token)?;
     for group in memory.kv_groups.iter().filter(|_| memory.kv_groups.len() > 1) {
         let reach = group.window.map_or("full attention".to_owned(), |window| format!("window of {window}"));
-        row(f, &format!("  {} layers, {reach}", group.layers), group.kv_a_token)?;
+        let layers = if group.layers == 1 { "layer" } else { "layers" };
+        row(f, &format!("  {} {layers}, {reach}", group.layers), group.kv_a_token)?;
     }
     row(f, &format!("KV cache, a request of {len} tokens"), memory.kv_a_request)?;
     row(f, &format!("KV cache, {seqs} such requests at once"), memory.kv_all_requests)?;
