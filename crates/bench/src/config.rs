@@ -262,9 +262,18 @@ pub struct SaturateConfig {
     /// A null server in a process of its own to measure the client against. None: one in this process, which takes
     /// some of the client's CPU time, so that the ceiling comes out too low rather than too high.
     pub null_server_url: Option<String>,
-    /// The server's process, where it runs on this machine and is known: its memory is looked at.
+    /// The server, where it was started for the search: its process and its GPU are looked at.
     #[serde(default)]
-    pub server_process: Option<u32>,
+    pub own_server: Option<OwnServer>,
+}
+
+/// A server of this machine that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct OwnServer {
+    pub process: u32,
+    /// Where the GPU that it computes on stands on the PCI bus, as `00000000:17:00.0`. None: it computes on none.
+    pub gpu: Option<String>,
 }
 
 impl SaturateConfig {
@@ -281,7 +290,7 @@ impl SaturateConfig {
             request_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
             null_server_url: None,
-            server_process: None,
+            own_server: None,
         }
     }
 

@@ -71,7 +71,8 @@ mod window;
 pub use arrivals::Arrivals;
 pub use compare::{Candidate, CompareOptions, Comparison};
 pub use config::{
-    BenchConfig, Endpoint, EndpointKind, Generation, PromptSource, RungRule, SaturateConfig, SharedPrefix, Workload,
+    BenchConfig, Endpoint, EndpointKind, Generation, OwnServer, PromptSource, RungRule, SaturateConfig, SharedPrefix,
+    Workload,
 };
 pub use devices::Devices;
 pub use error::BenchError;

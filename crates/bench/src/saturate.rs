@@ -65,7 +65,7 @@ pub async fn saturate_until(
         slo: config.search.slo,
         stop: stop.clone(),
         check_usage: config.warmup > 0,
-        process: config.server_process,
+        own_server: config.own_server.as_ref(),
     };
     let target = Target::prepare(target, budget.left(1.0).max(LEAST_PREPARATION)).await?;
     progress(&target.ready());

@@ -101,6 +101,7 @@ pub struct ServerSample {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GpuSample {
+    /// By NVML, as `nvidia-smi` shows it; CUDA may number otherwise.
     pub index: u32,
     /// 0 to 1.
     pub utilization: Option<f64>,

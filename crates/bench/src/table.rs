@@ -176,10 +176,7 @@ pub(crate) fn drift(answer: &Answer) -> Option<String> {
 }
 
 pub(crate) fn point(summary: &RungSummary) -> String {
-    let half_width = match summary.output_half_width {
-        Some(width) => format!(" (±{})", percent(width / summary.rates.output_tokens_per_s)),
-        None => String::new(),
-    };
+    let half_width = relative_width(summary).map(|width| format!(" (±{})", percent(width))).unwrap_or_default();
     let per_user = summary.per_user.one_over_tpot.as_ref();
     format!(
         "{:.1} output tok/s{half_width}, {:.2} req/s, {} tok/s/user, TTFT p50 {} ms, success {}",
@@ -189,6 +186,12 @@ pub(crate) fn point(summary: &RungSummary) -> String {
         number(summary.ttft_ms.as_ref().map(|d| d.p50), 0),
         percent(summary.success_rate)
     )
+}
+
+/// The half-width as a share of the rate. None where nothing came out.
+fn relative_width(summary: &RungSummary) -> Option<f64> {
+    let rate = summary.rates.output_tokens_per_s;
+    summary.output_half_width.filter(|_| rate > 0.0).map(|width| width / rate)
 }
 
 fn table(out: &mut fmt::Formatter<'_>, rungs: &[RungReport]) -> fmt::Result {
@@ -211,7 +214,7 @@ fn table(out: &mut fmt::Formatter<'_>, rungs: &[RungReport]) -> fmt::Result {
 pub(crate) fn row(summary: &RungSummary) -> [String; HEADERS.len()] {
     let mean = |distribution: &Option<Distribution>, decimals| number(distribution.as_ref().map(|d| d.mean), decimals);
     let ttft = summary.ttft_ms.as_ref();
-    let width = summary.output_half_width.map(|width| width / summary.rates.output_tokens_per_s);
+    let width = relative_width(summary);
     let unsteady = if summary.window.steady { "" } else { "*" };
     [
         format!(

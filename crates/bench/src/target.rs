@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::arrivals::Arrivals;
 use crate::client::{Client, Clock, HttpClients};
-use crate::config::{Endpoint, Generation, PromptSource, Workload};
+use crate::config::{Endpoint, Generation, OwnServer, PromptSource, Workload};
 use crate::endpoint::{Asking, Base, RemoteTokenizer, find_model, generate};
 use crate::error::{BenchError, Result};
 use crate::findings::Finding;
@@ -55,7 +55,7 @@ pub(crate) struct TargetConfig<'a> {
     /// Hold the server's token counts against its tokenizer, with one request.
     pub(crate) check_usage: bool,
     /// The server's process, where it is known.
-    pub(crate) process: Option<u32>,
+    pub(crate) own_server: Option<&'a OwnServer>,
 }
 
 impl Target {
@@ -75,7 +75,7 @@ impl Target {
         let http = HttpClients::new(base.root(), config.endpoint.api_key.as_deref(), config.connect_timeout)?;
         let asking = Asking { http: &http.kept, base: &base, patience: config.connect_timeout };
         let model = find_model(asking, config.endpoint).await?;
-        let telemetry = Telemetry::of(asking, config.process).await;
+        let telemetry = Telemetry::of(asking, config.own_server).await;
         let busy = telemetry.busy().await;
         let tokenizer = RemoteTokenizer::probe(asking, &model).await;
         let all = matches!(config.workload.prompts, PromptSource::Trace { .. });

@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use self::gpus::Gpus;
 use self::page::{KV_USAGE, PREEMPTIONS, PREFILL_TIME, Page, QUEUE_TIME, RESIDENT, RUNNING, WAITING};
 use self::process::{cpu_seconds, resident_bytes};
+use crate::config::OwnServer;
 use crate::endpoint::Asking;
 use crate::findings::Finding;
 use crate::idle_check::busy;
@@ -59,13 +60,16 @@ struct Look {
 
 impl Telemetry {
     /// Looks for what there is to be seen of a server that is under no load yet.
-    pub(crate) async fn of(asking: Asking<'_>, process: Option<u32>) -> Self {
+    pub(crate) async fn of(asking: Asking<'_>, own: Option<&OwnServer>) -> Self {
         let url = asking.base.join("metrics");
         let local = url.host_str().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"));
-        let gpus = match local {
-            true => Gpus::nvidia(process).await,
-            false => Err("the server is not on this machine".to_owned()),
+        let gpus = match own.map(|own| own.gpu.clone()) {
+            Some(Some(address)) => Gpus::nvidia(Some(address)).await,
+            Some(None) => Err("the server computes on none".to_owned()),
+            None if local => Gpus::nvidia(None).await,
+            None => Err("the server is not on this machine".to_owned()),
         };
+        let process = own.map(|own| own.process);
         let patience = asking.patience.min(PATIENCE);
         let mut telemetry =
             Self { http: asking.http.clone(), patience, url: Some(url), process, gpus, start: ServerStart::default() };

@@ -63,6 +63,10 @@ impl Listening {
 
     fn start(mut command: Command, what: &'static str) -> Result<Self> {
         command.env(ENDS_WITH_INPUT, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A line for each request would push out the lines that say why it ended.
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "warn");
+        }
         // A group of its own: a terminal's Ctrl-C is for the command, which still has questions to its server.
         let mut child = command.process_group(0).spawn().context("cannot start a server")?;
         let stdout = child.stdout.take().context("the server's output cannot be read")?;

@@ -57,6 +57,15 @@ pub(crate) fn choose(wanted: Device) -> Result<(Compute, Option<String>)> {
     }
 }
 
+/// Where the GPU that is meant stands on the PCI bus. None: none is meant, or none can be used.
+pub(crate) fn pci_address(wanted: Device) -> Option<String> {
+    match wanted {
+        Device::Cuda(number) => gpu::pci_address(number).ok(),
+        Device::Auto => gpu::pci_address(0).ok(),
+        Device::Cpu | Device::Null(_) => None,
+    }
+}
+
 fn found(number: usize, device: TensorDevice) -> Result<(Compute, Option<String>)> {
     let info = gpu::info(&device)?;
     let line = format!(

@@ -15,7 +15,7 @@ pub(crate) fn bar(requests: Option<u64>) -> ProgressBar {
     match requests {
         Some(requests) => ProgressBar::new(requests).with_style(style("  {wide_bar} {pos}/{len} {elapsed} {msg}")),
         None => {
-            let bar = ProgressBar::new_spinner().with_style(style("  {spinner} {msg}"));
+            let bar = ProgressBar::new_spinner().with_style(style("  {spinner} {wide_msg}"));
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         }
@@ -73,11 +73,13 @@ fn ended(stage: Stage, rung: &RungReport) -> String {
     let summary = &rung.summary;
     let flat = summary.open_loop.and_then(|facts| facts.growth).map(|growth| growth.is_flat);
     let backlog = if flat == Some(false) { ", ever more in flight" } else { "" };
+    let rate = summary.rates.output_tokens_per_s;
+    let width = summary.output_half_width.filter(|_| rate > 0.0);
+    let sure = width.map_or(String::new(), |width| format!(" ±{:.1}%", 100.0 * width / rate));
     format!(
-        "{}: {:.2} req/s, {:.1} output tok/s, {:.1}% succeeded{backlog}",
+        "{}: {:.2} req/s, {rate:.1} output tok/s{sure}, {:.1}% succeeded{backlog}",
         load(stage, summary.concurrency),
         summary.rates.requests_per_s,
-        summary.rates.output_tokens_per_s,
         100.0 * summary.success_rate
     )
 }

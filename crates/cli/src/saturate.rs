@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use plimsoll_bench::{
-    Finding, FindingKind, Generation, RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo, Workload,
+    Finding, FindingKind, Generation, OwnServer, RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo,
+    Workload,
 };
 
 use crate::child::Listening;
 use crate::config::Config;
+use crate::device::pci_address;
 use crate::devices::{self, Wanted};
 use crate::load::LoadOptions;
 use crate::load_line::{LoadLine, Subject};
@@ -226,7 +228,7 @@ impl SaturateOptions {
             budget,
             request_timeout: self.load.timeout()?,
             null_server_url: Some(null.url.clone()),
-            server_process: own.map(Listening::id),
+            own_server: own.map(|server| OwnServer { process: server.id(), gpu: pci_address(resolved.shared.device) }),
             ..SaturateConfig::new("")
         })
     }

@@ -40,6 +40,16 @@ pub fn count() -> Result<usize, Unavailable> {
     open(0).map(|_| 0)
 }
 
+/// Where GPU number `ordinal` stands on the PCI bus, as `00000000:17:00.0`: by this other libraries of NVIDIA know it,
+/// which number GPUs in an order of their own.
+///
+/// # Errors
+/// As [`open`].
+#[cfg(not(feature = "cuda"))]
+pub fn pci_address(ordinal: usize) -> Result<String, Unavailable> {
+    open(ordinal).map(|_| String::new())
+}
+
 /// What an opened GPU is and has.
 ///
 /// # Errors
@@ -60,6 +70,6 @@ pub fn give_back_free_memory(_device: &candle_core::Device) -> candle_core::Resu
 
 #[cfg(feature = "cuda")]
 pub use crate::cuda::{
-    Inbox, Mark, PinnedWords, count, empty, give_back_free_memory, in_arena, info, is_out_of_memory, open, set_trying,
-    synchronize,
+    Inbox, Mark, PinnedWords, count, empty, give_back_free_memory, in_arena, info, is_out_of_memory, open, pci_address,
+    set_trying, synchronize,
 };

@@ -39,6 +39,8 @@ pub enum Scale {
     /// From zero on.
     #[default]
     Linear,
+    /// From zero to the last value, where no tick need be.
+    Time,
     /// Each doubling as wide as any other, as a ladder of concurrencies goes.
     Doubling,
     /// Each power of ten as wide as any other.
@@ -47,7 +49,7 @@ pub enum Scale {
 
 impl Scale {
     pub(super) fn is_linear(self) -> bool {
-        self == Self::Linear
+        matches!(self, Self::Linear | Self::Time)
     }
 }
 

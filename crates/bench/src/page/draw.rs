@@ -31,15 +31,16 @@ pub(super) fn sizes(wide: bool) -> [Size; 2] {
 pub(super) fn panel_sizes(is_last: bool) -> [Size; 2] {
     let (bottom, below) = if is_last { (BOTTOM, BOTTOM - PANEL_BOTTOM) } else { (PANEL_BOTTOM, 0.0) };
     let panel = |size: Size, height: f64| Size { height: height + below, bottom, ticks_y: 3, ..size };
-    [panel(WIDE, 116.0), panel(SMALL, 120.0)]
+    [panel(WIDE, 96.0), panel(SMALL, 104.0)]
 }
 
 /// Room for the ticks of the y axis, beyond the last tick of the x axis, and for the x axis below.
 pub(super) const LEFT: f64 = 46.0;
 pub(super) const RIGHT: f64 = 14.0;
 pub(super) const BOTTOM: f64 = 42.0;
-/// Of a panel with another one below.
+/// Of a panel with another one below; and above one whose y axis has no name.
 const PANEL_BOTTOM: f64 = 8.0;
+const PANEL_TOP: f64 = 9.0;
 /// Room above, for the name of the y axis, and for each rule's.
 pub(super) const TOP: f64 = 24.0;
 const ROW: f64 = 15.0;
@@ -94,7 +95,8 @@ impl Chart {
             Rule::X { name, .. } | Rule::Y { name, .. } => name.clone(),
         });
         let parts: Vec<String> = series.chain(rules).collect();
-        format!("{} over {}. {}.", self.y.label, self.x.label, parts.join("; "))
+        let what = if self.y.label.is_empty() { "Values" } else { &self.y.label };
+        format!("{what} over {}. {}.", self.x.label, parts.join("; "))
     }
 }
 
@@ -122,7 +124,8 @@ impl<'a> Plot<'a> {
         let highest = points().map(|point| point.y).filter(|y| is_drawable(*y)).fold(0.0, f64::max) * STRETCH;
         let ends = points().filter_map(|point| point.interval).flat_map(|(low, high)| [low, high.min(highest)]);
         let ys = points().map(|point| point.y).chain(ends.filter(|end| *end > 0.0));
-        let top = TOP + ROW * chart.rules.iter().filter(|rule| matches!(rule, Rule::X { .. })).count() as f64;
+        let above = if chart.y.label.is_empty() { PANEL_TOP } else { TOP };
+        let top = above + ROW * chart.rules.iter().filter(|rule| matches!(rule, Rule::X { .. })).count() as f64;
         Self {
             x: Projection::new(chart.x.scale, places.iter().copied(), LEFT, size.width - RIGHT, size.ticks_x),
             y: Projection::new(chart.y.scale, ys, size.height - size.bottom, top, size.ticks_y),
@@ -216,6 +219,7 @@ impl<'a> Plot<'a> {
             series.points.iter().filter_map(|p| Some((self.x.at(p.x)?, self.y.at(p.y)?, p))).collect();
         writeln!(out, r#"<g class="{} {}">"#, series.color.class(), series.line.class())?;
         self.band(out, &placed)?;
+        self.area(out, series, &placed)?;
         if series.line != Line::Dots && placed.len() > 1 {
             out.write_str(r#"<path class="line" d=""#)?;
             for (index, (x, y, _)) in placed.iter().enumerate() {
@@ -229,6 +233,19 @@ impl<'a> Plot<'a> {
             }
         }
         out.write_str("</g>\n")
+    }
+
+    /// What is below a line that has the picture for itself.
+    fn area(&self, out: &mut impl Write, series: &Series, placed: &[(f64, f64, &Point)]) -> fmt::Result {
+        let shown = self.chart.series.iter().filter(|series| !series.points.is_empty()).count();
+        let (Some(first), Some(last)) = (placed.first(), placed.last()) else { return Ok(()) };
+        if series.line != Line::Thin || shown > 1 {
+            return Ok(());
+        }
+        let floor = px(self.floor());
+        write!(out, r#"<path class="area" d="M{} {floor}"#, px(first.0))?;
+        placed.iter().try_for_each(|(x, y, _)| write!(out, "L{} {}", px(*x), px(*y)))?;
+        writeln!(out, "L{} {floor}Z\"/>", px(last.0))
     }
 
     /// The confidence intervals: a band where points are joined, and a whisker at each.

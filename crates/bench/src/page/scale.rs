@@ -27,6 +27,11 @@ impl Projection {
         let (low, high) = if low > high { (1.0, 10.0) } else { (low, high) };
         let (low, high, ticks) = match scale {
             Scale::Linear => linear(low, high, wanted),
+            Scale::Time => {
+                let (low, end, ticks) = linear(low, high, wanted);
+                let end = if ticks.get(1).is_some_and(|second| high >= *second) { high } else { end };
+                (low, end, ticks.into_iter().filter(|tick| *tick <= end).collect())
+            }
             Scale::Doubling => doubling(low, high, wanted),
             Scale::Decades => decades(low, high, wanted),
         };
@@ -103,6 +108,7 @@ mod tests {
     fn ticks_are_round_and_enclose_the_values() {
         assert_eq!(ticks(Scale::Linear, &[3.0, 970.0]), [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0]);
         assert_eq!(ticks(Scale::Linear, &[0.0]), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
+        assert_eq!(ticks(Scale::Time, &[3.0, 970.0]), [0.0, 200.0, 400.0, 600.0, 800.0]);
         assert_eq!(ticks(Scale::Doubling, &[1.0, 48.0]), [1.0, 4.0, 16.0, 64.0]);
         assert_eq!(ticks(Scale::Decades, &[17.0, 130.0]), [10.0, 20.0, 50.0, 100.0, 200.0]);
         assert_eq!(ticks(Scale::Decades, &[1.0, 10_000.0]), [1.0, 10.0, 100.0, 1000.0, 10_000.0]);
@@ -118,7 +124,7 @@ mod tests {
 
     #[test]
     fn nothing_and_accidents_leave_a_sane_axis() {
-        for scale in [Scale::Linear, Scale::Doubling, Scale::Decades] {
+        for scale in [Scale::Linear, Scale::Time, Scale::Doubling, Scale::Decades] {
             for values in [
                 &[][..],
                 &[f64::NAN, f64::INFINITY, 1e300],

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::chart::Chart;
 use super::draw::panel_sizes;
 
-/// Charts over one x axis, of which the last names it.
+/// Charts over one x axis, of which the last names it. What their y axes are, the names of their series say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stack {
     pub title: String,
@@ -38,15 +38,8 @@ impl Stack {
 
     /// All panels' numbers in one table.
     fn table(&self) -> super::Table {
-        let named = |panel: &Chart| {
-            let label = panel.y.label.clone();
-            panel.series.clone().into_iter().map(move |mut series| {
-                series.name = format!("{}, {label}", series.name);
-                series
-            })
-        };
         let x = self.panels.first().map(|panel| panel.x.clone()).unwrap_or_default();
-        let series = self.panels.iter().flat_map(named).filter(|series| !series.points.is_empty()).collect();
-        Chart { x, series, ..Chart::default() }.table()
+        let series = self.panels.iter().flat_map(|panel| &panel.series).filter(|series| !series.points.is_empty());
+        Chart { x, series: series.cloned().collect(), ..Chart::default() }.table()
     }
 }

@@ -6,6 +6,7 @@ mod server;
 mod time;
 
 pub(crate) use self::server::joules_per_token;
+pub(super) use self::server::mean_in_window;
 pub(super) use self::server::{start_table, steady_memory};
 
 use crate::page::{Axis, Bars, Chart, Color, Line, Part, Point, Rule, Scale, Section, Series, Span, number};

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nvml_wrapper::enum_wrappers::device::Clock;
+use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use tokio::task::spawn_blocking;
 
@@ -16,7 +17,7 @@ const LIBRARY: &str = "libnvidia-ml.so.1";
 
 /// Where figures of GPUs come from. Asking may take as long as a driver likes.
 pub(super) trait Source: Send {
-    /// The GPUs that concern the server, by index.
+    /// The GPUs that concern the server, by NVML's index.
     fn read(&mut self) -> Vec<GpuSample>;
 }
 
@@ -29,15 +30,15 @@ impl Gpus {
         Self(Arc::new(Mutex::new(source)))
     }
 
-    /// Those of NVIDIA that this machine has; with a `process`, those on which it computes, where the driver can tell.
+    /// Those of NVIDIA that this machine has; with the `address` of one on the PCI bus, that one alone.
     ///
     /// # Errors
     /// Why there is nothing to look at, in a few words.
-    pub(super) async fn nvidia(process: Option<u32>) -> Result<Self, String> {
+    pub(super) async fn nvidia(address: Option<String>) -> Result<Self, String> {
         let opened = spawn_blocking(move || {
-            let nvml = Nvml::builder().lib_path(OsStr::new(LIBRARY)).init().map_err(|error| error.to_string())?;
-            let count = nvml.device_count().map_err(|error| error.to_string())?;
-            if count == 0 { Err("the driver lists none".to_owned()) } else { Ok(Driver { nvml, process }) }
+            let nvml = Nvml::builder().lib_path(OsStr::new(LIBRARY)).init().map_err(|error| why(&error))?;
+            let indices = indices(&nvml, address.as_deref()).map_err(|error| why(&error))?;
+            if indices.is_empty() { Err("the driver lists none".to_owned()) } else { Ok(Driver { nvml, indices }) }
         });
         opened.await.unwrap_or_else(|error| Err(error.to_string())).map(Self::of)
     }
@@ -55,31 +56,30 @@ impl fmt::Debug for Gpus {
     }
 }
 
+fn why(error: &NvmlError) -> String {
+    match error {
+        NvmlError::LibloadingError(_) => format!("no NVIDIA driver: there is no {LIBRARY}"),
+        other => other.to_string(),
+    }
+}
+
+fn indices(nvml: &Nvml, address: Option<&str>) -> Result<Vec<u32>, NvmlError> {
+    match address {
+        Some(address) => Ok(vec![nvml.device_by_pci_bus_id(address)?.index()?]),
+        None => Ok((0..nvml.device_count()?).collect()),
+    }
+}
+
 struct Driver {
     nvml: Nvml,
-    process: Option<u32>,
+    indices: Vec<u32>,
 }
 
 impl Source for Driver {
     fn read(&mut self) -> Vec<GpuSample> {
-        let count = self.nvml.device_count().unwrap_or(0);
-        let devices = (0..count).filter_map(|index| Some((index, self.nvml.device_by_index(index).ok()?)));
-        let samples = devices.map(|(index, device)| (self.is_used(&device), sample(index, &device))).collect();
-        used_or_all(samples)
+        let devices = self.indices.iter().filter_map(|&index| Some((index, self.nvml.device_by_index(index).ok()?)));
+        devices.map(|(index, device)| sample(index, &device)).collect()
     }
-}
-
-impl Driver {
-    fn is_used(&self, device: &Device<'_>) -> bool {
-        let Some(process) = self.process else { return false };
-        device.running_compute_processes().is_ok_and(|all| all.iter().any(|one| one.pid == process))
-    }
-}
-
-/// Those that are used; all where none is seen to be, as in a container, whose processes have other numbers outside.
-fn used_or_all(samples: Vec<(bool, GpuSample)>) -> Vec<GpuSample> {
-    let any = samples.iter().any(|(is_used, _)| *is_used);
-    samples.into_iter().filter(|(is_used, _)| *is_used || !any).map(|(_, sample)| sample).collect()
 }
 
 fn sample(index: u32, device: &Device<'_>) -> GpuSample {
@@ -123,17 +123,6 @@ pub(super) mod tests {
         let (first, second) = (gpus.look().await, gpus.look().await);
         assert_eq!((first.len(), first[1].index, first[1].energy_j), (2, 1, Some(650.0)));
         assert_eq!(second[1].energy_j, Some(1300.0));
-    }
-
-    #[test]
-    fn a_server_s_own_gpus_count_where_they_are_known() {
-        let gpu = |index| GpuSample { index, ..GpuSample::default() };
-        let indices = |used: [bool; 3]| -> Vec<u32> {
-            let samples = used.into_iter().zip(0..).map(|(is_used, index)| (is_used, gpu(index))).collect();
-            used_or_all(samples).iter().map(|sample| sample.index).collect()
-        };
-        assert_eq!(indices([false, true, false]), [1]);
-        assert_eq!(indices([false; 3]), [0, 1, 2]);
     }
 
     /// On a machine with a driver this looks at its GPUs; on others it must say why not.

@@ -25,7 +25,7 @@ pub(crate) use bias::Bias;
 use matmul::Matmul;
 pub(crate) use matmul::{Inputs, Operands, Product};
 use packed_ways::PackedWays;
-pub use preflight::count;
+pub use preflight::{count, pci_address};
 pub use transfer::{Inbox, Mark, PinnedWords};
 use trials::Trials;
 

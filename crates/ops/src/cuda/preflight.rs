@@ -41,7 +41,7 @@ pub(super) fn check(ordinal: usize) -> Result<(), Unavailable> {
     if ordinal >= count {
         return Err(Unavailable(format!("there is no GPU {ordinal}: the CUDA driver has {count} (see nvidia-smi)")));
     }
-    let capability = capability(ordinal).map_err(|error| failed("the GPU does not answer", &error))?;
+    let capability = capability(ordinal).map_err(|error| silent(&error))?;
     if capability < OLDEST {
         let ((major, minor), (oldest, _)) = (capability, OLDEST);
         return Err(Unavailable(format!(
@@ -51,14 +51,36 @@ pub(super) fn check(ordinal: usize) -> Result<(), Unavailable> {
     Ok(())
 }
 
-/// Asked without a context, which opening the GPU will make.
 fn capability(ordinal: usize) -> Result<(i32, i32), DriverError> {
     use CUdevice_attribute_enum::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
+    Ok((attribute(ordinal, MAJOR)?, attribute(ordinal, MINOR)?))
+}
+
+/// See [`crate::gpu::pci_address`].
+///
+/// # Errors
+/// As said there.
+pub fn pci_address(ordinal: usize) -> Result<String, Unavailable> {
+    use CUdevice_attribute_enum::{
+        CU_DEVICE_ATTRIBUTE_PCI_BUS_ID as BUS, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID as DEVICE,
+        CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID as DOMAIN,
+    };
+    check(ordinal)?;
+    let part = |which| attribute(ordinal, which).map_err(|error| silent(&error));
+    Ok(format!("{:08x}:{:02x}:{:02x}.0", part(DOMAIN)?, part(BUS)?, part(DEVICE)?))
+}
+
+/// Asked without a context, which opening the GPU will make.
+fn attribute(ordinal: usize, which: CUdevice_attribute_enum) -> Result<i32, DriverError> {
     let device = result::device::get(ordinal as i32)?;
     // SAFETY: the driver gave the device.
-    unsafe { Ok((result::device::get_attribute(device, MAJOR)?, result::device::get_attribute(device, MINOR)?)) }
+    unsafe { result::device::get_attribute(device, which) }
+}
+
+fn silent(error: &DriverError) -> Unavailable {
+    failed("the GPU does not answer", error)
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Debug) -> Unavailable {

@@ -32,7 +32,7 @@ fn counted_power(rung: &RungReport) -> Option<f64> {
 
 /// GPUs behind a server that this program started itself. None: it is another's, or has none.
 pub(super) fn own_gpus(report: &SaturationReport) -> Option<u32> {
-    report.config.server_process?;
+    report.config.own_server.as_ref()?;
     let samples = report.rungs.iter().flat_map(|rung| &rung.server).flat_map(|server| &server.samples);
     samples.map(|sample| sample.gpus.len() as u32).max().filter(|count| *count > 0)
 }
@@ -219,9 +219,9 @@ mod tests {
     #[test]
     fn gpus_are_counted_where_the_server_is_our_own() {
         let mut report = sample::report();
-        report.config.server_process = None;
+        report.config.own_server = None;
         assert_eq!(own_gpus(&report), None);
-        report.config.server_process = Some(7);
+        report.config.own_server = Some(crate::OwnServer { process: 7, gpu: None });
         assert_eq!(own_gpus(&report), Some(1));
     }
 

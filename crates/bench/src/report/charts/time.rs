@@ -26,21 +26,21 @@ pub(super) fn stacks(report: &SaturationReport) -> Vec<Stack> {
 }
 
 fn stack(rung: &RungReport, title: String) -> Stack {
+    let one = |name, color, value: fn(&ServerSample) -> Option<f64>| vec![sampled(rung, name, color, value)];
     let panels = [
-        ("output tok/s", vec![client(rung, "output", Color::Blue, |slice| slice.output_tokens_per_s)]),
-        ("requests", requests(rung)),
-        ("%", shares(rung)),
-        ("ms", vec![sampled(rung, "a step", Color::Violet, |sample| sample.step_ms)]),
-        ("W", vec![sampled(rung, "power of the GPUs", Color::Orange, |sample| sample.gpu_sum(|gpu| gpu.power_w))]),
-        ("MHz", vec![sampled(rung, "SM clock", Color::Green, |sample| sample.gpu_mean(|gpu| gpu.sm_clock_mhz))]),
-        ("GiB", memory(rung)),
-        ("processors", vec![sampled(rung, "kept busy by the server", Color::Brown, |sample| sample.cpu_cores)]),
+        vec![client(rung, "output tok/s", Color::Blue, |slice| slice.output_tokens_per_s)],
+        requests(rung),
+        shares(rung),
+        one("a step, ms", Color::Violet, |sample| sample.step_ms),
+        one("power of the GPUs, W", Color::Orange, |sample| sample.gpu_sum(|gpu| gpu.power_w)),
+        one("SM clock of the GPUs, MHz", Color::Green, |sample| sample.gpu_mean(|gpu| gpu.sm_clock_mhz)),
+        memory(rung),
+        one("processors that the server keeps busy", Color::Brown, |sample| sample.cpu_cores),
     ];
     let spans = discarded(rung);
-    let panel = |(label, series): (&str, Vec<Series>)| Chart {
+    let panel = |series: Vec<Series>| Chart {
         title: title.clone(),
-        x: Axis::new("seconds", Scale::Linear),
-        y: Axis::new(label, Scale::Linear),
+        x: Axis::new("seconds", Scale::Time),
         series,
         spans: spans.clone(),
         ..Chart::default()
@@ -65,7 +65,7 @@ fn discarded(rung: &RungReport) -> Vec<Span> {
 
 fn requests(rung: &RungReport) -> Vec<Series> {
     let mut series = vec![
-        client(rung, "in flight, as the client sees it", Color::Grey, |slice| slice.in_flight.into()),
+        client(rung, "requests in flight, as the client sees it", Color::Grey, |slice| slice.in_flight.into()),
         sampled(rung, "running in the server", Color::Blue, |sample| sample.running),
         sampled(rung, "waiting in the server", Color::Orange, |sample| sample.waiting),
     ];
@@ -83,15 +83,17 @@ fn requests(rung: &RungReport) -> Vec<Series> {
 fn shares(rung: &RungReport) -> Vec<Series> {
     let percent = |share: f64| 100.0 * share;
     vec![
-        sampled(rung, "KV cache in use", Color::Aqua, move |sample| sample.kv_cache_usage.map(percent)),
-        sampled(rung, "GPUs busy", Color::Blue, move |sample| sample.gpu_mean(|gpu| gpu.utilization).map(percent)),
+        sampled(rung, "KV cache in use, %", Color::Aqua, move |sample| sample.kv_cache_usage.map(percent)),
+        sampled(rung, "GPUs busy, %", Color::Blue, move |sample| sample.gpu_mean(|gpu| gpu.utilization).map(percent)),
     ]
 }
 
 fn memory(rung: &RungReport) -> Vec<Series> {
     vec![
-        sampled(rung, "the server's process", Color::Brown, |sample| sample.rss_bytes.map(|bytes| bytes / GIB)),
-        sampled(rung, "in use on the GPUs", Color::Violet, |sample| {
+        sampled(rung, "memory of the server's process, GiB", Color::Brown, |sample| {
+            sample.rss_bytes.map(|bytes| bytes / GIB)
+        }),
+        sampled(rung, "in use on the GPUs, GiB", Color::Violet, |sample| {
             sample.gpu_sum(|gpu| gpu.memory_bytes).map(|bytes| bytes / GIB)
         }),
     ]
