@@ -41,6 +41,8 @@ pub enum FindingKind {
     Interrupted,
     /// The server's process, which the search had started, ended while it was measured.
     ServerEnded,
+    /// No connection to the server succeeded any more, and the rest of the requests was not sent.
+    Unreachable,
     /// A part of the search was left out.
     NotConfirmed,
     /// A rung that failed once and did not fail again.
