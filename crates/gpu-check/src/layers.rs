@@ -28,7 +28,7 @@ pub(crate) fn items() -> Vec<Item> {
         item("biases", Box::new(|gpu| biases(&gpu.device))),
         item("fp8 x fp8, one part", fp8(Shape { tokens: 512, rows: 64, columns: 96 })),
         item("fp8 x fp8, padded", fp8(Shape { tokens: 520, rows: 48, columns: 64 })),
-        item("fp8 x fp8, several parts", fp8(Shape { tokens: 512, rows: 4112, columns: 8192 })),
+        item("fp8 x fp8, several parts", fp8(Shape { tokens: 576, rows: 4112, columns: 8192 })),
         item("fp8 x fp8, few rows and logits", Box::new(|gpu| kept(&gpu.device))),
         item("fp8 x fp8, what is no number", Box::new(|gpu| no_numbers(&gpu.device))),
     ];
