@@ -84,7 +84,7 @@ async fn a_bad_file_is_refused_by_line_and_field() {
         ("field.jsonl", "{\"prompt\": \"a\"}\n{\"prompt\": 7}\n", "line 2: field `prompt`"),
         ("json.jsonl", "{\"prompt\": \"a\"}\n{\"prompt\"\n", "line 2"),
         ("none.jsonl", "{\"question\": \"a\"}\n", "no prompt"),
-        ("talk.json", "[{\"conversations\": [{\"from\": \"human\", \"value\": 1}]}]", "`conversations[0].value`"),
+        ("bad-talk.json", "[{\"conversations\": [{\"from\": \"human\", \"value\": 1}]}]", "`conversations[0].value`"),
     ];
     for (name, text, named) in cases {
         let file = File::new(name, text);
