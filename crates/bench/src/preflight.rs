@@ -101,7 +101,8 @@ pub async fn first_content_times(url: &str, requests: u32, gap: Duration) -> Res
         arrivals: Arrivals::Constant { rate: 1.0 / gap.as_secs_f64() },
         seed: 0,
         max_requests: requests.into(),
-        max_duration: gap * (requests + 1),
+        // Longer than it takes, so that on a busy machine every one is sent as well.
+        max_duration: gap * requests + REQUEST_TIMEOUT,
         ramp: Duration::ZERO,
         request_timeout: REQUEST_TIMEOUT,
         cut_after: None,
