@@ -4,6 +4,7 @@
 mod ggml;
 mod layout;
 mod order;
+mod tried;
 
 use crate::gemv::Output;
 use crate::operands::require;
@@ -12,6 +13,7 @@ use crate::{DevicePtr, Launch, LaunchError, Queue};
 pub use ggml::{Ggml, Scaling};
 pub use layout::{Layout, scale_word};
 pub use order::Order;
+pub use tried::TriedWays;
 
 /// What codes stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -237,6 +239,7 @@ impl Packed {
                 ["packed_skinny_q5", "packed_tiled64_q5", "packed_tiled128_q5"]
             }
             Format::Ggml(Ggml::Q6K) => ["packed_skinny_q6", "packed_tiled64_q6", "packed_tiled128_q6"],
+            Format::Ggml(Ggml::Q8_0) => ["packed_skinny_q8", "packed_tiled64_q8", "packed_tiled128_q8"],
         };
         match self.way {
             Way::Skinny => skinny,

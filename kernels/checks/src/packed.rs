@@ -12,7 +12,7 @@ use crate::arrays::{Output, bf16_bytes, expect_same, f32_bytes, rounded, to_bf16
 use crate::{Case, Random, TestDevice};
 use weights::Weights;
 
-const FORMATS: [Format; 14] = [
+const FORMATS: [Format; 15] = [
     Format::Bf16,
     Format::Mxfp4,
     Format::Int4,
@@ -27,6 +27,7 @@ const FORMATS: [Format; 14] = [
     Format::Ggml(Ggml::Q5_1),
     Format::Ggml(Ggml::Q5K),
     Format::Ggml(Ggml::Q6K),
+    Format::Ggml(Ggml::Q8_0),
 ];
 const WAYS: [Way; 3] = [Way::Skinny, Way::Tiled64, Way::Tiled128];
 const CLAMPED: Activation = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };

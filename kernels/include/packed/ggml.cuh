@@ -1,8 +1,8 @@
 // GGML's blocks, as GGUF files have them: d * code and what is added to it, for each 32 or 16 columns of a row.
 //
-// Four bits of a code lie as in Int4; those beyond lie with the scales, in TOPS words a lane and chunk: of a piece of two
-// bits' tops, or of all of a chunk of one bit's, bits 0 to 15 are of codes with even numbers, the others of odd ones; in
-// them a row's four, low row first.
+// Four bits of a code, or eight, lie as in Int4 and Int8; those beyond lie with the scales, in TOPS words a lane and chunk.
+// Of a word of tops (two bits: of a piece; one bit: of the chunk) bits 0 to 15 are of codes with even numbers, the others
+// of odd ones; in them a row's four, low row first.
 //
 // Each row has a word of scales a chunk, and perhaps a word a block, of one chunk or of four, in front of it; `scaling`
 // says which:
@@ -27,16 +27,16 @@ __device__ __forceinline__ float float_of_half(uint32_t bits) {
     return to_float(__ushort_as_half(static_cast<unsigned short>(bits & 0xffffu)));
 }
 
-// GROUPS_A_PIECE: of 32 columns, or two of 16.
-template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
+// GROUPS_A_PIECE: of 32 columns, or two of 16. MIDDLE: of the codes.
+template <int GROUPS_A_PIECE, int TOP_BITS, uint32_t MIDDLE> struct GgmlScales {
     static constexpr int GROUPS = GROUPS_A_PIECE;
     // Words of a lane and chunk that hold what four bits of a code do not.
     static constexpr int TOPS = TOP_BITS;
     // The chunk's word of the low and the high row, the block's of both, tops.
     static constexpr int WORDS = 4 + TOPS;
     static constexpr uint32_t ROWS_BYTES = TILE_ROWS * sizeof(uint32_t);
-    // A chunk's words, the block's, tops.
-    static constexpr uint32_t PARTS = 8 + 8 * TOPS;
+    // A chunk's words, tops, and the block's words.
+    static constexpr uint32_t OWN_PARTS = 4 + 8 * TOPS, PARTS = OWN_PARTS + 4;
     static constexpr Rounding ROUNDING = Rounding::OF_FLOATS;
     static constexpr uint32_t CHUNK_BYTES = ROWS_BYTES + TOPS * 128;
 
@@ -46,15 +46,22 @@ template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
         uint32_t zero;
     };
 
+    // Q6_K is the only one with codes so large.
+    static constexpr bool IS_Q6 = GROUPS == 2 && TOPS == 2;
+
     __device__ __forceinline__ static bool has_minima(uint32_t scaling) {
-        return scaling == HALVES_AND_MINIMA || scaling == NESTED_AND_MINIMA;
+        return !IS_Q6 && (scaling == HALVES_AND_MINIMA || scaling == NESTED_AND_MINIMA);
     }
-    __device__ __forceinline__ static bool is_nested(uint32_t scaling) { return scaling >= NESTED_AND_MINIMA; }
+    __device__ __forceinline__ static bool is_nested(uint32_t scaling) {
+        return GROUPS == 2 || scaling >= NESTED_AND_MINIMA;
+    }
+    // Blocks have words of their own.
+    __device__ __forceinline__ static bool has_head(uint32_t scaling) { return GROUPS == 2 || scaling != HALVES; }
 
     // Chunks of a block are 1 << this.
     __device__ __forceinline__ static uint32_t block_shift(uint32_t scaling) { return is_nested(scaling) ? 2 : 0; }
 
-    __device__ __forceinline__ static uint32_t head_bytes(uint32_t scaling) { return scaling == HALVES ? 0 : ROWS_BYTES; }
+    __device__ __forceinline__ static uint32_t head_bytes(uint32_t scaling) { return has_head(scaling) ? ROWS_BYTES : 0; }
 
     __device__ __forceinline__ static uint32_t block_bytes(uint32_t scaling) {
         return head_bytes(scaling) + (CHUNK_BYTES << block_shift(scaling));
@@ -68,7 +75,7 @@ template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
     // The words of the chunk's block.
     __device__ __forceinline__ static const unsigned char* block(const unsigned char* tile, uint32_t chunk,
                                                                  uint32_t scaling) {
-        return tile + static_cast<uint64_t>(chunk >> block_shift(scaling)) * block_bytes(scaling);
+        return tile + (chunk >> block_shift(scaling)) * block_bytes(scaling);
     }
 
     // The chunk's own words, and after them its tops.
@@ -81,13 +88,10 @@ template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
     // Nothing where the format has no words a block.
     __device__ __forceinline__ static const unsigned char* part(const unsigned char* tile, uint32_t chunk, uint32_t i,
                                                                 uint32_t scaling) {
-        if (i < 4) {
+        if (i < OWN_PARTS) {
             return own(tile, chunk, scaling) + i * 16;
         }
-        if (i < 8) {
-            return scaling == HALVES ? nullptr : block(tile, chunk, scaling) + (i - 4) * 16;
-        }
-        return own(tile, chunk, scaling) + (i - 4) * 16;
+        return has_head(scaling) ? block(tile, chunk, scaling) + (i - OWN_PARTS) * 16 : nullptr;
     }
 
     __device__ __forceinline__ static void load(uint32_t (&words)[WORDS], const unsigned char* tile, uint32_t chunk,
@@ -97,7 +101,7 @@ template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
         words[0] = rows.x;
         words[1] = rows.y;
         uint2 both = make_uint2(0, 0);
-        if (scaling != HALVES) {
+        if (has_head(scaling)) {
             both = __ldg(reinterpret_cast<const uint2*>(block(tile, chunk, scaling)) + lane_id() / 4);
         }
         words[2] = both.x;
@@ -114,20 +118,20 @@ template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
     __device__ __forceinline__ static void load_shared(uint32_t (&words)[WORDS], const unsigned char* chunk) {
         const uint32_t g = lane_id() / 4;
         const uint2 rows = reinterpret_cast<const uint2*>(chunk)[g];
-        const uint2 both = reinterpret_cast<const uint2*>(chunk + ROWS_BYTES)[g];
+        const uint2 both = reinterpret_cast<const uint2*>(chunk + CHUNK_BYTES)[g];
         words[0] = rows.x;
         words[1] = rows.y;
         words[2] = both.x;
         words[3] = both.y;
 #pragma unroll
         for (int i = 0; i < TOPS; i++) {
-            words[4 + i] = reinterpret_cast<const uint32_t*>(chunk + 2 * ROWS_BYTES)[lane_id() * TOPS + i];
+            words[4 + i] = reinterpret_cast<const uint32_t*>(chunk + ROWS_BYTES)[lane_id() * TOPS + i];
         }
     }
 
     __device__ __forceinline__ static OfCodes of_codes(const uint32_t (&words)[WORDS], const Place& at,
                                                        uint32_t scaling) {
-        OfCodes of = {0, has_minima(scaling) ? 0u : 8u << TOPS};
+        OfCodes of = {0, has_minima(scaling) ? 0u : MIDDLE};
         if constexpr (TOPS == 1) {
             of.tops = words[4] >> (8 * at.piece + 4 * at.half);
         } else if constexpr (TOPS == 2) {
@@ -144,7 +148,7 @@ template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
         float small;
         if (GROUPS == 1) {
             small = static_cast<float>(own & 255);
-        } else if (scaling == NESTED) {
+        } else if (IS_Q6 || scaling == NESTED) {
             small = static_cast<float>(static_cast<int8_t>(own & 255));
         } else {
             small = static_cast<float>(own & 15);
@@ -169,7 +173,7 @@ template <int GROUPS_A_PIECE, int TOP_BITS> struct GgmlScales {
 // Codes of 4 + TOP_BITS bits, unsigned.
 template <int GROUPS, int TOP_BITS, int CHUNKS_AHEAD> struct Ggml {
     using Codes = TileCodes<Ggml>;
-    using Scales = GgmlScales<GROUPS, TOP_BITS>;
+    using Scales = GgmlScales<GROUPS, TOP_BITS, 8u << TOP_BITS>;
     static constexpr int VECTORS = 1;
     static constexpr int AHEAD = CHUNKS_AHEAD;
     static constexpr int WORDS_A_ROW = 1;
@@ -187,6 +191,20 @@ template <int GROUPS, int TOP_BITS, int CHUNKS_AHEAD> struct Ggml {
             }
             pairs[i] = sub2_bf16(code | 0x43004300u, base);
         }
+    }
+};
+
+// Q8_0.
+struct Q8 {
+    using Codes = TileCodes<Q8>;
+    using Scales = GgmlScales<1, 0, 128>;
+    static constexpr int VECTORS = 2;
+    static constexpr int AHEAD = 2;
+    static constexpr int WORDS_A_ROW = 2;
+
+    __device__ __forceinline__ static void decode(uint32_t (&pairs)[4], const uint32_t* words,
+                                                  const Scales::OfCodes& of) {
+        Int8::decode(pairs, words, of.zero);
     }
 };
 

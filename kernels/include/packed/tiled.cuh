@@ -23,9 +23,10 @@ template <typename Format, int WARPS_ACROSS> struct Tiled {
     static constexpr uint32_t X_BYTES = POSITIONS * CHUNK * sizeof(bf16);
     static constexpr uint32_t CODE_BYTES = TILES * CHUNK_BYTES<Format>;
     static constexpr uint32_t SCALE_BYTES = TILES * Format::Scales::PARTS * 16;
-    // Threads that copy a tile's scales; where there are too few for one 16-byte part each, they take turns.
-    static constexpr uint32_t PARTS_WANTED = Format::Scales::PARTS == 0 ? 1 : Format::Scales::PARTS;
-    static constexpr uint32_t SCALE_THREADS = PARTS_WANTED * TILES <= THREADS ? PARTS_WANTED : THREADS / TILES;
+    // Threads, a power of two, that copy a tile's scales; where they are fewer than its 16-byte parts, they take turns.
+    static constexpr uint32_t SCALE_PARTS = Format::Scales::PARTS == 0 ? 1 : Format::Scales::PARTS;
+    static constexpr bool IS_ONE_EACH = (SCALE_PARTS & (SCALE_PARTS - 1)) == 0 && SCALE_PARTS * TILES <= THREADS;
+    static constexpr uint32_t SCALE_THREADS = IS_ONE_EACH ? SCALE_PARTS : THREADS / TILES;
     static constexpr uint32_t STAGE_BYTES = X_BYTES + CODE_BYTES + SCALE_BYTES;
     // What a multiprocessor of every architecture has room for.
     static constexpr int STAGES = STAGE_BYTES <= 24 * 1024 ? 4 : STAGE_BYTES <= 32 * 1024 ? 3 : 2;
@@ -134,7 +135,8 @@ template <typename Format, int WARPS_ACROSS> struct Copies {
         if constexpr (T::SCALE_BYTES != 0) {
             constexpr uint32_t PARTS = Format::Scales::PARTS;
             const uint32_t index = threadIdx.x / T::SCALE_THREADS;
-#pragma unroll
+            // Side by side, addresses would take too many registers.
+#pragma unroll 1
             for (uint32_t first = 0; first < PARTS; first += T::SCALE_THREADS) {
                 const uint32_t i = first + threadIdx.x % T::SCALE_THREADS;
                 if (index < T::TILES && i < PARTS) {

@@ -5,7 +5,7 @@ const TILE_ROWS: usize = 16;
 /// Columns of a chunk.
 const CHUNK: usize = 64;
 
-/// A block type of GGML's that has kernels; the others come to other formats without loss.
+/// A block type of GGML's that has kernels of its own; MXFP4 is [`super::Format::Mxfp4`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, reason = "they are called so")]
 pub enum Ggml {
@@ -19,6 +19,7 @@ pub enum Ggml {
     Q5_1,
     Q5K,
     Q6K,
+    Q8_0,
 }
 
 /// What the words of scales hold; the numbers are the kernels'.
@@ -37,13 +38,10 @@ pub enum Scaling {
 }
 
 impl Ggml {
-    pub const ALL: [Ggml; 9] =
-        [Ggml::Q2K, Ggml::Q3K, Ggml::Q4_0, Ggml::Q4_1, Ggml::Q4K, Ggml::Q5_0, Ggml::Q5_1, Ggml::Q5K, Ggml::Q6K];
-
     /// What its words of scales hold.
     pub fn scaling(self) -> Scaling {
         match self {
-            Ggml::Q4_0 | Ggml::Q5_0 => Scaling::Halves,
+            Ggml::Q4_0 | Ggml::Q5_0 | Ggml::Q8_0 => Scaling::Halves,
             Ggml::Q4_1 | Ggml::Q5_1 => Scaling::HalvesAndMinima,
             Ggml::Q2K | Ggml::Q4K | Ggml::Q5K => Scaling::NestedAndMinima,
             Ggml::Q3K | Ggml::Q6K => Scaling::Nested,
@@ -58,7 +56,12 @@ impl Ggml {
         }
     }
 
-    /// Bits of a code beyond four.
+    /// Bits of a code that lie with the others' codes.
+    pub(super) fn bits(self) -> usize {
+        if self == Ggml::Q8_0 { 8 } else { 4 }
+    }
+
+    /// Bits of a code beyond these.
     pub(super) fn tops(self) -> usize {
         match self {
             Ggml::Q5_0 | Ggml::Q5_1 | Ggml::Q5K => 1,
@@ -123,7 +126,7 @@ impl Ggml {
         of_blocks.iter().enumerate().for_each(|(block, word)| put(block * self.block_bytes() + of_row, *word));
     }
 
-    /// Adds to a tile's scales what the codes of row `row` have beyond four bits.
+    /// Adds to a tile's scales what the codes of row `row` have beyond [`Ggml::bits`].
     pub(super) fn lay_tops(self, row: usize, codes: &[u8], out: &mut [u8]) {
         let bits = self.tops();
         for (column, code) in codes.iter().enumerate().filter(|_| bits != 0) {

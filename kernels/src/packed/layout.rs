@@ -164,11 +164,12 @@ impl Layout {
 }
 
 impl Format {
-    /// Of a code, among codes: what GGML's have beyond four is among the scales.
+    /// Of a code, among codes: what GGML's have beyond that is among the scales.
     pub(super) fn bits(self) -> usize {
         match self {
             Format::Bf16 => 16,
-            Format::Mxfp4 | Format::Int4 | Format::Ggml(_) => 4,
+            Format::Mxfp4 | Format::Int4 => 4,
+            Format::Ggml(ggml) => ggml.bits(),
             Format::Int8 | Format::Fp8 => 8,
         }
     }
@@ -204,7 +205,7 @@ mod tests {
     use super::super::Ggml;
     use super::*;
 
-    const LAYOUTS: [Layout; 8] = [
+    const LAYOUTS: [Layout; 9] = [
         Layout { format: Format::Mxfp4, rows: 24, columns: 96, group: 32 },
         Layout { format: Format::Int4, rows: 24, columns: 96, group: 32 },
         Layout { format: Format::Int8, rows: 24, columns: 96, group: 96 },
@@ -212,6 +213,7 @@ mod tests {
         Layout { format: Format::Ggml(Ggml::Q4_0), rows: 24, columns: 96, group: 32 },
         Layout { format: Format::Ggml(Ggml::Q5_1), rows: 24, columns: 96, group: 32 },
         Layout { format: Format::Ggml(Ggml::Q5K), rows: 24, columns: 512, group: 32 },
+        Layout { format: Format::Ggml(Ggml::Q8_0), rows: 24, columns: 96, group: 32 },
         Layout { format: Format::Ggml(Ggml::Q6K), rows: 24, columns: 256, group: 16 },
     ];
 
@@ -228,7 +230,7 @@ mod tests {
         for layout in LAYOUTS {
             layout.check().unwrap();
             let bits = match layout.format {
-                Format::Ggml(ggml) => 4 + ggml.tops(),
+                Format::Ggml(ggml) => ggml.bits() + ggml.tops(),
                 format => format.bits(),
             };
             let scale = if layout.format == Format::Mxfp4 { 255 } else { u32::MAX };

@@ -38,7 +38,6 @@ pub fn gpu_bytes_alike(parts: &[(RowFormat, usize)], cols: usize) -> u64 {
 pub(super) fn layout(format: RowFormat, rows: usize, columns: usize) -> Option<Layout> {
     let (format, group) = match format {
         RowFormat::Ggml(GgmlType::MXFP4) => (Format::Mxfp4, 32),
-        RowFormat::Ggml(GgmlType::Q8_0) => (Format::Int8, 32),
         RowFormat::Ggml(ty) => {
             let ggml = blocks(ty)?;
             (Format::Ggml(ggml), ggml.group())
@@ -69,7 +68,8 @@ fn blocks(ty: GgmlType) -> Option<Ggml> {
         GgmlType::Q5_1 => Ggml::Q5_1,
         GgmlType::Q5K => Ggml::Q5K,
         GgmlType::Q6K => Ggml::Q6K,
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::Q8_0 | GgmlType::MXFP4 => return None,
+        GgmlType::Q8_0 => Ggml::Q8_0,
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::MXFP4 => return None,
     })
 }
 

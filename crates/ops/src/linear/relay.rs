@@ -134,20 +134,12 @@ fn unpack(format: RowFormat, layout: Layout, row: &[u8], codes: &mut Vec<u8>, sc
             }
         }
         RowFormat::Ggml(ty) => {
+            let Format::Ggml(ggml) = layout.format else { unreachable!("{ty:?} has blocks, and is not MXFP4") };
             let mut block = Block::new();
-            let blocks = row.chunks_exact(ty.block_bytes());
-            let Format::Ggml(ggml) = layout.format else {
-                blocks.for_each(|bytes| {
-                    block.read(ty, bytes);
-                    scales.push(scale_word(half(block.d), 128));
-                    codes.extend(&block.codes[..ty.block_len()]);
-                });
-                return;
-            };
             // GGML's codes of three bits are 4 where the kernels' are 8.
             let up = if ggml == Ggml::Q3K { 4 } else { 0 };
             let mut words = Words { of_chunks: Vec::new(), of_blocks: Vec::new() };
-            for (index, bytes) in blocks.enumerate() {
+            for (index, bytes) in row.chunks_exact(ty.block_bytes()).enumerate() {
                 block.read(ty, bytes);
                 words.add(ggml, index, &block);
                 codes.extend(block.codes[..ty.block_len()].iter().map(|code| code + up));
@@ -205,10 +197,6 @@ impl Words {
             }
         }
     }
-}
-
-fn half(bytes: [u8; 2]) -> f32 {
-    half::f16::from_le_bytes(bytes).to_f32()
 }
 
 #[cfg(test)]
@@ -314,11 +302,8 @@ mod tests {
 
     fn value(layout: Layout, codes: &[u8], words: &[u32], at: usize) -> f32 {
         let code = f32::from(codes[at]);
-        let half = |word: u32, index: usize| half((word >> (16 * index)).to_le_bytes()[..2].try_into().unwrap());
-        let Format::Ggml(ggml) = layout.format else {
-            let word = words[at / layout.group];
-            return (code - (word & 255) as f32) * f32::from_bits(word & !255);
-        };
+        let half = |word: u32, index: usize| half::f16::from_bits((word >> (16 * index)) as u16).to_f32();
+        let Format::Ggml(ggml) = layout.format else { panic!("{layout:?}") };
         let (of_chunks, of_blocks) = words.split_at(layout.columns.div_ceil(64));
         let (chunk, piece) = (at / 64, at / 32 % 2);
         let bytes = of_chunks[chunk].to_le_bytes();
@@ -326,6 +311,7 @@ mod tests {
         let zero = match ggml {
             Ggml::Q5_0 => 16.0,
             Ggml::Q6K => 32.0,
+            Ggml::Q8_0 => 128.0,
             _ => 8.0,
         };
         match ggml.scaling() {

@@ -121,6 +121,7 @@ fn middle(ggml: Ggml) -> u8 {
     match ggml {
         Ggml::Q5_0 | Ggml::Q5_1 | Ggml::Q5K => 16,
         Ggml::Q6K => 32,
+        Ggml::Q8_0 => 128,
         _ => 8,
     }
 }
