@@ -18,10 +18,8 @@ const WEIGHT: f64 = 1.05 / 256.0;
 
 pub(super) fn items() -> Vec<Item> {
     let types = GgmlType::ALL.into_iter().filter(|ty| ty.block_len() != 1);
-    let blocks = types.map(|ty| Item {
-        name: format!("layer/packed, {ty:?}"),
-        run: Box::new(move |gpu| blocks(ty, &gpu.device)),
-    });
+    let blocks = types
+        .map(|ty| Item { name: format!("layer/packed, {ty:?}"), run: Box::new(move |gpu| blocks(ty, &gpu.device)) });
     let parts = Item { name: "layer/packed, several parts".into(), run: Box::new(|gpu| parts(&gpu.device)) };
     blocks.chain([parts]).collect()
 }
