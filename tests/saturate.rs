@@ -46,11 +46,17 @@ fn devices_are_measured_in_turn_and_the_slow_one_is_named() {
     assert!(page.contains("<h1>null:40000:50 is the slow one</h1>"));
 }
 
+/// Of a build without CUDA, in which no GPU can be used.
 #[test]
-fn all_gpus_need_a_gpu() {
+fn a_device_that_cannot_be_used_is_said_and_the_others_are_measured() {
     let output = run(&["saturate", "--devices", "all"]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains("--devices all"), "{error}");
+    let devices = ["saturate", "--devices", "cuda:9,null", "--max-concurrency", "2"];
+    let output = run(&[&devices[..], &SHORT].concat());
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!output.status.success() && error.contains("not measured: cuda:9"), "{error}");
+    assert!(said.contains("null (2 of 2)") && said.contains("There is no second device"), "{said}");
 }
 
 /// `saturate` once it has said `what`, and what it goes on to say.

@@ -10,7 +10,7 @@ use plimsoll_ops::gpu;
 use crate::device::Device;
 use crate::load_line::LoadLine;
 use crate::options::SharedOptions;
-use crate::report;
+use crate::report::{self, say};
 use crate::saturate::{Measured, SaturateOptions, keep, measure};
 
 /// Which devices are measured.
@@ -48,16 +48,21 @@ impl Wanted {
 /// Measures one device after another, and says which is slow.
 ///
 /// # Errors
-/// A device cannot be used, or nothing is served on it. What was measured on others before is written.
+/// A device cannot be used, or nothing is served on it: the others are measured and compared all the same.
 pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions, wanted: &Wanted) -> Result<()> {
     let devices = wanted.list()?;
     let names = names(&devices);
-    let (mut all, mut lines) = (Vec::new(), Vec::new());
-    for (device, name) in devices.iter().zip(names) {
-        println!("\n{name} ({} of {})", all.len() + 1, devices.len());
+    let (mut all, mut lines, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, (device, name)) in devices.iter().zip(names).enumerate() {
+        say(format_args!("\n{name} ({} of {})", index + 1, devices.len()))?;
         let shared = SharedOptions { device: Some(*device), ..shared.clone() };
-        let measured = measure(&shared, &options).await.with_context(|| format!("on {name}"))?;
-        let Measured { report, interrupted } = measured;
+        let Measured { report, interrupted } = match measure(&shared, &options).await {
+            Ok(measured) => measured,
+            Err(error) => {
+                failed.push(format!("{name}: {error:#}"));
+                continue;
+            }
+        };
         let place = options.out.as_ref().map(|folder| folder.join(in_path(&name)));
         keep(&report, place.as_deref(), &options.forms.named(&in_path(&name)))?;
         lines.extend(options.line(&shared, &report)?);
@@ -67,19 +72,20 @@ pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions, wanted:
         }
     }
     keep_lines(lines)?;
-    let summary = Devices::new(all);
-    println!("\n{summary}");
-    match options.forms.html() {
-        Some(path) => report::write(path, &summary.page().to_string()),
-        None => Ok(()),
+    if !all.is_empty() {
+        let summary = Devices::new(all);
+        say(format_args!("\n{summary}"))?;
+        options.forms.html().map_or(Ok(()), |path| report::write(path, &summary.page().to_string()))?;
     }
+    ensure!(failed.is_empty(), "not measured: {}", failed.join("; "));
+    Ok(())
 }
 
 /// Devices of the same name share a load line, which must hold on each of them: the least is written last, and stays.
 fn keep_lines(mut lines: Vec<LoadLine>) -> Result<()> {
     lines.sort_by_key(|line| std::cmp::Reverse(line.limit().sequences));
     for line in lines {
-        println!("load line: {line} ({})", line.write()?.display());
+        say(format_args!("load line: {line} ({})", line.write()?.display()))?;
     }
     Ok(())
 }
