@@ -108,9 +108,12 @@ mod tests {
     use crate::findings::{Finding, FindingKind};
     use crate::report::sample;
 
-    /// Devices of such highest throughputs, each with its half-width.
-    fn devices(rates: &[(f64, Option<f64>)]) -> Devices {
-        let device = |(index, &(rate, width)): (usize, &(f64, Option<f64>))| {
+    /// A highest throughput and its half-width.
+    type Planted = (f64, Option<f64>);
+
+    /// A device for each.
+    fn devices(rates: &[Planted]) -> Devices {
+        let device = |(index, &(rate, width)): (usize, &Planted)| {
             let mut report = sample::report();
             (report.answer.peak_throughput, report.answer.peak_half_width) = (rate, width);
             Candidate { name: format!("cuda:{index}"), report }
@@ -121,7 +124,7 @@ mod tests {
     #[test]
     fn a_slow_device_is_named_only_where_the_intervals_say_so() {
         let sure = Some(10.0);
-        let cases: [(&[(f64, Option<f64>)], &[&str]); 8] = [
+        let cases: [(&[Planted], &[&str]); 8] = [
             (&[(1000.0, sure), (900.0, sure)], &["cuda:1"]),
             (&[(1000.0, sure), (1005.0, sure), (998.0, sure), (850.0, sure)], &["cuda:3"]),
             // One that is faster than all others makes none of them slow.
