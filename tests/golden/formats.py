@@ -12,8 +12,8 @@ the last part of their names, and the matrix itself, float32 and exact. Layouts:
     gptq    AutoGPTQ's and GPTQModel's: [cols, rows], neighbours of a row in a word; zeros less one in version 1
     awq     AutoAWQ's `gemm`: [cols, rows], eight rows in a word, in an order of their own
 
-Experts are modules N.gate_proj, N.up_proj and N.down_proj, as all these tools make of them; `listed`, as GPTQModel stored
-gpt-oss's at first: gate_up.N, of which gate's and up's rows alternate, and down.N.
+Experts are modules N.gate_proj, N.up_proj and N.down_proj, as all these tools make of them; or `listed`, as GPTQModel
+stored gpt-oss's at first: gate_up.N, of which gate's and up's rows alternate, and down.N.
 """
 
 import hashlib
@@ -229,8 +229,8 @@ def quantized(tensors, name, seed):
 
 
 def parts_of_experts(key, tensor, alternating, listed):
-    """The modules that fused experts, [experts, in_features, out_features], are stored as: the expert, the module's name, and
-    which output features it has. Gate's and up's come one after the other or `alternating` (gpt-oss)."""
+    """The modules that fused experts, [experts, in_features, out_features], are stored as: of which expert, the module's
+    name, and which output features it has. Gate's and up's come one after the other or `alternating` (gpt-oss)."""
     prefix, projection = key.rsplit(".", 1)
     half = tensor.shape[2] // 2
     gate, up = (slice(0, None, 2), slice(1, None, 2)) if alternating else (slice(0, half), slice(half, None))

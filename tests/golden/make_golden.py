@@ -14,8 +14,8 @@ from the dequantized weights. Names inside golden.safetensors, for prompt number
     ids.P            int32 [tokens]
     positions.P      int32 [rows]           the positions whose logits are kept
     logits.P         float32 [rows, vocab]  of the safetensors checkpoint
-    routes.L.P       float32 [tokens, experts]  of layer L, where it is a mixture: what weighs each expert; 0, it is not chosen
-    FILE.logits.P, FILE.routes.L.P    the same of FILE.gguf
+    routes.L.P       float32 [tokens, experts]  of layer L, a mixture: what each expert weighs, 0 where it is not chosen
+    FILE.logits.P, FILE.routes.L.P          the same of FILE.gguf
 
 `yarn` writes yarn.json: YaRN's frequencies and attention factor for some RoPE parameters.
 
@@ -175,7 +175,8 @@ def run(model, ids):
         return hook
 
     routers = [(name, module) for name, module in model.named_modules() if type(module).__name__.endswith("Router")]
-    hooks = [module.register_forward_hook(record(int(re.search(r"layers\.(\d+)\.", name)[1]))) for name, module in routers]
+    layer_of = re.compile(r"layers\.(\d+)\.")
+    hooks = [module.register_forward_hook(record(int(layer_of.search(name)[1]))) for name, module in routers]
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0].float()
     for hook in hooks:

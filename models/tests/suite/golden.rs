@@ -40,25 +40,43 @@ fn logits_match_transformers() {
     assert!(wrong.is_empty(), "largest relative error: {}", wrong.join(", "));
 }
 
+/// The root mean square errors of a case's recorded rows, of the logits' root mean square: at half of the positions it is the
+/// first or less, nowhere more than the second.
+fn errors(case: &Case, driver: &mut Driver) -> [f64; 2] {
+    let mut errors = Vec::new();
+    for prompt in case.prompts() {
+        let logits = driver.whole(&prompt.ids);
+        errors.extend(prompt.rows.iter().map(|(at, expected)| root_mean_square_error(&logits[*at], expected)));
+    }
+    errors.sort_by(f64::total_cmp);
+    [errors[errors.len() / 2], errors[errors.len() - 1]]
+}
+
 /// Int8 activations are an approximation; on random weights, the worst case for it, the logits of half the
 /// positions stay close. Not of all: a router whose two best scores are near each other may choose the other.
 #[test]
 fn int8_activations_stay_close() {
     for case in Case::all() {
         let name = &case.name;
-        let mut driver = Driver::open(&case.path, Activations::Int8, 256);
-        let mut errors = Vec::new();
-        for prompt in case.prompts() {
-            let logits = driver.whole(&prompt.ids);
-            errors.extend(prompt.rows.iter().map(|(at, expected)| root_mean_square_error(&logits[*at], expected)));
-        }
-        errors.sort_by(f64::total_cmp);
-        let (most, worst) = (errors[errors.len() / 2], errors[errors.len() - 1]);
-        println!(
-            "{name}: root mean square error, of the logits': {most:.4} at half of the positions, {worst:.4} at most"
-        );
+        let [most, worst] = errors(&case, &mut Driver::open(&case.path, Activations::Int8, 256));
+        println!("{name}: {most:.4} at half of the positions, {worst:.4} at most");
         assert!(most < 0.05, "{name}: {most} of the logits' root mean square at half of the positions");
         assert!(worst < 0.7, "{name}: {worst} of the logits' root mean square");
+    }
+}
+
+/// As above, of keys and values of 16 and of 8 bits. A token that is sent to another expert may come out as anything.
+#[test]
+fn smaller_caches_stay_close() {
+    for case in Case::all() {
+        let name = &case.name;
+        for (kv, most_allowed) in [(KvDtype::F16, 0.01), (KvDtype::BF16, 0.04), (KvDtype::Fp8, 0.3)] {
+            let mut driver = Driver::open_with(&case.path, Activations::F32, kv, |_| 256);
+            let [most, worst] = errors(&case, &mut driver);
+            println!("{name} with {kv:?}: {most:.4} at half of the positions, {worst:.4} at most");
+            assert!(most > 0.0 && most < most_allowed, "{name} with {kv:?}: {most} at half of the positions");
+            assert!(worst < 0.4 || driver.info.experts.is_some(), "{name} with {kv:?}: {worst}");
+        }
     }
 }
 
