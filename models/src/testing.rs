@@ -1,7 +1,7 @@
 //! What the tests of several architectures share: to which experts a model's layers send tokens, how evenly, and whether as
 //! transformers does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use plimsoll_nn::{Checkpoint, ForwardBatch, KvCache, ModelInfo, Residual, Weights};
@@ -90,29 +90,41 @@ pub(crate) fn check_routes<L: RoutedLayer>(
     decoder: impl Fn(&Value, &Weights<'_>) -> Decoder<L>,
 ) -> usize {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
-    let folders = std::fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path());
     let mut checked = 0;
-    for folder in folders.filter(|folder| folder.join("config.json").exists()) {
-        let checkpoint = Checkpoint::open(&folder).unwrap();
-        let config = checkpoint.config();
-        if architectures.iter().any(|name| config["architectures"][0] == *name) {
-            let weights = Weights::new(&checkpoint, Activations::F32, |_, _| ()).unwrap();
-            let info = (find(config).unwrap().info)(config).unwrap();
-            let recorded = std::fs::read(folder.join("golden.safetensors")).unwrap();
-            let recorded = SafeTensors::deserialize(&recorded).unwrap();
-            check_recorded(&folder.display().to_string(), &recorded, &info, &decoder(config, &weights));
-            checked += 1;
+    for folder in files(&golden).filter(|folder| folder.join("golden.safetensors").exists()) {
+        let recorded = std::fs::read(folder.join("golden.safetensors")).unwrap();
+        let recorded = SafeTensors::deserialize(&recorded).unwrap();
+        let gguf = files(&folder).filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+        let whole = folder.join("config.json").exists().then(|| folder.clone());
+        for path in whole.into_iter().chain(gguf) {
+            let checkpoint = Checkpoint::open(&path).unwrap();
+            let config = checkpoint.config();
+            if architectures.iter().any(|name| config["architectures"][0] == *name) {
+                let weights = Weights::new(&checkpoint, Activations::F32, |_, _| ()).unwrap();
+                let info = (find(config).unwrap().info)(config).unwrap();
+                check_recorded(&path, &recorded, &info, &decoder(config, &weights));
+                checked += 1;
+            }
         }
     }
     checked
 }
 
-fn check_recorded<L: RoutedLayer>(case: &str, recorded: &SafeTensors<'_>, info: &ModelInfo, model: &Decoder<L>) {
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
+}
+
+fn check_recorded<L: RoutedLayer>(path: &Path, recorded: &SafeTensors<'_>, info: &ModelInfo, model: &Decoder<L>) {
+    let case = path.display();
+    let prefix = match path.extension() {
+        Some(_) => format!("{}.", path.file_stem().unwrap().display()),
+        None => String::new(),
+    };
     let words = |name: &str| recorded.tensor(name).ok().map(|tensor| tensor.data().as_chunks::<4>().0.to_vec());
     for number in 0..2 {
         let ids: Vec<u32> = words(&format!("ids.{number}")).unwrap().into_iter().map(u32::from_le_bytes).collect();
         for (layer, routes) in routes(model, info, std::slice::from_ref(&ids)).into_iter().enumerate() {
-            let expected = words(&format!("routes.{layer}.{number}"));
+            let expected = words(&format!("{prefix}routes.{layer}.{number}"));
             assert_eq!(routes.is_some(), expected.is_some(), "{case}: layer {layer} is a mixture");
             let (Some(routes), Some(expected)) = (routes, expected) else { continue };
             let expected: Vec<f32> = expected.into_iter().map(f32::from_le_bytes).collect();

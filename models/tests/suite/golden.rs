@@ -65,17 +65,21 @@ fn int8_activations_stay_close() {
     }
 }
 
-/// As above, of keys and values of 16 and of 8 bits. A token that is sent to another expert may come out as anything.
+/// As above, of keys and values of 16 and of 8 bits; not of mixtures, where a token that is sent to another expert may come out
+/// as anything, and changes those after it.
 #[test]
 fn smaller_caches_stay_close() {
     for case in Case::all() {
         let name = &case.name;
-        for (kv, most_allowed) in [(KvDtype::F16, 0.01), (KvDtype::BF16, 0.04), (KvDtype::Fp8, 0.3)] {
+        for (kv, most_allowed) in [(KvDtype::F16, 0.01), (KvDtype::BF16, 0.01), (KvDtype::Fp8, 0.2)] {
             let mut driver = Driver::open_with(&case.path, Activations::F32, kv, |_| 256);
+            if driver.info.experts.is_some() {
+                continue;
+            }
             let [most, worst] = errors(&case, &mut driver);
             println!("{name} with {kv:?}: {most:.4} at half of the positions, {worst:.4} at most");
             assert!(most > 0.0 && most < most_allowed, "{name} with {kv:?}: {most} at half of the positions");
-            assert!(worst < 0.4 || driver.info.experts.is_some(), "{name} with {kv:?}: {worst}");
+            assert!(worst < 0.4, "{name} with {kv:?}: {worst}");
         }
     }
 }
