@@ -19,9 +19,9 @@ pub(crate) fn check_row(format: RowFormat, row: &[u8]) -> Result<(), String> {
     };
     let block = ty.block_bytes();
     let is_finite = match ty {
-        GgmlType::F32 => most::<4>(row, |bytes| u32::from_le_bytes(bytes) >> 16 & 0x7f80) < 0x7f80,
-        GgmlType::F16 => most::<2>(row, |bytes| u32::from(u16::from_le_bytes(bytes) & 0x7c00)) < 0x7c00,
-        GgmlType::BF16 => most::<2>(row, |bytes| u32::from(u16::from_le_bytes(bytes) & 0x7f80)) < 0x7f80,
+        GgmlType::F32 => most::<4>(row, |[.., low, high]| i16::from_le_bytes([low, high]) & 0x7f80) < 0x7f80,
+        GgmlType::F16 => most::<2>(row, |bytes| i16::from_le_bytes(bytes) & 0x7c00) < 0x7c00,
+        GgmlType::BF16 => most::<2>(row, |bytes| i16::from_le_bytes(bytes) & 0x7f80) < 0x7f80,
         GgmlType::MXFP4 => row.iter().step_by(block).all(|&exponent| exponent != E8M0_NAN),
         _ => row.chunks_exact(block).all(|block| ty.halves().iter().all(|&at| is_finite_half(block, at))),
     };
@@ -32,8 +32,8 @@ pub(crate) fn check_row(format: RowFormat, row: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Of elements of `N` bytes; without a branch, so that a vector of them is looked at together.
-fn most<const N: usize>(row: &[u8], exponent: impl Fn([u8; N]) -> u32) -> u32 {
+/// The largest exponent of elements of `N` bytes; without a branch, so that a vector of them is looked at together.
+fn most<const N: usize>(row: &[u8], exponent: impl Fn([u8; N]) -> i16) -> i16 {
     row.as_chunks::<N>().0.iter().fold(0, |most, bytes| most.max(exponent(*bytes)))
 }
 
