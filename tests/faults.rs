@@ -5,15 +5,16 @@
 mod support;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use support::{Server, plimsoll, run};
+use support::{Ended, Server, plimsoll, run};
 
 /// 5 ms a step, so that a server of these has a capacity, and far less than the client's.
 const DEVICE: [&str; 4] = ["--device", "null:5000:50", "--max-num-seqs", "16"];
@@ -93,18 +94,18 @@ fn a_search_that_ctrl_c_ends_reports_what_was_measured() {
     let mut command = plimsoll();
     command.arg("saturate").args(DEVICE).args(SHORT).args(["--out", &to]);
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut command = command.spawn().expect("plimsoll starts");
-    wait_until_it_says("N = 1: ", &mut command);
+    let mut command = Ended(command.spawn().expect("plimsoll starts"));
+    wait_until_it_says("N = 1: ", &mut command.0);
     // As a terminal does it: to all that it started as well.
-    signal("-INT", -i64::from(command.id()));
-    let output = command.wait_with_output().expect("it ends");
-    assert!(output.status.success());
+    signal("-INT", -i64::from(command.0.id()));
+    let mut said = String::new();
+    command.0.stdout.take().expect("piped").read_to_string(&mut said).expect("text");
+    assert!(command.0.wait().expect("it ends").success());
     let report = read(&out.join("saturation.json"));
     finds(&report, "interrupted");
     assert_eq!(report["answer"]["verdict"], "out_of_time", "{report}");
     let rungs = report["rungs"].as_array().expect("rungs");
     assert!(rungs.iter().all(|rung| rung["success_rate"] == 1.0), "its own server has not failed it: {report}");
-    let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("interrupted") && !said.contains("\nload line: "), "{said}");
 }
 
@@ -115,12 +116,16 @@ fn a_run_that_ctrl_c_ends_reports_what_was_measured() {
     let to = out.to_string_lossy();
     let mut command = plimsoll();
     command.args(["bench", "--url", &server.url, "--concurrency", "4", "--requests", "1000000", "--out", &to]);
-    let mut command = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("plimsoll starts");
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut command = Ended(command.spawn().expect("plimsoll starts"));
+    let began = Instant::now();
     while server.metric("vllm:e2e_request_latency_seconds_count") < 20.0 {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        let ended = command.0.try_wait().expect("our own child");
+        assert!(ended.is_none() && began.elapsed() < Duration::from_secs(120), "nothing is asked: {ended:?}");
+        std::thread::sleep(Duration::from_millis(50));
     }
-    signal("-INT", command.id().into());
-    assert!(command.wait().expect("it ends").success());
+    signal("-INT", command.0.id().into());
+    assert!(command.0.wait().expect("it ends").success());
     let report = read(&out.join("bench.json"));
     finds(&report, "interrupted");
     let outcomes = &report["rung"]["outcomes"];
@@ -158,11 +163,38 @@ fn what_cannot_be_printed_is_written_all_the_same() {
     let load = ["bench", "--url", &server.url, "--requests", "5", "--max-tokens", "4", "--out", &to];
     let search = ["saturate", "--url", &server.url, "--max-concurrency", "1", "--out", &to];
     for (arguments, name) in [(&load[..], "bench.json"), (&[&search[..], &SHORT].concat(), "saturation.json")] {
-        let full = File::options().write(true).open("/dev/full").expect("Linux");
-        let output = plimsoll().args(arguments).stdout(full).output().expect("plimsoll starts");
+        let output = plimsoll().args(arguments).stdout(full()).output().expect("plimsoll starts");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && !error.contains("panicked"), "{error}");
         assert!(error.contains("standard output"), "{error}");
         assert!(read(&out.join(name))["model"].is_string());
     }
+}
+
+/// Every write to it fails as on a full disk.
+fn full() -> File {
+    File::options().write(true).open("/dev/full").expect("Linux")
+}
+
+#[test]
+fn a_standard_error_that_takes_nothing_costs_no_measurement() {
+    let out = folder("full-error");
+    let to = out.to_string_lossy();
+    let search = ["saturate", "--device", "null:5000:50", "--max-concurrency", "1", "--out", &to];
+    let output = plimsoll().args(search).args(SHORT).stderr(full()).output().expect("plimsoll starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(read(&out.join("saturation.json"))["model"].is_string());
+}
+
+#[test]
+fn a_page_takes_an_older_one_s_place_only_when_it_is_whole() {
+    let server = Server::start(&DEVICE);
+    let out = folder("full-page");
+    let (page, to) = (out.join("page.html"), out.to_string_lossy());
+    std::fs::write(&page, "of an earlier run").expect("writable");
+    symlink("/dev/full", out.join("page.html.new")).expect("a link");
+    let search = ["saturate", "--url", &server.url, "--max-concurrency", "1", "--out", &to];
+    let output = run(&[&search[..], &SHORT, &["--html", &page.to_string_lossy()]].concat());
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("page.html"));
+    assert_eq!(std::fs::read_to_string(&page).expect("still there"), "of an earlier run");
 }

@@ -30,6 +30,16 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     plimsoll().args(arguments).output().expect("plimsoll starts")
 }
 
+/// A process that is ended when a test is, also by a failure, with the servers that it started itself.
+pub(crate) struct Ended(pub(crate) Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 /// A running server.
 pub(crate) struct Server {
     child: Child,

@@ -172,12 +172,12 @@ fn differences(a: &SaturationReport, b: &SaturationReport) -> Vec<String> {
 
 fn fact(one: &Candidate) -> Fact {
     let answer = &one.report.answer;
-    let width = answer.peak_half_width.filter(|_| answer.peak_throughput > 0.0);
+    let width = answer.plateau_half_width.filter(|_| answer.plateau_throughput > 0.0);
     let width =
-        width.map(|width| format!("\u{b1}{:.1}%, ", 100.0 * width / answer.peak_throughput)).unwrap_or_default();
+        width.map(|width| format!("\u{b1}{:.1}%, ", 100.0 * width / answer.plateau_throughput)).unwrap_or_default();
     Fact {
         name: one.name.clone(),
-        value: page::number(answer.peak_throughput),
+        value: page::number(answer.plateau_throughput),
         unit: "output tok/s".to_owned(),
         detail: format!("{width}saturates at N = {}", answer.saturation),
     }

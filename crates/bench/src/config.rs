@@ -265,6 +265,10 @@ pub struct SaturateConfig {
     /// The server, where it was started for the search: its process and its GPU are looked at.
     #[serde(default)]
     pub own_server: Option<OwnServer>,
+    /// The GPUs of this machine on which the server computes, by NVML's index, where a person says so. Empty: those of
+    /// `own_server`, else it is not known.
+    #[serde(default)]
+    pub server_gpus: Vec<u32>,
 }
 
 /// A server of this machine that is known.
@@ -291,6 +295,7 @@ impl SaturateConfig {
             connect_timeout: Duration::from_secs(10),
             null_server_url: None,
             own_server: None,
+            server_gpus: Vec::new(),
         }
     }
 

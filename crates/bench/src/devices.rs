@@ -2,12 +2,16 @@
 //!
 //! A device is called slow where the 95% interval of its highest throughput lies wholly below those of most of the
 //! others, and by more than what passes for no change between two measurements of one server. A single fast device
-//! does not make the others slow.
+//! does not make the others slow. The throughput is that of the plateau, not of its luckiest rung. A report that is not
+//! finished, or not to be believed, names nobody and is held against nobody.
 
 use std::fmt;
 
 use crate::compare::{Candidate, CompareOptions, Comparison};
+use crate::findings::FindingKind;
 use crate::page::Page;
+use crate::report::SaturationReport;
+use crate::search::Verdict;
 
 /// A difference up to this may be the time of day.
 const TOLERATED: f64 = 0.03;
@@ -16,7 +20,7 @@ const TOLERATED: f64 = 0.03;
 #[derive(Clone, Debug)]
 pub struct Devices(Vec<Candidate>);
 
-/// A highest throughput with its 95% interval, where the report is to be believed and has one.
+/// A highest throughput with its 95% interval, where it has one.
 #[derive(Clone, Copy)]
 struct Rate {
     value: f64,
@@ -25,8 +29,7 @@ struct Rate {
 
 impl Rate {
     fn is_below(self, other: Self) -> bool {
-        let apart = self.ends.zip(other.ends).is_some_and(|(own, other)| own.1 < other.0);
-        apart && self.value < (1.0 - TOLERATED) * other.value
+        self.ends.zip(other.ends).is_some_and(|(own, other)| own.1 < (1.0 - TOLERATED) * other.0)
     }
 }
 
@@ -38,9 +41,14 @@ impl Devices {
 
     /// The names of the slow ones.
     pub fn slow(&self) -> Vec<&str> {
-        let rates: Vec<Rate> = self.0.iter().map(rate).collect();
+        let rates: Vec<Rate> = self.compared().map(rate).collect();
         let is_slow = |rate: &Rate| 2 * rates.iter().filter(|other| rate.is_below(**other)).count() >= rates.len();
-        self.0.iter().zip(&rates).filter(|(_, rate)| is_slow(rate)).map(|(one, _)| one.name.as_str()).collect()
+        self.compared().zip(&rates).filter(|(_, rate)| is_slow(rate)).map(|(one, _)| one.name.as_str()).collect()
+    }
+
+    /// Those whose figures can be held against one another.
+    fn compared(&self) -> impl Iterator<Item = &Candidate> {
+        self.0.iter().filter(|one| why_not(&one.report).is_none())
     }
 
     /// The page that shows them side by side.
@@ -55,7 +63,10 @@ impl Devices {
     }
 
     fn answer(&self) -> String {
-        match (self.slow().as_slice(), self.0.len()) {
+        match (self.slow().as_slice(), self.compared().count()) {
+            (_, 0 | 1) if self.0.len() > 1 => {
+                "Fewer than two devices were measured well enough to be compared".to_owned()
+            }
             (_, 0 | 1) => "There is no second device to compare with".to_owned(),
             ([], count) => format!("None of {count} devices is shown to be slower than the others"),
             ([one], _) => format!("{one} is the slow one"),
@@ -63,10 +74,15 @@ impl Devices {
         }
     }
 
-    /// How much less each slow one does than the median of the others.
+    /// How much less each slow one does than the median of the others, and which are left out.
     fn sentences(&self) -> Vec<String> {
+        let left_out = |one: &Candidate| Some(format!("{} is left out: {}.", one.name, why_not(&one.report)?));
+        self.slowness().into_iter().chain(self.0.iter().filter_map(left_out)).collect()
+    }
+
+    fn slowness(&self) -> Vec<String> {
         let slow = self.slow();
-        let others = self.0.iter().filter(|one| !slow.contains(&one.name.as_str())).map(|one| rate(one).value);
+        let others = self.compared().filter(|one| !slow.contains(&one.name.as_str())).map(|one| rate(one).value);
         let mut others: Vec<f64> = others.collect();
         others.sort_by(f64::total_cmp);
         let Some(usual) = others.get(others.len().saturating_sub(1) / 2).copied() else { return Vec::new() };
@@ -83,15 +99,36 @@ impl Devices {
                 less(low)
             ))
         };
-        self.0.iter().filter(|one| slow.contains(&one.name.as_str())).filter_map(tell).collect()
+        self.compared().filter(|one| slow.contains(&one.name.as_str())).filter_map(tell).collect()
     }
 }
 
 fn rate(one: &Candidate) -> Rate {
     let answer = &one.report.answer;
-    let value = answer.peak_throughput;
-    let width = answer.peak_half_width.filter(|width| width.is_finite() && !one.report.is_invalid());
+    let value = answer.plateau_throughput;
+    let width = answer.plateau_half_width.filter(|width| width.is_finite());
     Rate { value, ends: width.map(|width| (value - width, value + width)) }
+}
+
+/// Why a device's highest throughput is not known. None: it is.
+fn why_not(report: &SaturationReport) -> Option<&'static str> {
+    let has = |kind| report.findings.iter().any(|finding| finding.kind == kind);
+    let answer = &report.answer;
+    // What comes after the plateau may be missing.
+    let has_end = answer.complete || matches!(answer.verdict, Verdict::Plateaued | Verdict::Retrograde);
+    if report.is_invalid() {
+        Some("its figures are not to be used")
+    } else if has(FindingKind::ServerEnded) || answer.verdict == Verdict::ServerGone {
+        Some("its server ended")
+    } else if has(FindingKind::NotIdle) {
+        Some("it had other work")
+    } else if has_end && answer.verdict != Verdict::OutOfTime {
+        None
+    } else if has(FindingKind::Interrupted) {
+        Some("its search was interrupted")
+    } else {
+        Some("its search ran out of time")
+    }
 }
 
 impl fmt::Display for Devices {
@@ -115,7 +152,7 @@ mod tests {
     fn devices(rates: &[Planted]) -> Devices {
         let device = |(index, &(rate, width)): (usize, &Planted)| {
             let mut report = sample::report();
-            (report.answer.peak_throughput, report.answer.peak_half_width) = (rate, width);
+            (report.answer.plateau_throughput, report.answer.plateau_half_width) = (rate, width);
             Candidate { name: format!("cuda:{index}"), report }
         };
         Devices::new(rates.iter().enumerate().map(device).collect())
@@ -144,8 +181,29 @@ mod tests {
     #[test]
     fn a_report_that_is_not_to_be_believed_names_nobody() {
         let mut devices = devices(&[(1000.0, Some(5.0)), (500.0, Some(5.0))]);
-        devices.0[1].report.findings.push(Finding::new(FindingKind::Drift, "It changed."));
-        assert_eq!(devices.slow(), [""; 0]);
+        assert_eq!(devices.slow(), ["cuda:1"]);
+        for kind in [FindingKind::Drift, FindingKind::ServerEnded, FindingKind::NotIdle] {
+            devices.0[1].report.findings = vec![Finding::new(kind, "It changed.")];
+            assert_eq!(devices.slow(), [""; 0], "{kind:?}");
+            let text = devices.to_string();
+            assert!(text.starts_with("Fewer than two devices") && text.contains("cuda:1 is left out: "), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_search_that_was_not_finished_names_nobody_unless_it_saw_the_plateau() {
+        let mut devices = devices(&[(1000.0, Some(5.0)), (500.0, Some(5.0)), (1001.0, Some(5.0))]);
+        let answer = &mut devices.0[1].report.answer;
+        (answer.complete, answer.verdict) = (false, Verdict::Plateaued);
+        assert_eq!(devices.slow(), ["cuda:1"], "it lacks the breakpoint at the most");
+        for verdict in [Verdict::OutOfTime, Verdict::ServiceBroken, Verdict::ServerGone] {
+            devices.0[1].report.answer.verdict = verdict;
+            assert_eq!(devices.slow(), [""; 0], "{verdict:?}");
+        }
+        devices.0[1].report.answer.verdict = Verdict::OutOfTime;
+        devices.0[1].report.findings = vec![Finding::new(FindingKind::Interrupted, "It was interrupted.")];
+        let text = devices.to_string();
+        assert!(text.contains("cuda:1 is left out: its search was interrupted"), "{text}");
     }
 
     #[test]

@@ -194,16 +194,19 @@ impl Sums {
 
 /// Whether most replies of several tokens came in one piece, or faster than tokens can be made.
 fn is_in_bursts(summary: &RungSummary) -> bool {
-    let has_several = summary.tokens.output >= 2 * summary.outcomes.success.max(1);
-    let replies = summary.e2e_ms.as_ref().map_or(0, |e2e| e2e.count);
     let timed = summary.tpot_ms.as_ref().filter(|tpot| tpot.p50 >= LEAST_TPOT_MS).map_or(0, |tpot| tpot.count);
-    has_several && timed * 2 < replies
+    timed * 2 < summary.replies_of_several
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::load::RunLog;
+    use crate::record::fixture::success;
     use crate::report::sample;
+    use crate::slo::Slo;
 
     #[test]
     fn a_client_that_is_late_is_said_of_open_loops() {
@@ -215,6 +218,18 @@ mod tests {
         };
         assert!(late("open").expect("a finding").text.contains("25 ms late"));
         assert_eq!(late("closed"), None);
+    }
+
+    #[test]
+    fn replies_of_one_token_are_no_bursts() {
+        let found = |short: usize, timed: bool| {
+            let long = if timed { success(9.0, 0.1, 0.1, 100) } else { success(9.0, 0.1, 0.0, 100) };
+            let records = [vec![success(0.0, 0.1, 0.1, 1); short], vec![long]].concat();
+            let log = RunLog::of(1, records, Duration::ZERO, Duration::from_secs(30));
+            let rung = RungReport::new(&log, &Slo::default());
+            of_rungs([&rung], false, &Stop::default()).iter().any(|found| found.kind == FindingKind::Burst)
+        };
+        assert!(!found(3, true) && found(3, false) && found(0, false));
     }
 
     #[test]

@@ -36,6 +36,8 @@ mod tests {
         let gpu = |index, utilization| GpuSample { index, utilization, ..GpuSample::default() };
         let idle =
             ServerSample { running: Some(0.0), gpus: vec![gpu(0, Some(0.05)), gpu(1, None)], ..Default::default() };
+        let of_others = ServerSample { host_gpus: vec![gpu(0, Some(0.97))], ..idle.clone() };
+        assert_eq!(busy(&of_others), None, "nobody says that it is the server's");
         assert_eq!(busy(&idle), None);
         assert_eq!(busy(&ServerSample::default()), None, "nothing is known");
         let text = |sample: &ServerSample| busy(sample).expect("a finding").text;

@@ -83,7 +83,9 @@ pub use open_loop::{InFlightGrowth, OpenLoopFacts};
 pub use preflight::{ClientCeiling, first_content_times};
 pub use progress::{Progress, Running, Stage};
 pub use record::{OutcomeCounts, TokenSource};
-pub use report::{BenchReport, Foretold, OfferedReport, PageOptions, RungReport, SaturationReport, WorkloadFacts};
+pub use report::{
+    BenchReport, Foretold, OfferedReport, PageOptions, RungReport, SaturationReport, WorkloadFacts, write_file,
+};
 pub use run::{run, run_until};
 pub use saturate::{saturate, saturate_until};
 pub use search::{

@@ -9,6 +9,7 @@ use crate::arrivals::Arrivals;
 use crate::client::{Client, HttpClients};
 use crate::config::{EndpointKind, Generation, Workload};
 use crate::conversation::Conversation;
+use crate::descriptors;
 use crate::endpoint::{Base, generate};
 use crate::error::{BenchError, Result};
 use crate::load::{LoadPlan, drive};
@@ -65,9 +66,7 @@ pub(crate) async fn measure_client_ceiling(
     let base = Base::parse(&address)?;
     let http = HttpClients::new(base.root(), None, REQUEST_TIMEOUT)?;
     let client = Arc::new(Client::new(http, generate(&base, source.kind()), REQUEST_TIMEOUT));
-    // The ends of a connection to a server in this process are two descriptors.
-    let most = if own.is_some() { most / 2 } else { most };
-    let concurrency = most.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS);
+    let concurrency = connections(most, if own.is_some() { 2 } else { 1 });
     let plan = LoadPlan {
         concurrency,
         arrivals: Arrivals::Closed,
@@ -83,6 +82,13 @@ pub(crate) async fn measure_client_ceiling(
     let log = drive(client, Arc::new(source), plan, |_| false).await;
     let events_per_s = summarize(&log, &Slo::default()).chunks_per_s;
     Ok(ClientCeiling { events_per_s, concurrency, own_process: url.is_some() })
+}
+
+/// How many connections tell something, as far as there are descriptors: the ends of one to a server in this process are
+/// two.
+fn connections(most: u32, ends: u32) -> u32 {
+    let wanted = most.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS);
+    (descriptors::connections_for(ends * wanted).0 / ends).max(1)
 }
 
 /// The time to the first content of each of `requests` requests to the server at `url`, by the client's own clock, in the

@@ -30,7 +30,7 @@ use crate::summary::{RungSummary, failure_samples, summarize};
 /// Name and version of the JSON that [`BenchReport`] and [`SaturationReport`] write. The number changes whenever a
 /// reader of the old one would misread the new one.
 pub(crate) const BENCH_SCHEMA: &str = "plimsoll.bench/1";
-pub(crate) const SATURATION_SCHEMA: &str = "plimsoll.saturation/2";
+pub(crate) const SATURATION_SCHEMA: &str = "plimsoll.saturation/3";
 
 /// Which prompts were sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,22 +159,42 @@ impl SaturationReport {
     }
 }
 
-/// An older file stays until the new one is whole.
 fn write_json(report: &impl Serialize, folder: &Path, name: &str) -> Result<PathBuf> {
-    let (path, unfinished) = (folder.join(name), folder.join(format!("{name}.new")));
+    let path = folder.join(name);
     let mut text = serde_json::to_vec_pretty(report).expect("reports hold nothing that JSON cannot");
     text.push(b'\n');
-    let written = std::fs::create_dir_all(folder)
-        .and_then(|()| std::fs::write(&unfinished, text))
-        .and_then(|()| std::fs::rename(&unfinished, &path));
-    match written {
-        Ok(()) => Ok(path),
-        Err(source) => {
-            // It holds a part of the report at most, and takes the room that is lacking.
-            std::fs::remove_file(&unfinished).ok();
-            Err(BenchError::Write { path, source })
-        }
+    write_file(&path, &text)?;
+    Ok(path)
+}
+
+/// Writes a file, and its folder if need be. An older file stays until the new one is whole: that is written beside it,
+/// as `NAME.new`, and takes its place.
+///
+/// # Errors
+/// It cannot be written; nothing is left beside it.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let wrong = |source| BenchError::Write { path: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        // A pipe or a device has nothing to keep, and is not to be put out of its place.
+        Ok(found) if !found.is_file() => std::fs::write(path, bytes).map_err(wrong),
+        // The file that a link leads to, not the link.
+        _ => replace(&path.canonicalize().unwrap_or_else(|_| path.to_owned()), bytes).map_err(wrong),
     }
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut name = path.file_name().ok_or(std::io::ErrorKind::IsADirectory)?.to_owned();
+    name.push(".new");
+    let unfinished = path.with_file_name(name);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let written = std::fs::write(&unfinished, bytes).and_then(|()| std::fs::rename(&unfinished, path));
+    if written.is_err() {
+        // It holds a part at most, and takes the room that is lacking.
+        std::fs::remove_file(&unfinished).ok();
+    }
+    written
 }
 
 /// No report comes near this; a file that does is none.
@@ -197,6 +217,11 @@ impl SaturationReport {
             serde_json::from_slice(&whole).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
         match json.get("schema").and_then(serde_json::Value::as_str) {
             Some(SATURATION_SCHEMA) => {}
+            Some(old) if old.starts_with("plimsoll.saturation/") => {
+                let why =
+                    format!("it is of another version, `{old}`, and this reads `{SATURATION_SCHEMA}`; measure again");
+                return Err(wrong(why));
+            }
             Some(other) => return Err(wrong(format!("it is `{other}`, and this reads `{SATURATION_SCHEMA}`"))),
             None => return Err(wrong("it names no schema; give a saturation.json that `saturate --out` wrote".into())),
         }

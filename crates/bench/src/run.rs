@@ -40,6 +40,7 @@ pub async fn run_until(config: &BenchConfig, stop: &Stop, progress: impl Fn(&Pro
         stop: stop.clone(),
         check_usage: config.warmup > 0,
         own_server: None,
+        server_gpus: &[],
     };
     let target = Target::prepare(target, Duration::MAX).await?;
     progress(&target.ready());
@@ -101,10 +102,12 @@ pub async fn run(config: &BenchConfig, progress: impl Fn(&Progress)) -> Result<B
 
 /// Whether for long nothing came but lost connections: no reply, and no token of one that is under way.
 fn is_gone(live: &Live<'_>) -> bool {
-    let lost = live.records.iter().rev().take_while(|record| record.outcome == Outcome::Connection);
-    let Some(since) = lost.map(|record| record.sent).min() else { return false };
+    let lost = || live.records.iter().rev().take_while(|record| record.outcome == Outcome::Connection);
+    let times = lost().map(|record| record.sent).min().zip(lost().map(|record| record.done).max());
+    let Some((since, until)) = times else { return false };
     let rates = live.timeline.rates(since, live.now);
-    live.now.saturating_sub(since) >= GONE_AFTER && !rates.is_empty() && rates.iter().all(|rate| *rate == 0.0)
+    // Between two losses, not since one: what was sent after it may be waiting for its first token.
+    until.saturating_sub(since) >= GONE_AFTER && !rates.is_empty() && rates.iter().all(|rate| *rate == 0.0)
 }
 
 #[cfg(test)]
@@ -123,6 +126,7 @@ mod tests {
         assert!(!gone(&[], &timeline));
         assert!(gone(&[success(0.0, 0.1, 0.1, 3), lost(30.0), lost(40.0), lost(49.0)], &timeline));
         assert!(!gone(&[success(0.0, 0.1, 0.1, 3), lost(40.0), lost(49.0)], &timeline), "not for long");
+        assert!(!gone(&[success(0.0, 0.1, 0.1, 3), lost(30.0)], &timeline), "the next one holds, and waits");
         assert!(!gone(&[lost(30.0), success(41.0, 0.1, 0.1, 3), lost(49.0)], &timeline), "it came back");
         assert!(!gone(&[lost(30.0), failure(41.0, 0.1, Outcome::Unavailable), lost(49.0)], &timeline), "it answers");
         timeline.add(Duration::from_secs(45), 1);

@@ -66,6 +66,7 @@ pub async fn saturate_until(
         stop: stop.clone(),
         check_usage: config.warmup > 0,
         own_server: config.own_server.as_ref(),
+        server_gpus: &config.server_gpus,
     };
     let target = Target::prepare(target, budget.left(1.0).max(LEAST_PREPARATION)).await?;
     progress(&target.ready());
@@ -149,7 +150,7 @@ struct Walk<'a, P> {
 impl<P: Fn(&Progress)> Walk<'_, P> {
     async fn run(&mut self) -> Result<Answer> {
         loop {
-            let step = next_step(self.search, &self.measured).ok_or_else(|| nothing_works(&self.rungs))?;
+            let step = next_step(self.search, &self.measured).ok_or_else(|| self.nothing())?;
             let over = |left: Duration| left.is_zero() || self.stop.is_set();
             match step {
                 Step::Done(answer) => return Ok(*answer),
@@ -187,6 +188,11 @@ impl<P: Fn(&Progress)> Walk<'_, P> {
                 }
             }
         }
+    }
+
+    /// Why there is no answer.
+    fn nothing(&self) -> BenchError {
+        if self.stop.is_set() { BenchError::Interrupted } else { nothing_works(&self.rungs) }
     }
 
     fn left_for_rungs(&self) -> Duration {

@@ -171,6 +171,10 @@ pub struct Answer {
     pub peak: u32,
     pub peak_throughput: f64,
     pub peak_half_width: Option<f64>,
+    /// The mean of all rungs that cannot be told from the highest one, and its 95% half-width: what is held against other
+    /// servers. The highest rung's own figure is too high by the luck that made it the highest.
+    pub plateau_throughput: f64,
+    pub plateau_half_width: Option<f64>,
     /// The greatest concurrency measured at which service held; 0 if it held at none.
     pub holds_at: u32,
     /// None: nothing that was measured broke service.
@@ -257,6 +261,7 @@ impl Rungs<'_> {
     fn answer(&self) -> Option<Answer> {
         let peak = self.peak()?;
         let saturation = self.saturation()?;
+        let (plateau_throughput, plateau_half_width) = self.plateau()?;
         Some(Answer {
             verdict: self.verdict(saturation.at),
             complete: self.next().is_none(),
@@ -266,6 +271,8 @@ impl Rungs<'_> {
             peak: peak.n(),
             peak_throughput: peak.throughput(),
             peak_half_width: peak.point.half_width,
+            plateau_throughput,
+            plateau_half_width,
             holds_at: self.holds_at(),
             breakpoint: self.breakpoint(),
             open_loop: None,

@@ -92,12 +92,16 @@ pub struct ServerSample {
     /// Processors that the server's process kept busy on average since the sample before.
     #[serde(default)]
     pub cpu_cores: Option<f64>,
-    /// By index; empty where there are none.
+    /// The GPUs on which the server is known to compute, by index; empty where there are none, or they are not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuSample>,
+    /// Where those are not known, all GPUs of this machine, whoever uses them: shown, and taken for nothing of the
+    /// server's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_gpus: Vec<GpuSample>,
 }
 
-/// One GPU of the server at one moment, as NVIDIA's management library tells. None: it does not tell.
+/// One GPU at one moment, as NVIDIA's management library tells. None: it does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GpuSample {
@@ -115,16 +119,21 @@ pub struct GpuSample {
 }
 
 impl ServerSample {
-    /// The sum over the GPUs of what each of them tells. None: one of them does not, or there is none.
+    /// The sum over the server's GPUs of what each of them tells. None: one of them does not, or there is none.
     pub(crate) fn gpu_sum(&self, value: impl Fn(&GpuSample) -> Option<f64>) -> Option<f64> {
-        let values: Option<Vec<f64>> = self.gpus.iter().map(value).collect();
-        values.filter(|values| !values.is_empty()).map(|values| values.iter().sum())
+        sum(&self.gpus, value)
     }
 
     /// The mean over the GPUs, as there.
     pub(crate) fn gpu_mean(&self, value: impl Fn(&GpuSample) -> Option<f64>) -> Option<f64> {
         self.gpu_sum(value).map(|sum| sum / self.gpus.len() as f64)
     }
+}
+
+/// The sum of what each GPU tells. None: one of them does not, or there is none.
+pub(crate) fn sum(gpus: &[GpuSample], value: impl Fn(&GpuSample) -> Option<f64>) -> Option<f64> {
+    let values: Option<Vec<f64>> = gpus.iter().map(value).collect();
+    values.filter(|values| !values.is_empty()).map(|values| values.iter().sum())
 }
 
 /// The run in equal slices; none if it took no time.

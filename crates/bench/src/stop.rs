@@ -26,7 +26,7 @@ impl Stop {
     }
 
     /// Waits until it is set.
-    pub(crate) async fn requested(&self) {
+    pub async fn requested(&self) {
         reached(&mut self.0.subscribe(), true).await;
     }
 }

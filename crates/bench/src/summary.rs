@@ -149,6 +149,9 @@ pub struct RungSummary {
     pub ttft_from_schedule_ms: Option<Distribution>,
     pub time_to_first_content_ms: Option<Distribution>,
     pub tpot_ms: Option<Distribution>,
+    /// Successes of the window that hold more than one token: those of which a time between tokens can be known.
+    #[serde(default)]
+    pub replies_of_several: u64,
     /// Of the requests whose every chunk was one token, of which there were `itl_requests`.
     pub itl_ms: Option<Distribution>,
     pub itl_requests: u64,
@@ -214,6 +217,7 @@ pub(crate) fn summarize(log: &RunLog, slo: &Slo) -> RungSummary {
         ttft_from_schedule_ms: latency(RequestRecord::ttft_from_schedule, failures),
         time_to_first_content_ms: latency(RequestRecord::time_to_first_content, failures),
         tpot_ms: Distribution::new(tpots.iter().map(|tpot| tpot * 1e3).collect(), failures),
+        replies_of_several: good.iter().filter(|record| record.output_tokens() > 1).count() as u64,
         itl_ms,
         itl_requests: one_token.len() as u64,
         inter_chunk_ms,

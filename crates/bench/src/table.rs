@@ -347,6 +347,8 @@ mod tests {
                 peak: 4,
                 peak_throughput: 40.0,
                 peak_half_width: None,
+                plateau_throughput: 40.0,
+                plateau_half_width: None,
                 complete: true,
                 holds_at: 4,
                 breakpoint: None,

@@ -56,6 +56,8 @@ pub(crate) struct TargetConfig<'a> {
     pub(crate) check_usage: bool,
     /// The server's process, where it is known.
     pub(crate) own_server: Option<&'a OwnServer>,
+    /// The server's GPUs by NVML's index, where they are said.
+    pub(crate) server_gpus: &'a [u32],
 }
 
 impl Target {
@@ -75,7 +77,7 @@ impl Target {
         let http = HttpClients::new(base.root(), config.endpoint.api_key.as_deref(), config.connect_timeout)?;
         let asking = Asking { http: &http.kept, base: &base, patience: config.connect_timeout };
         let model = find_model(asking, config.endpoint).await?;
-        let telemetry = Telemetry::of(asking, config.own_server).await;
+        let telemetry = Telemetry::of(asking, config.own_server, config.server_gpus).await;
         let busy = telemetry.busy().await;
         let tokenizer = RemoteTokenizer::probe(asking, &model).await;
         let all = matches!(config.workload.prompts, PromptSource::Trace { .. });

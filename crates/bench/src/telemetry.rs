@@ -8,10 +8,11 @@ mod process;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use plimsoll_endpoint::read_limited;
 use reqwest::Url;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use self::gpus::Gpus;
+use self::gpus::{Gpus, Which};
 use self::page::{KV_USAGE, PREEMPTIONS, PREFILL_TIME, Page, QUEUE_TIME, RESIDENT, RUNNING, WAITING};
 use self::process::{cpu_seconds, resident_bytes};
 use crate::config::OwnServer;
@@ -40,6 +41,8 @@ pub(crate) struct Telemetry {
     process: Option<u32>,
     /// Why there are none to look at, if there are none.
     gpus: Result<Gpus, String>,
+    /// They are all that this machine has: which of them are the server's, nobody knows.
+    of_host: bool,
     start: ServerStart,
 }
 
@@ -60,19 +63,25 @@ struct Look {
 
 impl Telemetry {
     /// Looks for what there is to be seen of a server that is under no load yet.
-    pub(crate) async fn of(asking: Asking<'_>, own: Option<&OwnServer>) -> Self {
+    pub(crate) async fn of(asking: Asking<'_>, own: Option<&OwnServer>, numbered: &[u32]) -> Self {
         let url = asking.base.join("metrics");
-        let local = url.host_str().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"));
-        let gpus = match own.map(|own| own.gpu.clone()) {
-            Some(Some(address)) => Gpus::nvidia(Some(address)).await,
-            Some(None) => Err("the server computes on none".to_owned()),
-            None if local => Gpus::nvidia(None).await,
-            None => Err("the server is not on this machine".to_owned()),
+        let which = which_gpus(asking.base.is_local(), own, numbered);
+        let of_host = which == Ok(Which::Host);
+        let gpus = match which {
+            Ok(which) => Gpus::nvidia(which).await,
+            Err(why) => Err(why.to_owned()),
         };
         let process = own.map(|own| own.process);
         let patience = asking.patience.min(PATIENCE);
-        let mut telemetry =
-            Self { http: asking.http.clone(), patience, url: Some(url), process, gpus, start: ServerStart::default() };
+        let mut telemetry = Self {
+            http: asking.http.clone(),
+            patience,
+            url: Some(url),
+            process,
+            gpus,
+            of_host,
+            start: ServerStart::default(),
+        };
         let page = telemetry.page().await.unwrap_or_default();
         if !page.is_known() {
             telemetry.url = None;
@@ -104,6 +113,9 @@ impl Telemetry {
         let metrics = if self.url.is_some() { "its /metrics" } else { "no /metrics that are known" };
         let process = self.process.map_or("", |_| ", its process");
         match &self.gpus {
+            Ok(_) if self.of_host => {
+                format!("{metrics}{process}, all GPUs of this machine (--gpu-index says which are the server's)")
+            }
             Ok(_) => format!("{metrics}{process}, its GPUs"),
             Err(why) => format!("{metrics}{process}, no GPU ({why})"),
         }
@@ -138,6 +150,8 @@ impl Telemetry {
     }
 
     async fn look(&self, at: Duration, last: &Look) -> (ServerSample, Look) {
+        // Before what may take its time: it is the growth since the look before.
+        let cpu_seconds = self.process.and_then(cpu_seconds);
         let gpus = async {
             match &self.gpus {
                 Ok(gpus) => gpus.look().await,
@@ -145,7 +159,8 @@ impl Telemetry {
             }
         };
         let (page, gpus) = tokio::join!(self.page(), gpus);
-        let look = Look { at, page: page.unwrap_or_default(), cpu_seconds: self.process.and_then(cpu_seconds) };
+        let look = Look { at, page: page.unwrap_or_default(), cpu_seconds };
+        let (gpus, host_gpus) = if self.of_host { (Vec::new(), gpus) } else { (gpus, Vec::new()) };
         let seconds = (at - last.at).as_secs_f64();
         let worked = look.cpu_seconds.zip(last.cpu_seconds).filter(|_| seconds > 0.0);
         let sample = ServerSample {
@@ -158,6 +173,7 @@ impl Telemetry {
             rss_bytes: self.process.and_then(resident_bytes).or(look.page.get(RESIDENT)),
             cpu_cores: worked.map(|(now, before)| (now - before).max(0.0) / seconds),
             gpus,
+            host_gpus,
         };
         (sample, look)
     }
@@ -174,15 +190,20 @@ impl Telemetry {
 
     async fn page(&self) -> Option<Page> {
         let request = self.http.get(self.url.clone()?).timeout(self.patience);
-        let mut response = request.send().await.ok()?.error_for_status().ok()?;
-        let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.ok()? {
-            body.extend_from_slice(&piece);
-            if body.len() > LARGEST_PAGE {
-                return None;
-            }
-        }
+        let response = request.send().await.ok()?.error_for_status().ok()?;
+        let body = read_limited(response, LARGEST_PAGE).await.ok()?;
         Some(Page::parse(&String::from_utf8_lossy(&body)))
+    }
+}
+
+/// The GPUs that are looked at of a server: its own where they are known. An error says why there are none.
+fn which_gpus(is_local: bool, own: Option<&OwnServer>, numbered: &[u32]) -> Result<Which, &'static str> {
+    match own.map(|own| own.gpu.clone()) {
+        _ if !numbered.is_empty() => Ok(Which::Numbered(numbered.to_vec())),
+        Some(Some(address)) => Ok(Which::At(address)),
+        Some(None) => Err("the server computes on none"),
+        None if is_local => Ok(Which::Host),
+        None => Err("the server is not on this machine"),
     }
 }
 
@@ -217,7 +238,7 @@ mod tests {
 
     fn telemetry(process: Option<u32>, gpus: Result<Gpus, String>) -> Telemetry {
         let http = reqwest::Client::builder().build().expect("a client");
-        Telemetry { http, patience: PATIENCE, url: None, process, gpus, start: ServerStart::default() }
+        Telemetry { http, patience: PATIENCE, url: None, process, gpus, of_host: false, start: ServerStart::default() }
     }
 
     #[tokio::test]
@@ -232,6 +253,25 @@ mod tests {
         assert!(second.cpu_cores.is_some_and(|cores| cores >= 0.0), "{second:?}");
         assert_eq!(second.gpu_sum(|gpu| gpu.energy_j), Some(1900.0));
         assert_eq!(telemetry.watched(), "no /metrics that are known, its process, its GPUs");
+    }
+
+    #[tokio::test]
+    async fn gpus_of_which_nobody_knows_whose_they_are_count_for_nothing() {
+        let gpus = Gpus::of(Planted { watts: vec![300.0, 650.0], seconds: 0.0 });
+        let telemetry = Telemetry { of_host: true, ..telemetry(None, Ok(gpus)) };
+        let (sample, _) = telemetry.look(Duration::ZERO, &Look::default()).await;
+        assert_eq!((sample.gpus.len(), sample.host_gpus.len()), (0, 2));
+        assert_eq!(sample.gpu_sum(|gpu| gpu.energy_j), None);
+        assert!(telemetry.watched().contains("all GPUs of this machine"), "{}", telemetry.watched());
+    }
+
+    #[test]
+    fn a_server_s_own_gpus_are_those_that_are_known() {
+        let own = |gpu: Option<&str>| OwnServer { process: 1, gpu: gpu.map(str::to_owned) };
+        assert_eq!(which_gpus(true, Some(&own(Some("00:1"))), &[]), Ok(Which::At("00:1".to_owned())));
+        assert!(which_gpus(true, Some(&own(None)), &[]).is_err() && which_gpus(false, None, &[]).is_err());
+        assert_eq!(which_gpus(true, None, &[]), Ok(Which::Host));
+        assert_eq!(which_gpus(true, None, &[3]), Ok(Which::Numbered(vec![3])));
     }
 
     #[tokio::test]

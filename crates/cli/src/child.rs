@@ -9,9 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
+use plimsoll_bench::{BenchError, Stop};
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 
 use crate::options::{ServeOptions, SharedOptions};
+use crate::progress::tell;
 
 /// What a server prints, followed by its URL, once it can be asked.
 pub(crate) const READY: &str = "is ready at ";
@@ -30,8 +33,9 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// `plimsoll serve` on a free loopback port, with the same options as a `serve` of one's own.
-    pub(crate) fn server(shared: &SharedOptions, serve: &ServeOptions) -> Result<Self> {
+    /// `plimsoll serve` on a free loopback port, with the same options as a `serve` of one's own; ended where `stop` is
+    /// set before it is ready.
+    pub(crate) async fn server(shared: &SharedOptions, serve: &ServeOptions, stop: &Stop) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         pass_on(&mut command, shared)?;
         pass_on(&mut command, serve)?;
@@ -39,14 +43,14 @@ impl Listening {
         for path in &shared.config {
             command.arg("--config").arg(path);
         }
-        Self::start(command, "the server")
+        Self::start(command, "the server", stop).await
     }
 
     /// The load generator's yardstick.
-    pub(crate) fn null_server() -> Result<Self> {
+    pub(crate) async fn null_server(stop: &Stop) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("null-server");
-        Self::start(command, "the null server")
+        Self::start(command, "the null server", stop).await
     }
 
     /// The process that serves.
@@ -61,7 +65,7 @@ impl Listening {
         Some(format!("{} ended ({status}); {}", self.what, self.said.last()))
     }
 
-    fn start(mut command: Command, what: &'static str) -> Result<Self> {
+    async fn start(mut command: Command, what: &'static str, stop: &Stop) -> Result<Self> {
         command.env(ENDS_WITH_INPUT, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A line for each request would push out the lines that say why it ended.
         if std::env::var_os("RUST_LOG").is_none() {
@@ -74,12 +78,21 @@ impl Listening {
         let said = Said::default();
         let mut server = Self { child, what, said: said.clone(), readers: Vec::new(), url: String::new() };
         server.readers.push(read_on(stderr, said.clone()));
-        let mut stdout = BufReader::new(stdout);
-        let url = lines(&mut stdout).find_map(|line| {
-            let url = line.split_once(READY).map(|(_, url)| url.trim().to_owned());
-            said.take(line);
-            url
+        let heard = said.clone();
+        let ready = spawn_blocking(move || {
+            let mut stdout = BufReader::new(stdout);
+            let url = lines(&mut stdout).find_map(|line| {
+                let url = line.split_once(READY).map(|(_, url)| url.trim().to_owned());
+                heard.take(line);
+                url
+            });
+            (url, stdout)
         });
+        let (url, stdout) = tokio::select! {
+            ready = ready => ready?,
+            // Loading a model may take minutes.
+            () = stop.requested() => return Err(BenchError::Interrupted.into()),
+        };
         let Some(url) = url else {
             let status = server.child.wait()?;
             server.finish_reading();
@@ -128,7 +141,7 @@ impl Said {
     fn take(&self, line: String) {
         let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !words.is_quiet {
-            eprintln!("  {line}");
+            tell(format_args!("  {line}"));
         }
         if words.last.len() == KEPT_LINES {
             words.last.pop_front();

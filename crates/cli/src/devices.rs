@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
-use plimsoll_bench::{Candidate, Devices};
+use plimsoll_bench::{Candidate, Devices, Stop};
 use plimsoll_ops::gpu;
 
 use crate::device::Device;
 use crate::load_line::LoadLine;
 use crate::options::SharedOptions;
 use crate::report::{self, say};
-use crate::saturate::{Measured, SaturateOptions, keep, measure};
+use crate::saturate::{SaturateOptions, keep, measure};
 
 /// Which devices are measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,46 +48,61 @@ impl Wanted {
 /// Measures one device after another, and says which is slow.
 ///
 /// # Errors
-/// A device cannot be used, or nothing is served on it: the others are measured and compared all the same.
-pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions, wanted: &Wanted) -> Result<()> {
+/// A device cannot be used, nothing is served on it, or its report cannot be kept: the others are measured and compared all
+/// the same. Those that `stop` leaves unmeasured.
+pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions, wanted: &Wanted, stop: &Stop) -> Result<()> {
     let devices = wanted.list()?;
     let names = names(&devices);
     let (mut all, mut lines, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (device, name)) in devices.iter().zip(names).enumerate() {
-        say(format_args!("\n{name} ({} of {})", index + 1, devices.len()))?;
+        if stop.is_set() {
+            failed.push(format!("not measured: {name}: interrupted"));
+            continue;
+        }
+        // A headline that cannot be printed keeps no device from being measured.
+        say(format_args!("\n{name} ({} of {})", index + 1, devices.len())).ok();
         let shared = SharedOptions { device: Some(*device), ..shared.clone() };
-        let Measured { report, interrupted } = match measure(&shared, &options).await {
-            Ok(measured) => measured,
+        let report = match measure(&shared, &options, stop).await {
+            Ok(report) => report,
             Err(error) => {
-                failed.push(format!("{name}: {error:#}"));
+                failed.push(format!("not measured: {name}: {error:#}"));
                 continue;
             }
         };
+        let mut note = |error: anyhow::Error| failed.push(format!("not kept: {name}: {error:#}"));
         let place = options.out.as_ref().map(|folder| folder.join(in_path(&name)));
-        keep(&report, place.as_deref(), &options.forms.named(&in_path(&name)))?;
-        lines.extend(options.line(&shared, &report)?);
-        all.push(Candidate { name, report });
-        if interrupted {
-            break;
+        keep(&report, place.as_deref(), &options.forms.named(&in_path(&name))).unwrap_or_else(&mut note);
+        match options.line(&shared, &report) {
+            Ok(line) => lines.extend(line),
+            Err(error) => note(error),
         }
+        all.push(Candidate { name, report });
     }
-    keep_lines(lines)?;
-    if !all.is_empty() {
-        let summary = Devices::new(all);
-        say(format_args!("\n{summary}"))?;
-        options.forms.html().map_or(Ok(()), |path| report::write(path, &summary.page().to_string()))?;
-    }
-    ensure!(failed.is_empty(), "not measured: {}", failed.join("; "));
+    let compared = compare(all, &options);
+    let kept = keep_lines(lines);
+    failed.extend([compared, kept].into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }
 
+/// Shows them side by side.
+fn compare(all: Vec<Candidate>, options: &SaturateOptions) -> Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let summary = Devices::new(all);
+    let told = say(format_args!("\n{summary}"));
+    told.and(options.forms.html().map_or(Ok(()), |path| report::write(path, &summary.page().to_string())))
+}
+
 /// Devices of the same name share a load line, which must hold on each of them: the least is written last, and stays.
+///
+/// # Errors
+/// The first that cannot be written or told; the others are written all the same.
 fn keep_lines(mut lines: Vec<LoadLine>) -> Result<()> {
     lines.sort_by_key(|line| std::cmp::Reverse(line.limit().sequences));
-    for line in lines {
-        say(format_args!("load line: {line} ({})", line.write()?.display()))?;
-    }
-    Ok(())
+    let keep = |line: &LoadLine| say(format_args!("load line: {line} ({})", line.write()?.display()));
+    lines.iter().map(keep).fold(Ok(()), Result::and)
 }
 
 /// The devices' names, each once.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use plimsoll_bench::Stop;
 use plimsoll_eval::{Category, Comparison, EvalConfig, Form, Outcome, OwnServer, Progress, Report, Windows};
 
 use crate::child::Listening;
@@ -142,7 +143,10 @@ pub(crate) async fn run(shared: SharedOptions, options: EvalOptions) -> Result<(
     let api_key = Config::resolve(shared.clone(), options.serve.clone())?.admission.api_keys.first().cloned();
     let began = Instant::now();
     let own = match options.starts_server() {
-        true => Some(Listening::server(&shared, &without_line(options.serve.clone()))?),
+        true => {
+            // Nothing listens to signals here: they end the process, and the server with it.
+            Some(Listening::server(&shared, &without_line(options.serve.clone()), &Stop::default()).await?)
+        }
         false => None,
     };
     let url = options.url.clone().or_else(|| own.as_ref().map(|server| server.url.clone())).unwrap_or_default();

@@ -100,12 +100,7 @@ impl LoadLine {
     fn write_to(&self, path: &Path) -> Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        let unfinished = path.with_extension("new");
-        let folder = path.parent().expect("it lies in a folder");
-        std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::write(&unfinished, text))
-            .and_then(|()| std::fs::rename(&unfinished, path))
-            .with_context(|| format!("cannot write the load line {}", path.display()))
+        plimsoll_bench::write_file(path, &text).context("the load line is not kept")
     }
 
     /// As the server takes it.

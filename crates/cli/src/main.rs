@@ -120,7 +120,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            progress::tell(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -212,7 +212,7 @@ pub(crate) fn run(options: &PlanOptions) -> Result<()> {
     }
     let plan = plan(options)?;
     if let Some(path) = &options.html {
-        std::fs::write(path, plan.page().to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+        plimsoll_bench::write_file(path, plan.page().to_string().as_bytes())?;
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&plan)?);

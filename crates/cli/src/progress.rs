@@ -1,6 +1,7 @@
 //! The terminal while a measurement runs, and Ctrl-C, which ends it without losing what was measured.
 
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -45,7 +46,12 @@ pub(crate) fn show(news: &Progress, bar: &ProgressBar) {
 
 /// A line to keep: above the bar, or, where no terminal shows one, in a log.
 fn say(bar: &ProgressBar, line: impl Display) {
-    if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line.to_string()) }
+    if bar.is_hidden() { tell(line) } else { bar.println(line.to_string()) }
+}
+
+/// A line on standard error, if it takes one: what is said there is never worth a measurement.
+pub(crate) fn tell(line: impl Display) {
+    writeln!(io::stderr(), "{line}").ok();
 }
 
 /// For instance `N = 64: 1320 chunks/s ±3.1%, 412 done, 0 failed, 12 s; 6m 20s left`.
@@ -89,7 +95,8 @@ fn clock(time: Duration) -> String {
     if seconds < 60 { format!("{seconds} s") } else { format!("{}m {:02}s", seconds / 60, seconds % 60) }
 }
 
-/// What the first Ctrl-C (or SIGTERM) sets, while this lives; the second one ends the process.
+/// What the first Ctrl-C (or SIGTERM) sets, while this lives; the second one ends the process. Once it is dropped these
+/// signals do nothing until something else listens: it is to live as long as the command.
 pub(crate) struct StopOnSignal {
     stop: Stop,
     listening: JoinHandle<()>,
@@ -104,8 +111,8 @@ impl StopOnSignal {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let listening = tokio::spawn(async move {
             tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
-            eprintln!("  interrupted: the report is of what was measured; once more to end at once");
             handle.now();
+            tell("  interrupted: the report is of what was measured; once more to end at once");
             tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
             std::process::exit(130);
         });

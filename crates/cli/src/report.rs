@@ -82,9 +82,9 @@ impl FormOptions {
     }
 }
 
-/// Writes a file and says so.
+/// Writes a file, in place of an older one when it is whole, and says so.
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    plimsoll_bench::write_file(path, text.as_bytes())?;
     say(format_args!("written to {}", path.display()))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use plimsoll_bench::{
-    Finding, FindingKind, Generation, OwnServer, RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo,
+    Finding, FindingKind, Generation, OwnServer, RungRule, SaturateConfig, SaturationReport, SearchConfig, Slo, Stop,
     Workload,
 };
 
@@ -34,6 +34,11 @@ pub(crate) struct SaturateOptions {
     /// --html and --csv a file for each, and --html itself shows the comparison
     #[arg(long, value_name = "DEVICES", conflicts_with = "url")]
     devices: Option<Wanted>,
+
+    /// GPUs of this machine on which the server at --url computes, by the index that nvidia-smi shows. Without it all GPUs
+    /// of this machine are shown as the machine's, and no energy a token is told
+    #[arg(long, value_name = "INDEX,...", value_delimiter = ',', requires = "url")]
+    gpu_index: Vec<u32>,
 
     /// Highest concurrency to try
     #[arg(long, value_name = "N", default_value_t = 4096)]
@@ -129,27 +134,17 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) async fn run(shared: SharedOptions, options: SaturateOptions) -> Result<()> {
+    let stop = StopOnSignal::new()?;
     match options.devices.clone() {
-        Some(wanted) => devices::run(shared, options, &wanted).await,
-        None => measure_and_keep(&shared, &options).await.map(drop),
+        Some(wanted) => devices::run(shared, options, &wanted, &stop).await,
+        None => measure_and_keep(&shared, &options, &stop).await,
     }
 }
 
-/// What one search left.
-pub(crate) struct Measured {
-    pub(crate) report: SaturationReport,
-    pub(crate) interrupted: bool,
-}
-
-/// Whether it was interrupted.
-async fn measure_and_keep(shared: &SharedOptions, options: &SaturateOptions) -> Result<bool> {
-    let Measured { report, interrupted } = measure(shared, options).await?;
-    keep(&report, options.out.as_deref(), &options.forms)?;
-    if let Some(line) = options.line(shared, &report)? {
-        let path = line.write()?;
-        say(format_args!("load line: {line}; `plimsoll serve` with these options keeps to it ({})", path.display()))?;
-    }
-    Ok(interrupted)
+async fn measure_and_keep(shared: &SharedOptions, options: &SaturateOptions, stop: &Stop) -> Result<()> {
+    let report = measure(shared, options, stop).await?;
+    let kept = keep(&report, options.out.as_deref(), &options.forms);
+    kept.and(options.keep_line(shared, &report))
 }
 
 /// Prints the report and writes the files that were asked for: each of them, whatever becomes of the others.
@@ -166,20 +161,24 @@ pub(crate) fn keep(report: &SaturationReport, folder: Option<&Path>, forms: &For
 /// Searches a server that is there, or one of our own, which is ended afterwards.
 ///
 /// # Errors
-/// What keeps the search from starting; a server that does not start, or serves nothing.
-pub(crate) async fn measure(shared: &SharedOptions, options: &SaturateOptions) -> Result<Measured> {
+/// What keeps the search from starting; a server that does not start, or serves nothing; `stop` before anything was
+/// measured.
+pub(crate) async fn measure(
+    shared: &SharedOptions,
+    options: &SaturateOptions,
+    stop: &Stop,
+) -> Result<SaturationReport> {
     options.check()?;
     let resolved = Config::resolve(shared.clone(), options.serve.clone())?;
     let mut own = match &options.url {
         // What is to be measured must not be held to an older measurement.
-        None => Some(Listening::server(shared, &without_line(options.serve.clone()))?),
+        None => Some(Listening::server(shared, &without_line(options.serve.clone()), stop).await?),
         Some(_) => None,
     };
-    let null = Listening::null_server()?;
+    let null = Listening::null_server(stop).await?;
     let config = options.config(&resolved, own.as_ref(), &null)?;
     let bar = progress::bar(None);
-    let stop = StopOnSignal::new()?;
-    let report = plimsoll_bench::saturate_until(&config, &stop, |news| progress::show(news, &bar)).await;
+    let report = plimsoll_bench::saturate_until(&config, stop, |news| progress::show(news, &bar)).await;
     bar.finish_and_clear();
     let last_words = own.as_mut().and_then(Listening::last_words);
     // Its device is free again.
@@ -192,7 +191,7 @@ pub(crate) async fn measure(shared: &SharedOptions, options: &SaturateOptions) -
         let text = format!("While it was measured {words}");
         report.findings.push(Finding::new(FindingKind::ServerEnded, text));
     }
-    Ok(Measured { report, interrupted: stop.is_set() })
+    Ok(report)
 }
 
 impl SaturateOptions {
@@ -229,8 +228,16 @@ impl SaturateOptions {
             request_timeout: self.load.timeout()?,
             null_server_url: Some(null.url.clone()),
             own_server: own.map(|server| OwnServer { process: server.id(), gpu: pci_address(resolved.shared.device) }),
+            server_gpus: self.gpu_index.clone(),
             ..SaturateConfig::new("")
         })
+    }
+
+    /// Keeps what `serve` is to hold itself to by this report, if there is something.
+    fn keep_line(&self, shared: &SharedOptions, report: &SaturationReport) -> Result<()> {
+        let Some(line) = self.line(shared, report)? else { return Ok(()) };
+        let path = line.write()?;
+        say(format_args!("load line: {line}; `plimsoll serve` with these options keeps to it ({})", path.display()))
     }
 
     /// What `serve` would hold itself to by this report, which is of a server of our own; says why, where that is nothing.
@@ -287,10 +294,9 @@ pub(crate) async fn calibrate(shared: SharedOptions, serve: ServeOptions) -> Res
     println!("measuring the load line first, in about two minutes");
     let mut options = <Quick as clap::Parser>::parse_from(["saturate", "--quick"]).options;
     options.serve = serve;
-    ensure!(
-        !measure_and_keep(&shared, &options).await?,
-        "interrupted while the load line was measured; nothing is served"
-    );
+    let stop = StopOnSignal::new()?;
+    measure_and_keep(&shared, &options, &stop).await?;
+    ensure!(!stop.is_set(), "interrupted while the load line was measured; nothing is served");
     Ok(())
 }
 

@@ -18,7 +18,7 @@ pub enum SseEvent<'a> {
     Error(&'a [u8]),
 }
 
-/// An event is longer than any of this protocol is (4 MiB).
+/// An event is longer than any of this protocol is (512 KiB).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 

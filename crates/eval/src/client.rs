@@ -107,7 +107,18 @@ impl Client {
             }
             parsed.map_err(|_| wrong(&url, "an event of its stream is too long to be one".to_owned()))?;
         }
-        Err(wrong(&url, "the stream ended before [DONE]".to_owned()))
+        // A last event may lack the blank line behind it.
+        let mut taken = Ok(Taken::More);
+        parser.finish(|event| {
+            if let Ok(Taken::More) = taken {
+                taken = reply.take(event, sent);
+            }
+        });
+        match taken {
+            Ok(Taken::Done) => Ok(reply),
+            Ok(Taken::More) => Err(wrong(&url, "the stream ended before [DONE]".to_owned())),
+            Err(why) => Err(wrong(&url, format!("the stream ended before [DONE]: {why}"))),
+        }
     }
 
     /// Scores every token of `text` but the first.

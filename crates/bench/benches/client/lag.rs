@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy)]
 pub(crate) struct Late {
     p50: Duration,
-    p99: Duration,
+    pub(crate) p99: Duration,
 }
 
 impl Late {

@@ -213,7 +213,7 @@ pub(super) fn cost_of_a_million(price: f64, rate: f64) -> f64 {
 }
 
 pub(super) fn peak(report: &SaturationReport) -> Measured {
-    around(report.answer.peak_throughput, report.answer.peak_half_width)
+    around(report.answer.plateau_throughput, report.answer.plateau_half_width)
 }
 
 fn around(value: f64, half_width: Option<f64>) -> Measured {

@@ -8,8 +8,8 @@ use crate::report::sample;
 
 fn faster(factor: f64) -> SaturationReport {
     let mut report = sample::report();
-    report.answer.peak_throughput *= factor;
-    report.answer.peak_half_width = Some(10.0 * factor);
+    report.answer.plateau_throughput *= factor;
+    report.answer.plateau_half_width = Some(10.0 * factor);
     report
 }
 
@@ -119,7 +119,7 @@ fn any_number_of_reports_gives_a_page() {
     }
     let mut empty = sample::report();
     empty.rungs.clear();
-    empty.answer.peak_throughput = 0.0;
+    empty.answer.plateau_throughput = 0.0;
     let comparison =
         Comparison::new(vec![candidate("a", empty), candidate("b", faster(1.0))], CompareOptions::default());
     page::tests::check(&comparison.page().to_string());

@@ -81,6 +81,7 @@ fn with_server(mut rung: RungReport, n: f64) -> RungReport {
             power_w: Some(watts + f64::from(index % 5)),
             energy_j: Some(watts * f64::from(index)),
         }],
+        host_gpus: Vec::new(),
         step_ms: Some(1e3 * times(n).0),
         preemptions: Some(if n > SLOTS { f64::from(index / 3) } else { 0.0 }),
         rss_bytes: Some(2.1e9 + 1e6 * n),
@@ -171,6 +172,8 @@ fn made() -> SaturationReport {
             peak: 128,
             peak_throughput: rate(128).0,
             peak_half_width: rate(128).1,
+            plateau_throughput: rate(128).0,
+            plateau_half_width: rate(128).1,
             holds_at: 96,
             breakpoint: Some(Breakpoint {
                 last_pass: 96,

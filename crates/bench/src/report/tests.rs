@@ -148,7 +148,8 @@ fn a_report_is_read_as_it_was_written_and_others_are_refused_by_name() {
         ("", "not JSON"),
         ("[]", "names no schema"),
         (r#"{"schema":"plimsoll.bench/1"}"#, "plimsoll.bench/1"),
-        (r#"{"schema":"plimsoll.saturation/2"}"#, "missing field"),
+        (r#"{"schema":"plimsoll.saturation/2"}"#, "measure again"),
+        (r#"{"schema":"plimsoll.saturation/3"}"#, "missing field"),
     ] {
         std::fs::write(&path, text).expect("written");
         let error = SaturationReport::read(&path).expect_err("no report").to_string();
@@ -175,6 +176,7 @@ proptest! {
         report.rungs.truncate(keep);
         report.answer = Answer { verdict, saturation, saturation_low: low, saturation_high: low.saturating_add(9), ..report.answer };
         report.answer.peak_throughput *= factor;
+        report.answer.plateau_throughput *= factor;
         report.client_ceiling.events_per_s *= factor;
         for rung in &mut report.rungs {
             rung.summary.rates.output_tokens_per_s *= factor;

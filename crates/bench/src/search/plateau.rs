@@ -121,14 +121,25 @@ impl Rungs<'_> {
     /// The highest throughput and its half-width: the mean of all rungs within a flat gain that cannot be told from the
     /// highest, whose own figure is too high the more rungs it was chosen from.
     pub(super) fn maximum(&self) -> Option<(f64, f64)> {
-        let peak = self.peak()?;
-        let (least, near) = (peak.throughput() - peak.half_width(), peak.throughput() * (1.0 - self.config.flat_gain));
-        let is_alike = |rung: &&Rung| rung.throughput() >= near && rung.throughput() + rung.half_width() >= least;
-        let alike: Vec<&Rung> = self.serving().iter().filter(is_alike).collect();
+        let alike = self.alike()?;
         let count = alike.len() as f64;
         let mean = alike.iter().map(|rung| rung.throughput()).sum::<f64>() / count;
         let width = alike.iter().map(|rung| rung.half_width().powi(2)).sum::<f64>().sqrt() / count;
         Some((mean, width))
+    }
+
+    /// The same to be told; without an interval where none of its rungs has one.
+    pub(super) fn plateau(&self) -> Option<(f64, Option<f64>)> {
+        let (mean, width) = self.maximum()?;
+        let is_known = self.alike()?.iter().any(|rung| rung.point.half_width.is_some());
+        Some((mean, is_known.then_some(width)))
+    }
+
+    fn alike(&self) -> Option<Vec<&Rung>> {
+        let peak = self.peak()?;
+        let (least, near) = (peak.throughput() - peak.half_width(), peak.throughput() * (1.0 - self.config.flat_gain));
+        let is_alike = |rung: &&Rung| rung.throughput() >= near && rung.throughput() + rung.half_width() >= least;
+        Some(self.serving().iter().filter(is_alike).collect())
     }
 }
 

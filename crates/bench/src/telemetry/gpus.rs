@@ -21,6 +21,17 @@ pub(super) trait Source: Send {
     fn read(&mut self) -> Vec<GpuSample>;
 }
 
+/// Which GPUs of this machine are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Each, whoever uses it.
+    Host,
+    /// The one at this address of the PCI bus.
+    At(String),
+    /// Those with these indices of NVML.
+    Numbered(Vec<u32>),
+}
+
 /// GPUs that can be looked at.
 #[derive(Clone)]
 pub(super) struct Gpus(Arc<Mutex<dyn Source>>);
@@ -30,14 +41,14 @@ impl Gpus {
         Self(Arc::new(Mutex::new(source)))
     }
 
-    /// Those of NVIDIA that this machine has; with the `address` of one on the PCI bus, that one alone.
+    /// Those of NVIDIA.
     ///
     /// # Errors
     /// Why there is nothing to look at, in a few words.
-    pub(super) async fn nvidia(address: Option<String>) -> Result<Self, String> {
+    pub(super) async fn nvidia(which: Which) -> Result<Self, String> {
         let opened = spawn_blocking(move || {
             let nvml = Nvml::builder().lib_path(OsStr::new(LIBRARY)).init().map_err(|error| why(&error))?;
-            let indices = indices(&nvml, address.as_deref()).map_err(|error| why(&error))?;
+            let indices = indices(&nvml, &which).map_err(|error| why(&error))?;
             if indices.is_empty() { Err("the driver lists none".to_owned()) } else { Ok(Driver { nvml, indices }) }
         });
         opened.await.unwrap_or_else(|error| Err(error.to_string())).map(Self::of)
@@ -63,10 +74,11 @@ fn why(error: &NvmlError) -> String {
     }
 }
 
-fn indices(nvml: &Nvml, address: Option<&str>) -> Result<Vec<u32>, NvmlError> {
-    match address {
-        Some(address) => Ok(vec![nvml.device_by_pci_bus_id(address)?.index()?]),
-        None => Ok((0..nvml.device_count()?).collect()),
+fn indices(nvml: &Nvml, which: &Which) -> Result<Vec<u32>, NvmlError> {
+    match which {
+        Which::Host => Ok((0..nvml.device_count()?).collect()),
+        Which::At(address) => Ok(vec![nvml.device_by_pci_bus_id(address.as_str())?.index()?]),
+        Which::Numbered(indices) => indices.iter().map(|&index| nvml.device_by_index(index)?.index()).collect(),
     }
 }
 
@@ -77,8 +89,9 @@ struct Driver {
 
 impl Source for Driver {
     fn read(&mut self) -> Vec<GpuSample> {
-        let devices = self.indices.iter().filter_map(|&index| Some((index, self.nvml.device_by_index(index).ok()?)));
-        devices.map(|(index, device)| sample(index, &device)).collect()
+        let sampled = |&index: &u32| Some(sample(index, &self.nvml.device_by_index(index).ok()?));
+        // All or none: a sum over fewer of them would be taken for one over all.
+        self.indices.iter().map(sampled).collect::<Option<_>>().unwrap_or_default()
     }
 }
 
@@ -128,7 +141,7 @@ pub(super) mod tests {
     /// On a machine with a driver this looks at its GPUs; on others it must say why not.
     #[tokio::test]
     async fn a_machine_without_a_driver_is_told_so() {
-        match Gpus::nvidia(None).await {
+        match Gpus::nvidia(Which::Host).await {
             Ok(gpus) => assert!(!gpus.look().await.is_empty()),
             Err(why) => assert!(!why.is_empty() && !why.contains('\n'), "{why}"),
         }

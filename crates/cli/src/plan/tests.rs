@@ -148,7 +148,7 @@ fn a_plan_is_json_and_a_page() {
     let read = foretold(&file).expect("a plan");
     assert_eq!(read.len(), plan.rungs.len());
     assert!(read.iter().all(|rung| rung.predicted <= rung.roofline));
-    std::fs::write(&file, r#"{"schema":"plimsoll.saturation/2","rungs":[]}"#).expect("written");
+    std::fs::write(&file, r#"{"schema":"plimsoll.saturation/3","rungs":[]}"#).expect("written");
     assert!(foretold(&file).expect_err("no plan").to_string().contains("plan --json"));
     std::fs::remove_file(&file).expect("removed");
     let html = plan.page().to_string();

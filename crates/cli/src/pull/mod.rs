@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::bytes::ByteSize;
 use crate::catalogue::{Catalogue, Entry, Source, models_dir};
+use crate::progress::tell;
 
 /// What `pull` takes.
 #[derive(Args, Debug)]
@@ -90,14 +91,20 @@ fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(".lock");
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     if file.try_lock().is_err() {
-        eprintln!("waiting for another process that is pulling this model ...");
+        tell("waiting for another process that is pulling this model ...");
         file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     }
     Ok(file)
 }
 
 fn fetch(entry: &Entry, folder: &Path, path: &Path) -> Result<()> {
-    eprintln!("pulling {} ({}, {}) into {}", entry.name, ByteSize(entry.bytes), entry.licence, folder.display());
+    tell(format_args!(
+        "pulling {} ({}, {}) into {}",
+        entry.name,
+        ByteSize(entry.bytes),
+        entry.licence,
+        folder.display()
+    ));
     let partial = folder.join(format!("{}.partial", entry.file));
     let mut tried = Vec::new();
     for source in &entry.sources {
@@ -109,11 +116,11 @@ fn fetch(entry: &Entry, folder: &Path, path: &Path) -> Result<()> {
         match outcome.and_then(|()| check(entry, &partial)) {
             Ok(()) => {
                 fs::rename(&partial, path).with_context(|| format!("cannot write {}", path.display()))?;
-                eprintln!("pulled {} from {name}; sha256 checked", entry.name);
+                tell(format_args!("pulled {} from {name}; sha256 checked", entry.name));
                 return Ok(());
             }
             Err(error) => {
-                eprintln!("  not from {name}: {error:#}");
+                tell(format_args!("  not from {name}: {error:#}"));
                 tried.push(format!("  {name}: {error:#}"));
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::page::{Axis, Chart, Color, Line, Point, Scale, Series, Span, Stack};
 use crate::report::{RungReport, SaturationReport};
-use crate::series::ServerSample;
+use crate::series::{self, ServerSample};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -35,6 +35,7 @@ fn stack(rung: &RungReport, title: String) -> Stack {
         one("power of the GPUs, W", Color::Orange, |sample| sample.gpu_sum(|gpu| gpu.power_w)),
         one("SM clock of the GPUs, MHz", Color::Green, |sample| sample.gpu_mean(|gpu| gpu.sm_clock_mhz)),
         memory(rung),
+        host_gpus(rung),
         one("processors that the server keeps busy", Color::Brown, |sample| sample.cpu_cores),
     ];
     let spans = discarded(rung);
@@ -99,7 +100,16 @@ fn memory(rung: &RungReport) -> Vec<Series> {
     ]
 }
 
-fn client(rung: &RungReport, name: &str, color: Color, value: fn(&crate::series::TimeSlice) -> f64) -> Series {
+/// Of GPUs of which it is not known whether the server computes on them.
+fn host_gpus(rung: &RungReport) -> Vec<Series> {
+    let busy = |sample: &ServerSample| {
+        let all = series::sum(&sample.host_gpus, |gpu| gpu.utilization)?;
+        Some(100.0 * all / sample.host_gpus.len() as f64)
+    };
+    vec![sampled(rung, "all GPUs of this machine busy, whoever uses them, %", Color::Grey, busy)]
+}
+
+fn client(rung: &RungReport, name: &str, color: Color, value: fn(&series::TimeSlice) -> f64) -> Series {
     thin(name, color, rung.series.iter().map(|slice| Point::new(slice.at_s, value(slice))).collect())
 }
 
