@@ -68,7 +68,7 @@ pub fn load(
 pub fn survey(checkpoint: &Checkpoint) -> Vec<CheckpointError> {
     let config = checkpoint.config();
     let begun =
-        find(config).and_then(|architecture| Ok((architecture, Weights::survey(checkpoint, None, Footprint::Stored)?)));
+        find(config).and_then(|architecture| Ok((architecture, Weights::survey(checkpoint)?)));
     let (architecture, weights) = match begun {
         Ok(begun) => begun,
         Err(problem) => return vec![problem],
@@ -120,7 +120,7 @@ pub fn dummy_memory(config: &Value, quantize: Option<Quantize>, footprint: Footp
 }
 
 /// Bytes of memory that a checkpoint's weights take once [`load`] has brought them to what is computed with, found without
-/// reading the matrices. Of what [`load`] would refuse, this does not tell.
+/// reading them, their scales or norms. Of what [`load`] would refuse, this does not tell.
 ///
 /// # Errors
 /// An architecture or config that is not implemented.
@@ -129,7 +129,7 @@ pub fn memory(
     quantize: Option<Quantize>,
     footprint: Footprint,
 ) -> Result<u64, CheckpointError> {
-    let weights = Weights::survey(checkpoint, quantize, footprint)?;
+    let weights = Weights::sizes_of(checkpoint, quantize, footprint)?;
     (find(checkpoint.config())?.load)(checkpoint.config(), &weights)?;
     Ok(weights.loaded_bytes())
 }

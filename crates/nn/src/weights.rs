@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use self::dummy::Dummy;
 pub use self::experts::ExpertsShape;
+use self::loading::Form;
 pub use self::loading::{Footprint, Loading, Quantize};
 use self::packed::{Matrix, blame};
 use self::source::{Role, Source, Stored};
@@ -39,9 +40,6 @@ pub struct Weights<'a> {
     /// See [`Weights::with_paired_heads`].
     paired_heads: Option<usize>,
 }
-
-/// [`Linear::load`], [`Linear::load_alike`] or [`Linear::load_widened`].
-type Load = fn(&[RowSource<'_>], Option<Vec<f32>>, &Placement) -> candle_core::Result<Linear>;
 
 struct Loader<'a> {
     source: Source<'a>,
@@ -145,7 +143,7 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// A tensor is missing or not `[out_features, in_features]`.
     pub fn linear(&self, parts: &[(&str, usize)], in_features: usize) -> Result<Linear, CheckpointError> {
-        self.load_linear(parts, in_features, None, Linear::load)
+        self.load_linear(parts, in_features, None, Form::Parts)
     }
 
     /// As [`Weights::linear`], of layers that each have a bias: `y = x W^T + b`.
@@ -153,7 +151,7 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// As [`Weights::linear`], or a bias that is missing or not `[out_features]`.
     pub fn linear_with_bias(&self, parts: &[(&str, usize)], in_features: usize) -> Result<Linear, CheckpointError> {
-        self.load_linear(parts, in_features, Some(self.joint_bias(parts)?), Linear::load)
+        self.load_linear(parts, in_features, Some(self.joint_bias(parts)?), Form::Parts)
     }
 
     fn joint_bias(&self, parts: &[(&str, usize)]) -> Result<Vec<f32>, CheckpointError> {
@@ -169,25 +167,25 @@ impl<'a> Weights<'a> {
         parts: &[(&str, usize)],
         in_features: usize,
         bias: Option<Vec<f32>>,
-        load: Load,
+        form: Form,
     ) -> Result<Linear, CheckpointError> {
         if let Source::Sizes(dummy) = &self.loader.source {
             let format = |name| self.made_format(name, in_features).unwrap_or(dummy.ty().into());
             let made: Vec<_> = parts.iter().map(|&(name, rows)| (format(name), rows)).collect();
-            self.count(&made, in_features, 1);
+            self.count(&made, in_features, 1, form);
             return self.stand_in();
         }
         if let (Source::Dummy(dummy), Placement::Gpu(device)) = (&self.loader.source, &self.loader.placement) {
             return self.dummy_on_gpu(dummy, parts, in_features, bias, device);
         }
         if let (Source::Checkpoint(stored), true) = (&self.loader.source, self.is_survey()) {
-            return self.survey_linear(stored, parts, in_features);
+            return self.survey_linear(stored, parts, in_features, form);
         }
         let matrices =
             parts.iter().map(|&(name, rows)| self.matrix(name, rows, in_features)).collect::<Result<Vec<_>, _>>()?;
         let sources = matrices.iter().zip(parts).map(|(matrix, &(_, rows))| matrix.rows(rows, in_features));
         let sources: Vec<RowSource<'_>> = sources.collect();
-        let linear = load(&sources, bias, &self.loader.placement);
+        let linear = form.load(&sources, bias, &self.loader.placement);
         let linear = linear.and_then(|linear| self.with_activations(linear, parts)).map_err(|error| {
             let names: Vec<String> = parts.iter().map(|(name, _)| self.stored_name(name)).collect();
             blame(names.iter().map(String::as_str).zip(sources.iter().copied()), error)
@@ -196,8 +194,11 @@ impl<'a> Weights<'a> {
         Ok(linear)
     }
 
-    /// With activations rounded as was asked for, or as the publisher of all `parts` rounds them.
+    /// With activations rounded as was asked for, or as the publisher of all `parts` rounds them; an expert's never are.
     fn with_activations(&self, linear: Linear, parts: &[(&str, usize)]) -> candle_core::Result<Linear> {
+        if self.is_of_expert() {
+            return Ok(linear);
+        }
         let quantization = match &self.loader.source {
             Source::Checkpoint(stored) => stored.quantization(),
             Source::Dummy(dummy) | Source::Sizes(dummy) => dummy.quantization(),
@@ -252,7 +253,7 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// As [`Weights::linear`].
     pub fn embedding(&self, name: &str, vocab: usize, hidden: usize) -> Result<Linear, CheckpointError> {
-        self.load_linear(&[(name, vocab)], hidden, None, Linear::load_widened)
+        self.load_linear(&[(name, vocab)], hidden, None, Form::Widened)
     }
 
     /// A vector that is a module's own, `[len]`, f32: named as it is, without `.weight`.
@@ -357,6 +358,10 @@ impl<'a> Weights<'a> {
 
     fn read_numbers(&self, full_name: &str, shape: &[usize], role: Role) -> Result<Vec<f32>, CheckpointError> {
         let stored = self.loader.source.tensor(full_name, shape, role)?;
+        if self.loader.source.has_headers_alone() {
+            self.report(self.loader.footprint.of_numbers(stored.bytes.len() as u64, shape));
+            return Ok(Vec::new());
+        }
         let mut values = vec![0.0; shape.iter().product()];
         dequantize_row(stored.ty, &stored.bytes, &mut values).map_err(|e| CheckpointError::tensor(full_name, e))?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {

@@ -5,6 +5,9 @@
 //! - stacks, as GGUF files have them: `gate_proj`, `up_proj` and `down_proj`, each `[experts, out_features, in_features]`;
 //! - fused: `gate_up_proj` and `down_proj` ([`fused`]);
 //! - lists: `gate_up.0`, `gate_up.1`, ..., `down.0`, ... ([`listed`]).
+//!
+//! Kernels for experts on a GPU take a layer's in one form, with columns in order; where they are not stored so, all of them are
+//! widened.
 
 mod fused;
 mod listed;
@@ -17,9 +20,10 @@ use plimsoll_ops::moe::{Activation, Expert, Experts};
 use plimsoll_ops::par::parallel_for;
 use plimsoll_ops::quant::{GgmlType, RowFormat};
 
-use super::Weights;
+use super::loading::Form;
 use super::packed::{Matrix, blame, brought_format};
 use super::source::{Role, Source};
+use super::{Footprint, Weights};
 use crate::CheckpointError;
 use crate::checkpoint::StoredTensor;
 
@@ -43,8 +47,7 @@ impl Weights<'_> {
     /// The experts under this view's prefix.
     ///
     /// # Errors
-    /// A tensor is missing, of another shape or dtype, or has a scale that is not a number; or on a GPU, a layer's experts
-    /// are stored in more than one format.
+    /// A tensor is missing, of another shape or dtype, or has a scale that is not a number.
     pub fn experts(&self, shape: ExpertsShape, activation: Activation) -> Result<Experts, CheckpointError> {
         let error = |problem: String| CheckpointError::tensor(&format!("{}gate_up_proj", self.prefix), problem);
         let experts = self.or_note(self.stored_experts(&shape), || Ok(Vec::new()))?;
@@ -58,9 +61,12 @@ impl Weights<'_> {
             Source::Checkpoint(stored) if STACKS.iter().any(|name| stored.holds(&self.full_name(name))) => {
                 self.stacked(shape)
             }
-            Source::Checkpoint(_) if self.has("gate_up_proj") || self.has("down_proj") => self.fused(shape),
-            Source::Checkpoint(_) if self.has("gate_up.") => self.listed(shape),
-            Source::Checkpoint(_) | Source::Dummy(_) | Source::Sizes(_) => self.modules(shape),
+            Source::Checkpoint(_) => match self.lists() {
+                Some(names) => self.listed(names, shape),
+                None if self.has("gate_up_proj") || self.has("down_proj") => self.fused(shape),
+                None => self.modules(shape),
+            },
+            Source::Dummy(_) | Source::Sizes(_) => self.modules(shape),
         }
     }
 
@@ -72,20 +78,45 @@ impl Weights<'_> {
     pub fn router(&self, name: &str, [experts, hidden]: [usize; 2], has_bias: bool) -> Result<Linear, CheckpointError> {
         let parts = [(name, experts)];
         let bias = has_bias.then(|| self.joint_bias(&parts)).transpose()?;
-        self.load_linear(&parts, hidden, bias, Linear::load_widened)
+        self.load_linear(&parts, hidden, bias, Form::Widened)
     }
 
     fn modules(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {
         let &ExpertsShape { experts, hidden, intermediate, has_biases, .. } = shape;
+        let gate_up = [("gate_proj", intermediate), ("up_proj", intermediate)];
+        let down = [("down_proj", hidden)];
+        let form = |parts: &[(&str, usize)], cols| {
+            let modules =
+                (0..experts).flat_map(|index| parts.iter().map(move |(name, rows)| (format!("{index}.{name}"), *rows)));
+            self.form_of_experts(modules, cols)
+        };
+        let (gate_up_form, down_form) = (form(&gate_up, hidden), form(&down, intermediate));
         let expert = |index: usize| {
             let weights = self.pp(index);
-            let gate_up = [("gate_proj", intermediate), ("up_proj", intermediate)];
             Ok(Expert {
-                gate_up: weights.projections(&gate_up, hidden, has_biases)?,
-                down: weights.projections(&[("down_proj", hidden)], intermediate, has_biases)?,
+                gate_up: weights.projections(&gate_up, hidden, has_biases, gate_up_form)?,
+                down: weights.projections(&down, intermediate, has_biases, down_form)?,
             })
         };
         (0..experts).map(expert).collect()
+    }
+
+    /// What all experts' matrices of these modules and rows become: as they are stored if they all are alike, else widened.
+    /// Nothing is looked at for a CPU, which takes any.
+    fn form_of_experts(&self, modules: impl IntoIterator<Item = (String, usize)>, cols: usize) -> Form {
+        let is_for_gpu = matches!(self.loader.placement, Placement::Gpu(_)) || self.loader.footprint == Footprint::Gpu;
+        let Source::Checkpoint(stored) = &self.loader.source else { return Form::Alike };
+        if !is_for_gpu {
+            return Form::Alike;
+        }
+        let mut formats = modules.into_iter().filter_map(|(name, rows)| {
+            let module = format!("{}{name}", self.prefix);
+            let (format, in_order) = stored.format(&module, rows, cols)?;
+            Some(in_order.then(|| self.brought(&module, format, cols)))
+        });
+        let Some(first) = formats.next() else { return Form::Alike };
+        let are_alike = first.is_some() && formats.all(|format| format == first);
+        if are_alike { Form::Alike } else { Form::Widened }
     }
 
     fn projections(
@@ -93,9 +124,10 @@ impl Weights<'_> {
         parts: &[(&str, usize)],
         in_features: usize,
         has_biases: bool,
+        form: Form,
     ) -> Result<Linear, CheckpointError> {
         let bias = has_biases.then(|| self.joint_bias(parts)).transpose()?;
-        self.load_linear(parts, in_features, bias, Linear::load_alike)
+        self.load_linear(parts, in_features, bias, form)
     }
 
     fn stacked(&self, shape: &ExpertsShape) -> Result<Vec<Expert>, CheckpointError> {
@@ -128,8 +160,8 @@ impl Weights<'_> {
             let format = self.stack(name, rows, cols, shape).map(|stack| stack.loaded_format());
             found.push((self.or_note(format, || Ok(GgmlType::BF16.into()))?, rows));
         }
-        self.count(&found[..2], hidden, experts);
-        self.count(&found[2..], intermediate, experts);
+        self.count(&found[..2], hidden, experts, Form::Alike);
+        self.count(&found[2..], intermediate, experts, Form::Alike);
         Ok(Vec::new())
     }
 

@@ -1,7 +1,7 @@
 //! What is asked of loading, beside the model: where the weights go, and whether they are made smaller on the way; and what
 //! they take then.
 
-use plimsoll_ops::linear::{Activations, Placement, cpu_bytes, gpu_bytes, gpu_bytes_alike};
+use plimsoll_ops::linear::{Activations, Linear, Placement, RowSource, cpu_bytes, gpu_bytes, gpu_bytes_alike};
 use plimsoll_ops::quant::{Codes, GgmlType, Grouped, RowFormat};
 
 /// Where a model's weights are computed with, and in what form.
@@ -42,7 +42,7 @@ pub enum Footprint {
 
 impl Footprint {
     /// Of matrices of these formats and rows, merged to one of `cols` columns.
-    pub(super) fn of_matrices(self, parts: &[(RowFormat, usize)], cols: usize) -> u64 {
+    pub(super) fn of_matrices(self, parts: &[(RowFormat, usize)], cols: usize, form: Form) -> u64 {
         let stored = |&(format, rows): &(RowFormat, usize)| {
             let row = format.row_bytes(cols).unwrap_or_default() as u64;
             row.saturating_mul(rows as u64)
@@ -50,19 +50,48 @@ impl Footprint {
         match self {
             Self::Stored => parts.iter().map(stored).fold(0, u64::saturating_add),
             Self::Cpu => parts.iter().map(|&(format, rows)| cpu_bytes(format, rows, cols)).fold(0, u64::saturating_add),
-            Self::Gpu => gpu_bytes(parts, cols),
+            Self::Gpu => match form {
+                Form::Parts => gpu_bytes(parts, cols),
+                Form::Alike => gpu_bytes_alike(parts, cols),
+                Form::Widened => {
+                    let rows = parts.iter().map(|&(_, rows)| rows).fold(0, usize::saturating_add);
+                    gpu_bytes_alike(&[(GgmlType::BF16.into(), rows)], cols)
+                }
+            },
         }
-    }
-
-    /// As [`Footprint::of_matrices`], of an expert's.
-    pub(super) fn of_expert(self, parts: &[(RowFormat, usize)], cols: usize) -> u64 {
-        if self == Self::Gpu { gpu_bytes_alike(parts, cols) } else { self.of_matrices(parts, cols) }
     }
 
     /// Of a small tensor that is stored in so many bytes: it is kept as f32.
     pub(super) fn of_numbers(self, stored: u64, shape: &[usize]) -> u64 {
         let in_memory = || shape.iter().fold(4, |bytes: u64, &size| bytes.saturating_mul(size as u64));
         if self == Self::Stored { stored } else { in_memory() }
+    }
+}
+
+/// How matrices that are merged lie on a GPU; on a CPU they are as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Each as it is stored.
+    Parts,
+    /// As one, which kernels for experts take.
+    Alike,
+    /// In bf16.
+    Widened,
+}
+
+impl Form {
+    pub(super) fn load(
+        self,
+        sources: &[RowSource<'_>],
+        bias: Option<Vec<f32>>,
+        placement: &Placement,
+    ) -> candle_core::Result<Linear> {
+        let load = match self {
+            Self::Parts => Linear::load,
+            Self::Alike => Linear::load_alike,
+            Self::Widened => Linear::load_widened,
+        };
+        load(sources, bias, placement)
     }
 }
 

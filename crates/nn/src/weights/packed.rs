@@ -118,12 +118,29 @@ struct Module<'s, 'a> {
     cols: usize,
     /// Bytes of the tensors that were asked for.
     bytes: Cell<u64>,
+    /// Scales are not looked at: [`Found::read`] is not for this.
+    headers_alone: bool,
 }
 
 impl<'a> Stored<'a> {
     /// Looks for the matrix of `module`, in whichever form it is stored.
     pub(super) fn find(&self, module: &str, rows: usize, cols: usize) -> Result<Found<'a>, CheckpointError> {
-        let tensors = Module { stored: self, name: module, rows, cols, bytes: Cell::new(0) };
+        self.find_in(module, [rows, cols], self.headers_alone())
+    }
+
+    /// The format that the matrix of `module` is stored in, and whether its columns are in order; `None` if it would not load.
+    pub(super) fn format(&self, module: &str, rows: usize, cols: usize) -> Option<(RowFormat, bool)> {
+        let found = self.find_in(module, [rows, cols], true).ok()?;
+        Some((found.format, found.order.is_none()))
+    }
+
+    fn find_in(
+        &self,
+        module: &str,
+        [rows, cols]: [usize; 2],
+        headers_alone: bool,
+    ) -> Result<Found<'a>, CheckpointError> {
+        let tensors = Module { stored: self, name: module, rows, cols, bytes: Cell::new(0), headers_alone };
         let packed = match self.quantization().method() {
             Method::Plain | Method::Mxfp4 => None,
             Method::Fp8(_) | Method::Compressed(_) => codes::find(&tensors, self.quantization().block(module))?,

@@ -68,6 +68,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Whether no numbers are to be looked at ([`Stored::headers_of`]).
+    pub(super) fn has_headers_alone(&self) -> bool {
+        matches!(self, Source::Checkpoint(stored) if stored.headers_alone)
+    }
+
     /// As [`Checkpoint::has_folded_norms`].
     pub(super) fn has_folded_norms(&self) -> bool {
         matches!(self, Source::Checkpoint(stored) if stored.checkpoint.has_folded_norms())
@@ -114,13 +119,23 @@ pub(super) fn matrix_deviation(module: &str, in_features: usize, has_experts: bo
 pub(super) struct Stored<'a> {
     checkpoint: &'a Checkpoint,
     quantization: Quantization,
+    headers_alone: bool,
     /// Stored names of the tensors that were asked for, or set aside.
     used: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Stored<'a> {
     pub(super) fn new(checkpoint: &'a Checkpoint, quantization: Quantization) -> Self {
-        Self { checkpoint, quantization, used: RefCell::default() }
+        Self { checkpoint, quantization, headers_alone: false, used: RefCell::default() }
+    }
+
+    /// Of whose tensors no numbers are looked at, but for columns' orders, on which it depends what becomes of a matrix.
+    pub(super) fn headers_of(checkpoint: &'a Checkpoint, quantization: Quantization) -> Self {
+        Self { headers_alone: true, ..Self::new(checkpoint, quantization) }
+    }
+
+    pub(super) fn headers_alone(&self) -> bool {
+        self.headers_alone
     }
 
     pub(super) fn checkpoint(&self) -> &'a Checkpoint {

@@ -8,7 +8,8 @@ use plimsoll_ops::moe::Expert;
 use plimsoll_ops::quant::GgmlType;
 
 use super::super::Weights;
-use super::super::packed::{Matrix, brought_format};
+use super::super::loading::Form;
+use super::super::packed::Matrix;
 use super::super::source::Role;
 use super::{ExpertsShape, load_expert, paired, part_of};
 use crate::CheckpointError;
@@ -105,10 +106,10 @@ impl Weights<'_> {
         ["", "_blocks", "_scales"].iter().for_each(|ending| self.note_asked(&format!("{full_name}{ending}")));
         self.biases(&format!("{full_name}_bias"), matrix.rows, shape)?;
         let format = match self.fused_numbers(&full_name, matrix, shape.experts)? {
-            Numbers::Dense(stored) => brought_format(stored.ty.into(), self.wanted_format(&full_name, matrix.cols)),
+            Numbers::Dense(stored) => self.brought(&full_name, stored.ty.into(), matrix.cols),
             Numbers::Mxfp4 { .. } => GgmlType::MXFP4.into(),
         };
-        self.count(&[(format, matrix.rows)], matrix.cols, shape.experts);
+        self.count(&[(format, matrix.rows)], matrix.cols, shape.experts, Form::Alike);
         Ok(())
     }
 
@@ -144,7 +145,7 @@ impl Weights<'_> {
             return Err(CheckpointError::MissingTensor { name: name.into() });
         };
         // This search is fast, the one for a place is not.
-        if !scales.contains(&NOT_A_NUMBER) {
+        if self.loader.source.has_headers_alone() || !scales.contains(&NOT_A_NUMBER) {
             return Ok(scales);
         }
         let at = scales.iter().position(|&exponent| exponent == NOT_A_NUMBER).unwrap_or_default();
