@@ -127,8 +127,8 @@ impl Grouped {
     }
 }
 
-/// No group's scale is larger: kernels multiply with 256 times the scale of floats.
-pub const LARGEST_SCALE: f32 = f32::MAX / E4M3_UNIT;
+/// No group's scale is larger: its product with the largest code, 448, is a number, too.
+pub const LARGEST_SCALE: f32 = f32::MAX / 512.0;
 
 /// What an E4M3 code stands for is so many times what [`e4m3_as_half`] gives.
 pub(crate) const E4M3_UNIT: f32 = 256.0;
