@@ -6,7 +6,7 @@
 // that the host can make the same values to the bit; fill.rs does, and computes `step` from the standard deviation.
 // The sum of eight (Irwin and Hall) reaches to 4.9 deviations.
 //
-// For packed weights, random bits (word i is half a hash), or one word over and over.
+// For packed weights, random bits (word i is half a hash, of which the bits in `keep` stay), or one word over and over.
 //
 // Bytes: 2 * count; 4 * words. Share of the roofline: not measured yet.
 #include "hash.cuh"
@@ -39,11 +39,11 @@ extern "C" __global__ void __launch_bounds__(256) fill_normal_bf16(bf16* out, ui
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) fill_bits(uint32_t* out, uint64_t words, uint64_t seed) {
+extern "C" __global__ void __launch_bounds__(256) fill_bits(uint32_t* out, uint64_t words, uint64_t seed, uint32_t keep) {
     const uint64_t stream = hash_stream(seed);
     const uint64_t stride = static_cast<uint64_t>(gridDim.x) * blockDim.x;
     for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words; i += stride) {
-        out[i] = static_cast<uint32_t>(hash_at(stream, i) >> 32);
+        out[i] = static_cast<uint32_t>(hash_at(stream, i) >> 32) & keep;
     }
 }
 

@@ -32,20 +32,23 @@ impl FillNormal {
     }
 }
 
-/// Random bits, a function of seed and place: [`bits`].
+/// Random bits, a function of seed and place: [`bits`], of which some stay.
 #[derive(Clone, Copy, Debug)]
 pub struct FillBits {
     /// u32 `[words]`.
     pub out: DevicePtr,
     pub words: u64,
     pub seed: u64,
+    /// The bits of each word that stay; the others are 0.
+    pub keep: u32,
 }
 
 impl FillBits {
     /// # Errors
     /// The device refuses.
     pub fn run(&self, queue: &dyn Queue) -> Result<(), LaunchError> {
-        fill_words(queue, "fill_bits", self.words, &[self.out.into(), self.words.into(), self.seed.into()])
+        let args = [self.out.into(), self.words.into(), self.seed.into(), self.keep.into()];
+        fill_words(queue, "fill_bits", self.words, &args)
     }
 }
 
@@ -75,7 +78,7 @@ fn fill_words(queue: &dyn Queue, kernel: &'static str, words: u64, args: &[Arg])
     queue.launch(&Launch { kernel, grid: [blocks as u32, 1, 1], threads: THREADS, shared_bytes: 0, args })
 }
 
-/// Word `index` of [`FillBits`].
+/// Word `index` of [`FillBits`], with all its bits.
 pub fn bits(seed: u64, index: u64) -> u32 {
     let stream = mix(seed.wrapping_add(GOLDEN));
     (mix(stream.wrapping_add((index + 1).wrapping_mul(GOLDEN))) >> 32) as u32

@@ -1,11 +1,8 @@
 //! What cuBLASLt's products of fp8 matrices are handed: activations as fp8, and packed weights row by row.
 
 use crate::operands::{require, threads_for};
-use crate::packed::{Format, Layout};
+use crate::packed::{Format, Layout, TILE_ROWS};
 use crate::{DevicePtr, Launch, LaunchError, Queue};
-
-/// Rows of a tile of [`Layout`].
-const TILE_ROWS: usize = 16;
 
 /// Columns, and tokens, come in so many: what cuBLASLt asks of fp8 matrices.
 pub const MULTIPLE: usize = 16;
@@ -94,8 +91,7 @@ pub fn row_factors(layout: &Layout, scales: &[u8]) -> Option<Vec<f32>> {
         return None;
     }
     let factor = |row: usize| {
-        let (tile, row) = (row / TILE_ROWS, row % TILE_ROWS);
-        let at = tile * layout.tile_scale_bytes() + (2 * (row % 8) + row / 8) * size_of::<f32>();
+        let at = layout.scale_word_at(row, 0);
         // The lowest byte is the code of zero, which is 0 of fp8.
         f32::from_le_bytes([scales[at], scales[at + 1], scales[at + 2], scales[at + 3]])
     };

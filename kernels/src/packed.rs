@@ -11,7 +11,7 @@ use crate::operands::require;
 use crate::{DevicePtr, Launch, LaunchError, Queue};
 
 pub use ggml::{Ggml, Scaling};
-pub use layout::{Layout, scale_word};
+pub use layout::{Layout, TILE_ROWS, scale_word};
 pub use order::Order;
 pub use tried::TriedWays;
 

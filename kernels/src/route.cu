@@ -32,7 +32,7 @@ constexpr uint32_t AMONG_CHOSEN = 0, AMONG_ALL = 1;
 // Positions of an item of packed/skinny.cuh.
 constexpr uint32_t FEW_ROWS = 8;
 
-// In the order of the floats, and what is not a number beyond infinity.
+// In the order of the floats; what is not a number lies beyond the infinity of its sign.
 __device__ __forceinline__ uint32_t ordered(float x) {
     const uint32_t bits = __float_as_uint(x);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;

@@ -3,7 +3,7 @@
 
 mod packed;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use plimsoll_gpu_check::results::{Row, row};
@@ -31,6 +31,7 @@ pub(crate) fn items() -> Vec<Item> {
         item("fp8 x fp8, several parts", fp8(Shape { tokens: 576, rows: 4112, columns: 8192 })),
         item("fp8 x fp8, few rows and logits", Box::new(|gpu| kept(&gpu.device))),
         item("fp8 x fp8, what is no number", Box::new(|gpu| no_numbers(&gpu.device))),
+        item("fp8 x fp8, dummy weights", Box::new(|gpu| dummy(&gpu.device))),
     ];
     items.extend(packed::items());
     items
@@ -172,6 +173,22 @@ fn kept(device: &Device) -> Result<Row> {
     let logits = layer.deviation(&x, &rounding.logits(&many, None)?)?;
     ensure!(few.max(logits) < ROUNDED_DEVIATION, "errors of {few:.4} for few rows and of {logits:.4} for logits");
     Ok(row(json!({"deviation": few.max(logits)})))
+}
+
+/// Dummy weights are numbers, each of them: one that were none would make none of its row's results.
+fn dummy(device: &Device) -> Result<Row> {
+    const SHAPE: Shape = Shape { tokens: 512, rows: 64, columns: 96 };
+    const DEVIATION: f32 = 0.1;
+    let format = Grouped { codes: Codes::E4M3, group: SHAPE.columns };
+    let made = Linear::dummy_quantized(format.into(), [SHAPE.rows, SHAPE.columns], 1, DEVIATION, device)?;
+    let layer = made.context("no kernel reads FP8")?.with_fp8_activations()?;
+    let (_, x) = activations(SHAPE.tokens, SHAPE.columns, &mut Random::new(5), device)?;
+    let y: Vec<f32> = layer.forward(&x)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    ensure!(y.iter().all(|y| y.is_finite()), "dummy weights give what is no number");
+    let deviation = (y.iter().map(|y| y * y).sum::<f32>() / y.len() as f32).sqrt();
+    let expected = DEVIATION * (SHAPE.columns as f32).sqrt();
+    ensure!((deviation / expected - 1.0).abs() < 0.1, "results of deviation {deviation}, expected {expected}");
+    Ok(row(json!({"deviation": deviation})))
 }
 
 fn no_numbers(device: &Device) -> Result<Row> {

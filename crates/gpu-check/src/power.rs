@@ -13,13 +13,13 @@ pub struct PowerLog {
 }
 
 impl PowerLog {
-    /// Starts to write to `path`, four times a second, what GPU number `ordinal` draws, as the program `nvidia_smi` tells
-    /// it. `None` where that does not start.
-    pub fn start(nvidia_smi: &Path, ordinal: u32, path: PathBuf) -> Option<Self> {
+    /// Starts to write to `path`, four times a second, what the GPU with the PCI address `gpu` draws, as the program
+    /// `nvidia_smi` tells it, which numbers GPUs otherwise than CUDA. `None` where that does not start.
+    pub fn start(nvidia_smi: &Path, gpu: &str, path: PathBuf) -> Option<Self> {
         let log = File::create(&path).ok()?;
         let mut command = Command::new(nvidia_smi);
         command.args(["--query-gpu=power.draw", "--format=csv,noheader,nounits", "--loop-ms=250"]);
-        command.arg(format!("--id={ordinal}")).stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
+        command.arg(format!("--id={gpu}")).stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
         Some(Self { child: command.spawn().ok()?, path })
     }
 
@@ -44,20 +44,22 @@ mod tests {
 
     use super::*;
 
+    const GPU: &str = "00000000:17:00.0";
+
     #[test]
     fn watts_are_the_median_of_what_was_told() {
         let folder = std::env::temp_dir().join(format!("plimsoll-power-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let program = folder.join("nvidia-smi");
-        fs::write(&program, "#!/bin/bash\nprintf '90.5\\n[N/A]\\n600.25\\n 610 \\n'; exec sleep 100\n").unwrap();
+        fs::write(&program, "#!/bin/bash\n[[ \"$*\" == *--id=00000000:17:00.0* ]] || exit 1\nprintf '90.5\\n[N/A]\\n600.25\\n 610 \\n'; exec sleep 100\n").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let (path, until) = (folder.join("power.csv"), Instant::now() + Duration::from_secs(30));
-        let log = PowerLog::start(&program, 0, path.clone()).unwrap();
+        let log = PowerLog::start(&program, GPU, path.clone()).unwrap();
         while !fs::read_to_string(&path).unwrap().contains("610") && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(log.watts(), Some(600.25));
-        assert!(PowerLog::start(&folder.join("none"), 0, path).is_none());
+        assert!(PowerLog::start(&folder.join("none"), GPU, path).is_none());
         fs::remove_dir_all(folder).unwrap();
     }
 }

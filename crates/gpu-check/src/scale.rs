@@ -64,9 +64,6 @@ pub(crate) const FULL: Scale = Scale {
     served: served::FULL,
 };
 
-const TINY: &str = "tests/golden/llama/config.json";
-const TINY_EXPERTS: &str = "tests/golden/gpt-oss-mxfp4/config.json";
-
 pub(crate) const REHEARSAL: Scale = Scale {
     repetitions: 1,
     long_enough_s: 0.0,
@@ -75,7 +72,12 @@ pub(crate) const REHEARSAL: Scale = Scale {
     most_bytes: 1 << 18,
     layer_divisor: 64,
     layer_tokens: &[1, 32],
-    models: &[("llama-3.1-8b", TINY), ("gpt-oss-20b", TINY_EXPERTS)],
+    models: &[
+        ("llama-3.1-8b", "tests/golden/llama/config.json"),
+        ("gpt-oss-20b", "tests/golden/gpt-oss-mxfp4/config.json"),
+        ("gemma-3-27b-it", "tests/golden/gemma3/config.json"),
+        ("qwen3-30b-a3b", "tests/golden/qwen3_moe/config.json"),
+    ],
     sizes: Sizes { max_num_seqs: 2, max_num_batched_tokens: 64, max_model_len: 128, cached_tokens: 256 },
     batches: &[1, 2],
     short: (4, 6),

@@ -8,6 +8,7 @@ use plimsoll_gpu_check::power::PowerLog;
 use plimsoll_gpu_check::results::{Results, Row, row};
 use plimsoll_gpu_check::serving::{self, Load, Server};
 use plimsoll_gpu_check::traffic::Traffic;
+use plimsoll_ops::gpu;
 use serde_json::json;
 
 use crate::ceilings::Ceilings;
@@ -73,7 +74,9 @@ impl Serving<'_> {
     fn load(&self, program: &Path, server: &mut Server, served: &Served, load: Load, out: &Path) -> Result<Row> {
         let folder = serving::folder(out, served.model, load);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let power = PowerLog::start(Path::new("nvidia-smi"), self.ordinal(), folder.join("power.csv"));
+        let address = gpu::pci_address(self.ordinal()).ok();
+        let log = |address: String| PowerLog::start(Path::new("nvidia-smi"), &address, folder.join("power.csv"));
+        let power = address.and_then(log);
         let in_time = Load { max_seconds: load.max_seconds.min(self.left().as_secs()), ..load };
         let mut measured = serving::drive(program, server, in_time, &folder)?;
         if !server.is_running() {
@@ -100,7 +103,7 @@ impl Serving<'_> {
         Ok(rates.into_iter().filter(|(key, _)| key.starts_with("of ")).collect())
     }
 
-    fn ordinal(&self) -> u32 {
+    fn ordinal(&self) -> usize {
         self.device.strip_prefix("cuda:").and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 

@@ -99,8 +99,11 @@ pub(crate) const REHEARSAL: &[Served] = &[
     tiny("llama-4-scout-fp8", "tests/golden/llama4-fp8-channel/config.json"),
     tiny("llama-3.1-8b", "tests/golden/llama/config.json"),
     tiny("llama-4-scout-int4", "tests/golden/llama4-ct-int4/config.json"),
+    tiny("gpt-oss-120b", "tests/golden/gpt-oss-mxfp4/config.json"),
+    tiny("gemma-3-27b-it", "tests/golden/gemma3/config.json"),
     tiny("qwen3-30b-a3b", "tests/golden/qwen3_moe/config.json"),
     tiny("llama-3.1-8b-int4", "tests/golden/llama-ct-int4/config.json"),
+    tiny("llama-3.1-8b-fp8", "tests/golden/llama-fp8-channel/config.json"),
 ];
 
 const fn tiny(model: &'static str, config: &'static str) -> Served {

@@ -2,7 +2,8 @@
 //! ([`Experts`]). On a GPU (`gpu`) activations are bf16 where the text below says f32.
 //!
 //! A token's outputs are added up in the order of its experts' numbers, so they do not depend, to the bit, on who else
-//! is in the batch. This module must never know how experts are stored or what a router is made of.
+//! is in the batch. On a GPU they may: where more than 8 tokens of a step go to an expert, its scaled weights are rounded
+//! to bf16 before they are multiplied, and else they are not. This module must never know how experts are stored or what a router is made of.
 
 #[cfg(feature = "cuda")]
 mod gpu;

@@ -31,14 +31,14 @@ fn as_the_host(device: &dyn TestDevice, random: &mut Random) -> Result<(), Strin
 
 fn words(device: &dyn TestDevice, random: &mut Random) -> Result<(), String> {
     for count in [1, 255, 257, random.between(1, 9000)] {
-        let (seed, value) = (random.bits(), random.bits() as u32);
+        let (seed, value, keep) = (random.bits(), random.bits() as u32, random.bits() as u32);
         let (out, same) = (Output::new(device, 4 * count), Output::new(device, 4 * count));
         let (words, queue) = (count as u64, device.queue());
-        let filled = FillBits { out: out.at, words, seed }
+        let filled = FillBits { out: out.at, words, seed, keep }
             .run(queue)
             .and_then(|()| FillWord { out: same.at, words, value }.run(queue));
         filled.map_err(|e| e.to_string())?;
-        let want: Vec<u32> = (0..words).map(|i| bits(seed, i)).collect();
+        let want: Vec<u32> = (0..words).map(|i| bits(seed, i) & keep).collect();
         expect_same("random bits", &to_u32(&out.read(device)?), &want)?;
         expect_same("one word", &to_u32(&same.read(device)?), &vec![value; count])?;
     }

@@ -108,13 +108,13 @@ __device__ __forceinline__ Item load_item(const Operands& to, uint32_t index, ui
 #define PACKED_PARAMETERS                                                                                              \
     bf16 *y, const bf16 *x, const unsigned char *codes, const unsigned char *scales, const float *bias,                \
         const uint32_t *plan, const uint32_t *slots, const float *input_weights, uint32_t positions, uint32_t rows,    \
-        uint32_t columns, uint32_t scaling, uint32_t top, uint32_t scatters, uint32_t activation, float alpha,     \
+        uint32_t columns, uint32_t scaling, uint32_t top, uint32_t scatters, uint32_t activation, float alpha,         \
         float limit, uint32_t wide, uint32_t stride
 
 #define PACKED_OPERANDS                                                                                                \
     packed::Operands {                                                                                                 \
-        y, x, codes, scales, bias, plan, slots, input_weights, positions, packed::Extent{rows, columns}, scaling,  \
-            top, scatters, activation, alpha, limit, wide, stride                                                                                   \
+        y, x, codes, scales, bias, plan, slots, input_weights, positions, packed::Extent{rows, columns}, scaling,      \
+            top, scatters, activation, alpha, limit, wide, stride                                                      \
     }
 
 }  // namespace packed

@@ -1,10 +1,19 @@
 // Products with few positions an expert, for decode: bandwidth is all that counts.
 //
 // A block takes a tile of 16 rows, or one of gates and the one of their ups, and up to 8 positions of one item. Its 8
-// warps (of two tiles, 4 each) take chunks of 64 columns in turn, and their sums are added at the end. Weights come straight from memory to registers, 48 to 128 bytes a lane under way before
-// the first use (at 16 to 24 warps 36 to 64 KiB a multiprocessor), and are used once. The products of a group of 32 or 16
-// columns are added up with exact codes, and then scaled in f32; what a group adds to its codes is multiplied with the sum
-// of its x. A position's bits do not depend on the others.
+// warps (of two tiles, 4 each) take chunks of 64 columns in turn, and their sums are added at the end. Weights come
+// straight from memory to registers, AHEAD chunks a lane under way before the first use, and are used once. Of codes and
+// scales these are, a lane and, of 24 warps (bf16: 16), a multiprocessor:
+//
+//     Q2_K, Q3_K                    37 bytes     28 KiB
+//     Q5_0, Q5_1, Q5_K              44 to 48     33 to 36
+//     Q6_K, INT4, Q4_0, Q4_1, Q4_K  50 to 60     38 to 45
+//     MXFP4, INT8, FP8, Q8_0        64 to 68     48 to 51
+//     bf16                          128          64
+//
+// Whether the least of them keep a GPU's memory busy is not measured yet. The products of a group of 32 or 16 columns are
+// added up with exact codes, and then scaled in f32; what a group adds to its codes is multiplied with the sum of its x. A
+// position's bits do not depend on the others.
 #pragma once
 #include "packed/operands.cuh"
 

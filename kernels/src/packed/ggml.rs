@@ -1,9 +1,6 @@
 //! GGML's blocks, as the kernels have them: the other side of `include/packed/ggml.cuh`.
 
-/// Rows of a tile.
-const TILE_ROWS: usize = 16;
-/// Columns of a chunk.
-const CHUNK: usize = 64;
+use super::layout::{CHUNK, TILE_ROWS};
 
 /// A block type of GGML's that has kernels of its own; MXFP4 is [`super::Format::Mxfp4`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

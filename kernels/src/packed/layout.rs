@@ -2,9 +2,11 @@
 
 use super::Format;
 
-/// Rows of a tile, columns of a chunk and of the half of one.
-const TILE_ROWS: usize = 16;
-const CHUNK: usize = 64;
+/// Rows of a tile.
+pub const TILE_ROWS: usize = 16;
+/// Columns of a chunk.
+pub(super) const CHUNK: usize = 64;
+/// Columns of the half of one.
 const PIECE: usize = 32;
 /// Codes of a row that a lane holds of a piece.
 const LANE_CODES: usize = 8;
@@ -95,6 +97,20 @@ impl Layout {
         }
     }
 
+    /// Where among the codes' bytes those of the tile begin that row `row` begins; not of [`Format::Bf16`].
+    ///
+    /// # Panics
+    /// No tile begins there.
+    pub fn tile_codes_at(&self, row: usize) -> usize {
+        assert!(row.is_multiple_of(TILE_ROWS), "row {row} begins no tile");
+        row / TILE_ROWS * self.tile_code_bytes()
+    }
+
+    /// Where among the scales' bytes the word of row `row` and group `group` is; of formats that have one a group.
+    pub(crate) fn scale_word_at(&self, row: usize, group: usize) -> usize {
+        row / TILE_ROWS * self.tile_scale_bytes() + word_in_tile(row % TILE_ROWS, group)
+    }
+
     /// Bytes of all codes.
     pub fn code_bytes(&self) -> usize {
         match self.format {
@@ -150,17 +166,21 @@ impl Layout {
                 ggml.lay_words(row, scales, self.chunks(), out);
                 continue;
             }
-            let (g, half) = (row % 8, row / 8);
             for (group, scale) in scales.iter().enumerate() {
                 if self.format == Format::Mxfp4 {
-                    out[group / 2 * 32 + g * 4 + group % 2 * 2 + half] = *scale as u8;
+                    out[group / 2 * 32 + row % 8 * 4 + group % 2 * 2 + row / 8] = *scale as u8;
                 } else {
-                    let at = (group * TILE_ROWS + 2 * g + half) * size_of::<u32>();
+                    let at = word_in_tile(row, group);
                     out[at..at + size_of::<u32>()].copy_from_slice(&scale.to_le_bytes());
                 }
             }
         }
     }
+}
+
+/// Where among the bytes of a tile's scales the word of its row `row` and group `group` is.
+fn word_in_tile(row: usize, group: usize) -> usize {
+    (group * TILE_ROWS + 2 * (row % 8) + row / 8) * size_of::<u32>()
 }
 
 impl Format {

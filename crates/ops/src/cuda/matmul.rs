@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::cuda_backend::cudarc::cublaslt::result::{create_handle, destroy_handle, matmul};
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, bail};
 use plimsoll_kernels::cuda::CudaQueue;
 use plimsoll_kernels::gemv::{Gemv, MOST_TOKENS, Output};
 use plimsoll_kernels::{DevicePtr, LaunchError};
@@ -98,20 +98,31 @@ impl Matmul {
         Ok(Self { stream, handle, workspace, chosen: HashMap::new(), trials })
     }
 
-    /// Queues a product. A shape's first one may be run several times, and waited for. Gives whether there is a way to
-    /// compute it.
+    /// Queues a product. A shape's first one may be run several times, and waited for.
+    ///
+    /// # Errors
+    /// There is no way to compute it, or the device fails.
+    pub(super) fn run(&mut self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<()> {
+        self.find(queue, operands, product)?;
+        let Some(chosen) = &self.chosen[&product] else {
+            let Product { m, n, k, .. } = product;
+            bail!("cuBLASLt has no algorithm for [{m}, {k}] times [{n}, {k}] transposed");
+        };
+        self.launch(queue, operands, product, &chosen.problem, chosen.way)
+    }
+
+    /// Whether there is a way to compute a product. A shape's first one may be run several times, and waited for: on
+    /// whatever the operands hold.
     ///
     /// # Errors
     /// The device fails.
-    pub(super) fn run(&mut self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<bool> {
+    pub(super) fn find(&mut self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<bool> {
         self.stream.context().bind_to_thread().map_err(driver_error)?;
         if !self.chosen.contains_key(&product) {
             let chosen = self.choose(queue, operands, product)?;
             self.chosen.insert(product, chosen);
         }
-        let Some(chosen) = &self.chosen[&product] else { return Ok(false) };
-        self.launch(queue, operands, product, &chosen.problem, chosen.way)?;
-        Ok(true)
+        Ok(self.chosen[&product].is_some())
     }
 
     fn choose(&self, queue: &CudaQueue, operands: Operands, product: Product) -> Result<Option<Chosen>> {

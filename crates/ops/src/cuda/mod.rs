@@ -21,13 +21,16 @@ use plimsoll_kernels::{DevicePtr, LaunchError};
 
 use crate::gpu::{GpuInfo, Unavailable};
 use arena::Arena;
-pub(crate) use bias::Bias;
+pub(crate) use bias::{Bias, upload_bias};
 use matmul::Matmul;
 pub(crate) use matmul::{Inputs, Operands, Product};
 use packed_ways::PackedWays;
 pub use preflight::{count, pci_address};
 pub use transfer::{Inbox, Mark, PinnedWords};
 use trials::Trials;
+
+/// What [`Cuda::scratch`] holds: a part of what a Hopper's L2 cache does.
+pub(crate) const SCRATCH_BYTES: usize = 32 << 20;
 
 /// An opened GPU.
 pub(crate) struct Cuda {
@@ -38,6 +41,8 @@ pub(crate) struct Cuda {
     matmul: Mutex<Matmul>,
     packed_ways: Mutex<PackedWays>,
     arena: Mutex<Option<Arena>>,
+    /// u8; once it was asked for.
+    scratch: Mutex<Option<Tensor>>,
 }
 
 /// All of them; a handful at most.
@@ -151,7 +156,7 @@ impl Cuda {
         let copies = stream.context().new_stream().map_err(driver_error)?;
         let packed_ways = Mutex::new(PackedWays::new(Trials::new(stream.clone())));
         let matmul = Mutex::new(Matmul::new(stream)?);
-        Ok(Self { device, queue, copies, matmul, packed_ways, arena: Mutex::new(None) })
+        Ok(Self { device, queue, copies, matmul, packed_ways, arena: Mutex::new(None), scratch: Mutex::new(None) })
     }
 
     /// The opened GPU that a tensor's device is.
@@ -219,18 +224,23 @@ impl Cuda {
             y,
         };
         let product = Product { m, n, k, pitch: n, inputs: Inputs::Bf16, out, has_bias: bias.is_some() };
-        match self.multiply(operands, product)? {
-            true => Ok(()),
-            false => bail!("cuBLASLt has no algorithm for [{m}, {k}] times [{n}, {k}] transposed"),
-        }
+        self.multiply(operands, product)
     }
 
-    /// Queues a product, if this GPU has a way to compute it; gives whether it has.
+    /// Queues a product.
+    ///
+    /// # Errors
+    /// cuBLASLt has no way to compute it, or the device fails.
+    pub(crate) fn multiply(&self, operands: Operands, product: Product) -> Result<()> {
+        self.matmul.lock().unwrap_or_else(PoisonError::into_inner).run(&self.queue, operands, product)
+    }
+
+    /// Whether cuBLASLt has a way to compute a product, which a shape's first one may try, whatever the operands hold.
     ///
     /// # Errors
     /// The device fails.
-    pub(crate) fn multiply(&self, operands: Operands, product: Product) -> Result<bool> {
-        self.matmul.lock().unwrap_or_else(PoisonError::into_inner).run(&self.queue, operands, product)
+    pub(crate) fn can_multiply(&self, operands: Operands, product: Product) -> Result<bool> {
+        self.matmul.lock().unwrap_or_else(PoisonError::into_inner).find(&self.queue, operands, product)
     }
 
     /// Queues a product of one packed matrix with so many tokens, by the kernel that is fastest for them.
@@ -247,6 +257,20 @@ impl Cuda {
     /// The driver fails.
     pub(crate) fn has_fp8_rows(&self) -> Result<bool> {
         Ok(self.stream().context().compute_capability().map_err(driver_error)? == (9, 0))
+    }
+
+    /// The memory, u8 `[SCRATCH_BYTES]`, that ops share which fill and read it within one turn on the stream.
+    ///
+    /// # Errors
+    /// The GPU is out of memory.
+    pub(crate) fn scratch(&self) -> Result<Tensor> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tensor) = &*scratch {
+            return Ok(tensor.clone());
+        }
+        // SAFETY: whoever reads it has filled it.
+        let tensor = unsafe { Tensor::empty(SCRATCH_BYTES, DType::U8, &Device::Cuda(self.device.clone())) }?;
+        Ok(scratch.insert(tensor).clone())
     }
 
     /// A new tensor whose elements are whatever the memory held: every one must be written.

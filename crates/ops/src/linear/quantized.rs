@@ -8,7 +8,7 @@ use plimsoll_kernels::packed::{Activation, Format, Layout, Packed, Way, Work, sc
 
 use super::relay::Laid;
 use super::{OnGpu, footprint};
-use crate::cuda::{Bias, Cuda, address, launch_error};
+use crate::cuda::{Cuda, address, launch_error, upload_bias};
 use crate::quant::RowFormat;
 
 /// A matrix in a GPU's memory as a kernel reads it, and its bias.
@@ -19,7 +19,8 @@ pub(super) struct Quantized {
     codes: Tensor,
     /// u8
     scales: Tensor,
-    bias: Option<Bias>,
+    /// f32 `[rows]`
+    bias: Option<Tensor>,
 }
 
 impl Quantized {
@@ -32,7 +33,7 @@ impl Quantized {
             let len = bytes.len();
             Tensor::from_vec(bytes, len, device)
         };
-        let bias = Bias::upload(bias, layout.rows, device)?;
+        let bias = upload_bias(bias, layout.rows, device)?;
         Ok(Self { layout, codes: bytes(codes)?, scales: bytes(scales)?, bias })
     }
 
@@ -50,8 +51,12 @@ impl Quantized {
         let codes = cuda.empty(layout.code_bytes(), DType::U8)?;
         let scales = cuda.empty(layout.scale_bytes(), DType::U8)?;
         let words = |bytes: usize| (bytes / size_of::<u32>()) as u64;
-        let random =
-            FillBits { out: address("dummy", "codes", &codes, DType::U8)?, words: words(layout.code_bytes()), seed };
+        let random = FillBits {
+            out: address("dummy", "codes", &codes, DType::U8)?,
+            words: words(layout.code_bytes()),
+            seed,
+            keep: dummy_bits(layout.format),
+        };
         let same = FillWord {
             out: address("dummy", "scales", &scales, DType::U8)?,
             words: words(layout.scale_bytes()),
@@ -63,7 +68,7 @@ impl Quantized {
 
     /// With a bias, which it had not.
     pub(super) fn with_bias(self, bias: Vec<f32>) -> Result<Self> {
-        let bias = Bias::upload(Some(bias), self.layout.rows, self.codes.device())?;
+        let bias = upload_bias(Some(bias), self.layout.rows, self.codes.device())?;
         Ok(Self { bias, ..self })
     }
 
@@ -85,11 +90,10 @@ impl Quantized {
     }
 
     pub(super) fn on_gpu(&self) -> OnGpu<'_> {
-        let bias = self.bias().map(Bias::tensor);
-        OnGpu { layout: self.layout, codes: &self.codes, scales: Some(&self.scales), bias }
+        OnGpu { layout: self.layout, codes: &self.codes, scales: Some(&self.scales), bias: self.bias() }
     }
 
-    pub(super) fn bias(&self) -> Option<&Bias> {
+    pub(super) fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
 
@@ -120,7 +124,7 @@ impl Quantized {
             x: address("linear", "x", x, DType::BF16)?,
             codes: address("linear", "codes", &self.codes, DType::U8)?,
             scales: address("linear", "scales", &self.scales, DType::U8)?,
-            bias: self.bias().map_or(Ok(DevicePtr::NULL), |bias| bias.address(DType::F32))?,
+            bias: self.bias().map_or(Ok(DevicePtr::NULL), |bias| address("linear", "bias", bias, DType::F32))?,
             layout: self.layout,
             activation: Activation::None,
             way: Way::Skinny, // or another
@@ -130,8 +134,13 @@ impl Quantized {
     }
 }
 
+/// The bits of dummy codes that are random: all, but for the lowest of e4m3, without which no code is a NaN.
+fn dummy_bits(format: Format) -> u32 {
+    if format == Format::Fp8 { 0xFEFE_FEFE } else { u32::MAX }
+}
+
 /// What makes uniformly drawn codes numbers of this deviation: the codes' own are 2.93 (E2M1), 4.64 and 73.9 (integers
-/// around their middle) and 108 (e4m3). Nobody asks for GGML's blocks.
+/// around their middle) and 104 (e4m3 without its lowest bit). Nobody asks for GGML's blocks.
 fn dummy_scale(format: Format, deviation: f32) -> Option<u32> {
     Some(match format {
         Format::Mxfp4 => {
@@ -140,7 +149,7 @@ fn dummy_scale(format: Format, deviation: f32) -> Option<u32> {
         }
         Format::Int4 => scale_word(deviation / 4.64, 8),
         Format::Int8 => scale_word(deviation / 73.9, 128),
-        Format::Fp8 => scale_word(deviation / 108.0, 0),
+        Format::Fp8 => scale_word(deviation / 104.0, 0),
         Format::Bf16 | Format::Ggml(_) => return None,
     })
 }

@@ -4,16 +4,13 @@
 
 use candle_core::{Error, Result};
 use half::bf16;
-use plimsoll_kernels::packed::{Format, Ggml, Layout, Scaling, scale_word};
+use plimsoll_kernels::packed::{Format, Ggml, Layout, Scaling, TILE_ROWS, scale_word};
 
 use super::RowSource;
 use super::footprint::{self, layout};
 use crate::operand::Shared;
 use crate::par::parallel_for;
 use crate::quant::{Block, Codes, GgmlType, RowFormat, check_row, dequantize_row};
-
-/// Rows of a tile.
-const TILE: usize = 16;
 
 /// A matrix as a kernel reads it.
 pub(super) struct Laid {
@@ -75,7 +72,7 @@ fn lay_run(sources: &[RowSource<'_>]) -> Result<Option<Laid>> {
     let (mut codes, mut scales) = (vec![0; layout.code_bytes()], vec![0; layout.scale_bytes()]);
     let (all_codes, all_scales) = (Shared::new(&mut codes), Shared::new(&mut scales));
     parallel_for(layout.tiles(), |tile| {
-        let rows = &stored[tile * TILE..stored.len().min((tile + 1) * TILE)];
+        let rows = &stored[tile * TILE_ROWS..stored.len().min((tile + 1) * TILE_ROWS)];
         let (mut tile_codes, mut tile_scales) = (Vec::new(), Vec::new());
         rows.iter().for_each(|row| unpack(format, layout, row, &mut tile_codes, &mut tile_scales));
         // SAFETY: each tile has a part of its own.

@@ -50,7 +50,7 @@ pub(crate) fn weights(device: &dyn TestDevice, layout: Layout, matrices: u64) ->
         Format::Ggml(_) => 0x2020_2020,
         _ => scale_word(1.0 / 64.0, 8),
     };
-    let filled = FillBits { out: codes, words: code_bytes / 4, seed: 7 }
+    let filled = FillBits { out: codes, words: code_bytes / 4, seed: 7, keep: u32::MAX }
         .run(device.queue())
         .and_then(|()| FillWord { out: scales, words: scale_bytes / 4, value }.run(device.queue()));
     filled.unwrap_or_else(|error| panic!("{error}"));
