@@ -24,6 +24,7 @@ between the two likeliest logits of every step, to real/NAME.json.
 """
 
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -59,6 +60,7 @@ from tiny_models import (
     tiny_gpt_oss_gguf,
     tiny_llama,
     tiny_llama3,
+    tiny_llama_wide,
     tiny_llama4,
     tiny_llama4_gguf,
     tiny_llama4_maverick,
@@ -77,10 +79,11 @@ KEPT_POSITIONS = [0, 1, 8, 15, 16, 17, 31, 32, 44]
 # ---------------------------------------------------------------- tiny models
 
 # case, config, model class, dtype of the safetensors (or None, for
-# GGUF files alone), GGUF files as {stem: quantization of the matrices; or of the experts, if it is MXFP4}
+# GGUF files alone), GGUF files as {stem: quantization of the matrices; or of the experts, if it is MXFP4; or MIXED}
 TINY = [
     ("llama", tiny_llama, LlamaForCausalLM, torch.float32, {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}),
     ("llama3", tiny_llama3, LlamaForCausalLM, torch.bfloat16, {"q8_0": "Q8_0"}),
+    ("llama-gguf-mixed", tiny_llama_wide, LlamaForCausalLM, None, {"mixed": "MIXED"}),
     ("mistral", tiny_mistral, MistralForCausalLM, torch.float16, {}),
     ("gemma3", tiny_gemma3, Gemma3ForCausalLM, torch.bfloat16, {"q8_0": "Q8_0", "q4_0": "Q4_0"}),
     ("gemma3-seeing", tiny_gemma3_seeing, Gemma3ForConditionalGeneration, torch.bfloat16, {}),
@@ -318,6 +321,29 @@ def llama3_factors(config):
     return factors.astype(np.float32)
 
 
+# Of MIXED, one after the other.
+MIXED = ["Q4_K", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "Q4_1", "Q5_0", "Q5_1"]
+# Of blocks that gguf cannot make: where the halves are that all is multiplied with, and what the second (of minimums) is
+# of the first, so that the elements are as often below zero as above.
+HALVES = {"Q2_K": [(80, 1.0), (82, 1.5)], "Q3_K": [(108, 1.0)], "Q4_K": [(0, 1.0), (2, 7.5)],
+          "Q5_K": [(0, 1.0), (2, 15.5)], "Q6_K": [(208, 1.0)]}
+
+
+def random_blocks(kind, shape, generator):
+    """A matrix of random bytes, but for each block's halves: its elements deviate by about 0.1."""
+    _, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = generator.integers(0, 256, (shape[0], shape[1] // 256, size), dtype=np.uint8)
+
+    def with_scale(scale):
+        scales = scale * generator.uniform(0.8, 1.2, blocks.shape[:2])
+        for at, times in HALVES[kind.name]:
+            halves = (times * scales).astype(np.float16)
+            blocks[:, :, at:at + 2] = halves[:, :, None].view(np.uint8)
+        return blocks.reshape(shape[0], -1)
+
+    return with_scale(0.001 * 0.1 / gguf.dequantize(with_scale(0.001), kind).std())
+
+
 def write_gguf(model, path, quantization):
     config = model.config
     arch = ARCHES[type(model)]
@@ -360,8 +386,8 @@ def write_gguf(model, path, quantization):
             writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(VOCAB)])
-    of_experts = gguf.GGMLQuantizationType[quantization]
-    kind = gguf.GGMLQuantizationType.Q8_0 if quantization == "MXFP4" else of_experts
+    kinds = itertools.cycle(MIXED if quantization == "MIXED" else ["Q8_0" if quantization == "MXFP4" else quantization])
+    generator = np.random.default_rng(0)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -374,12 +400,16 @@ def write_gguf(model, path, quantization):
                 if part.ndim == 2:
                     writer.add_tensor(part_name, part)
                 else:
+                    of_experts = gguf.GGMLQuantizationType[quantization]
                     writer.add_tensor(part_name, gguf.quantize(part, of_experts), raw_dtype=of_experts)
         elif data.ndim == 1 or gguf_name(arch, name).endswith("ffn_gate_inp.weight"):
             offset = 1.0 if arch == "gemma3" else 0.0
             writer.add_tensor(gguf_name(arch, name), data + np.float32(offset))
         else:
-            writer.add_tensor(gguf_name(arch, name), gguf.quantize(data, kind), raw_dtype=kind)
+            kind = gguf.GGMLQuantizationType[next(kinds)]
+            packed = (random_blocks(kind, data.shape, generator) if kind.name in HALVES
+                      else gguf.quantize(data, kind))
+            writer.add_tensor(gguf_name(arch, name), packed, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -33,6 +33,14 @@ def tiny_llama3():
                          "high_freq_factor": 4.0, "original_max_position_embeddings": 64})
 
 
+def tiny_llama_wide():
+    # Rows of whole blocks of 256, and as few as that allows.
+    return LlamaConfig(
+        vocab_size=VOCAB, hidden_size=256, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=64, rms_norm_eps=1e-5, max_position_embeddings=128, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+
+
 def tiny_mistral():
     return MistralConfig(
         vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
