@@ -43,7 +43,9 @@ fn streamed(name: &str, answer: &str) -> Response {
     let (half, rest) = answer.split_at(answer.len() / 2);
     let events = [piece(half, Value::Null), piece(rest, json!("stop")), usage];
     let events: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
-    (events + "data: [DONE]\n\n").into_response()
+    // Some servers close without a blank line behind the last event.
+    let end = if name == "delta" { "\n\n" } else { "\n" };
+    (events + "data: [DONE]" + end).into_response()
 }
 
 /// Knows how many days a week has, and how to add.
