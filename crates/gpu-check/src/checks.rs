@@ -6,8 +6,8 @@ use plimsoll_gpu_check::results::Row;
 use plimsoll_kernel_checks::{Random, cases};
 use serde_json::json;
 
-use crate::only::Only;
 use crate::worker::Item;
+use plimsoll_gpu_check::only::Only;
 
 /// More than there is time for.
 const ROUNDS: u64 = 50;

@@ -16,8 +16,8 @@ use serde_json::json;
 use crate::ceilings::{Ceilings, multiply, noise, noise_on_host};
 use crate::clock;
 use crate::gpu::Gpu;
-use crate::scale::Scale;
 use crate::worker::Item;
+use plimsoll_gpu_check::scale::Scale;
 
 /// Out and in features of a layer's four matrices: queries, keys and values; attention's output; gate and up; down.
 type Layer = [(usize, usize); 4];

@@ -9,7 +9,7 @@ use plimsoll_kernel_checks::TestDevice;
 use plimsoll_kernels::cuda::CudaQueue;
 use plimsoll_kernels::{DevicePtr, Queue};
 
-use crate::scale::Scale;
+use plimsoll_gpu_check::scale::Scale;
 
 /// An opened GPU.
 pub(crate) struct Gpu {

@@ -12,10 +12,7 @@ mod goldens;
 mod gpu;
 mod layers;
 mod models;
-mod only;
-mod scale;
 mod serve;
-mod served;
 mod timings;
 mod worker;
 
@@ -25,12 +22,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, ValueEnum};
+use plimsoll_gpu_check::only::Only;
 use plimsoll_gpu_check::results::{self, Results, is_ok};
 use plimsoll_gpu_check::supervise::{self, End, Limits};
-use plimsoll_gpu_check::{benchmarks, table};
+use plimsoll_gpu_check::{benchmarks, scale, table};
 use serde_json::{Value, json};
-
-use only::Only;
 
 /// Checks and measures Plimsoll on this machine's GPU
 #[derive(Parser)]

@@ -17,8 +17,8 @@ use serde_json::json;
 
 use crate::ceilings::Ceilings;
 use crate::gpu::Gpu;
-use crate::scale::Scale;
 use crate::worker::{Item, Measure};
+use plimsoll_gpu_check::scale::Scale;
 
 /// The model that is loaded, so that the items after one another of the same model share it.
 type Loaded = Rc<RefCell<Option<Model>>>;

@@ -1,42 +1,41 @@
 //! How large everything is: as it is measured on a GPU, or as small as a rehearsal on a stand-in for one can bear, whose
 //! figures mean nothing.
 
-use plimsoll_gpu_check::model::Sizes;
-
+use crate::model::Sizes;
 use crate::served::{self, Served};
 
-pub(crate) struct Scale {
+pub struct Scale {
     /// Timed repetitions, of which the median is told.
-    pub(crate) repetitions: usize,
+    pub repetitions: usize,
     /// Work that one measurement should take at least, so that events' resolution does not matter.
-    pub(crate) long_enough_s: f64,
+    pub long_enough_s: f64,
     /// Bytes of the copy; many times any cache.
-    pub(crate) copy_bytes: usize,
+    pub copy_bytes: usize,
     /// Rows, columns and depth of the large product.
-    pub(crate) side: usize,
+    pub side: usize,
     /// Kernels that move more are not timed.
-    pub(crate) most_bytes: u64,
+    pub most_bytes: u64,
     /// Features of a layer's products are divided by this.
-    pub(crate) layer_divisor: usize,
+    pub layer_divisor: usize,
     /// Rows of a layer's products.
-    pub(crate) layer_tokens: &'static [usize],
+    pub layer_tokens: &'static [usize],
     /// Names of models and their config.json in the data folder; the most telling first.
-    pub(crate) models: &'static [(&'static str, &'static str)],
-    pub(crate) sizes: Sizes,
+    pub models: &'static [(&'static str, &'static str)],
+    pub sizes: Sizes,
     /// Sequences that are decoded together.
-    pub(crate) batches: &'static [u32],
+    pub batches: &'static [u32],
     /// Prompt tokens of each before decoding, and tokens decoded.
-    pub(crate) short: (usize, u32),
+    pub short: (usize, u32),
     /// A long prompt: one chunk of prefill, then decoding at that context.
-    pub(crate) long: (usize, u32),
-    pub(crate) served: &'static [Served],
+    pub long: (usize, u32),
+    pub served: &'static [Served],
 }
 
 const LLAMA_8B: &str = "configs/architectures/llama-3.1-8b.json";
 const GPT_OSS_20B: &str = "configs/architectures/gpt-oss-20b.json";
 const GEMMA_27B: &str = "configs/architectures/gemma-3-27b-it.json";
 
-pub(crate) const FULL: Scale = Scale {
+pub const FULL: Scale = Scale {
     repetitions: 21,
     long_enough_s: 1e-3,
     copy_bytes: 2 << 30,
@@ -64,7 +63,7 @@ pub(crate) const FULL: Scale = Scale {
     served: served::FULL,
 };
 
-pub(crate) const REHEARSAL: Scale = Scale {
+pub const REHEARSAL: Scale = Scale {
     repetitions: 1,
     long_enough_s: 0.0,
     copy_bytes: 1 << 20,

@@ -12,8 +12,8 @@ use plimsoll_ops::gpu;
 use serde_json::json;
 
 use crate::ceilings::Ceilings;
-use crate::only::Only;
-use crate::served::Served;
+use plimsoll_gpu_check::only::Only;
+use plimsoll_gpu_check::served::Served;
 
 /// How long a server may take until it is ready: the largest models make more than 100 GB of random weights. And how much
 /// of the time must be left for another load.

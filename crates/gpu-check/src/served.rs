@@ -1,16 +1,16 @@
 //! Which models are served, and what is put on them: the most telling first.
 
-use plimsoll_gpu_check::serving::Load;
+use crate::serving::Load;
 
 /// A model and its loads.
-pub(crate) struct Served {
+pub struct Served {
     /// What `--only` goes by.
-    pub(crate) model: &'static str,
+    pub model: &'static str,
     /// In the data folder.
-    pub(crate) config: &'static str,
+    pub config: &'static str,
     /// `--max-model-len` of the server.
-    pub(crate) len: u32,
-    pub(crate) loads: &'static [Load],
+    pub len: u32,
+    pub loads: &'static [Load],
 }
 
 /// Prompts of 1 to 63 random tokens, 100 out: the reference workload's lengths.
@@ -29,7 +29,7 @@ macro_rules! architecture {
     };
 }
 
-pub(crate) const FULL: &[Served] = &[
+pub const FULL: &[Served] = &[
     Served {
         model: "gpt-oss-20b",
         config: architecture!("gpt-oss-20b"),
@@ -94,7 +94,7 @@ pub(crate) const FULL: &[Served] = &[
 ];
 
 /// The same names over tiny models.
-pub(crate) const REHEARSAL: &[Served] = &[
+pub const REHEARSAL: &[Served] = &[
     tiny("gpt-oss-20b", "tests/golden/gpt-oss-mxfp4/config.json"),
     tiny("llama-4-scout-fp8", "tests/golden/llama4-fp8-channel/config.json"),
     tiny("llama-3.1-8b", "tests/golden/llama/config.json"),

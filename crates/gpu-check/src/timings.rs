@@ -10,8 +10,8 @@ use plimsoll_kernel_checks::{Run, Timing, timings};
 use crate::ceilings::Ceilings;
 use crate::clock;
 use crate::gpu::Gpu;
-use crate::scale::Scale;
 use crate::worker::Item;
+use plimsoll_gpu_check::scale::Scale;
 
 /// Sets of inputs that launches go round.
 const MOST_SETS: u64 = 16;

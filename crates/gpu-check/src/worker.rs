@@ -9,7 +9,7 @@ use plimsoll_gpu_check::results::Row;
 use serde_json::{Value, json};
 
 use crate::gpu::Gpu;
-use crate::scale::Scale;
+use plimsoll_gpu_check::scale::Scale;
 
 /// Gives what was measured.
 pub(crate) type Measure = Box<dyn Fn(&Gpu) -> Result<Row>>;
