@@ -67,8 +67,7 @@ pub fn load(
 /// Everything that [`load`] would refuse, as far as it shows without reading the matrices.
 pub fn survey(checkpoint: &Checkpoint) -> Vec<CheckpointError> {
     let config = checkpoint.config();
-    let begun =
-        find(config).and_then(|architecture| Ok((architecture, Weights::survey(checkpoint)?)));
+    let begun = find(config).and_then(|architecture| Ok((architecture, Weights::survey(checkpoint)?)));
     let (architecture, weights) = match begun {
         Ok(begun) => begun,
         Err(problem) => return vec![problem],

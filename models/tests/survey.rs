@@ -1,5 +1,8 @@
 //! A survey tells, without reading the matrices, what loading would refuse; and all of it, where loading tells the first.
 
+#[path = "scratch/mod.rs"]
+mod scratch;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +11,8 @@ use plimsoll_nn::{Checkpoint, Footprint};
 use plimsoll_ops::linear::Activations;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
+
+use self::scratch::Scratch;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
@@ -41,9 +46,7 @@ fn what_loads_has_no_problems() {
 
 #[test]
 fn all_problems_are_told_at_once() {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("survey");
-    let _ = fs::remove_dir_all(&folder); // of an earlier run
-    fs::create_dir_all(&folder).unwrap();
+    let folder = Scratch::new("survey");
     fs::copy(golden().join("llama/config.json"), folder.join("config.json")).unwrap();
     let original = fs::read(golden().join("llama/model.safetensors")).unwrap();
     let mut tensors = SafeTensors::deserialize(&original).unwrap().tensors();
@@ -79,10 +82,91 @@ fn all_problems_are_told_at_once() {
     assert!(load(&checkpoint, Activations::F32, |_, _| {}).is_err());
 }
 
+/// In a GGUF file, whose names are others than the model's.
+#[test]
+fn a_problem_of_a_gguf_file_is_told_once() {
+    let folder = Scratch::new("survey-gguf");
+    let path = folder.join("turned.gguf");
+    let mut bytes = fs::read(golden().join("llama/q8_0.gguf")).unwrap();
+    let name = "blk.0.ffn_up.weight";
+    let dimensions = bytes.windows(name.len()).position(|found| found == name.as_bytes()).unwrap() + name.len() + 4;
+    let [cols, rows] = [0, 8].map(|at| u64::from_le_bytes(bytes[dimensions + at..][..8].try_into().unwrap()));
+    assert_eq!([rows, cols], [96, 64]);
+    bytes[dimensions..][..16].copy_from_slice(&[rows.to_le_bytes(), cols.to_le_bytes()].concat());
+    fs::write(&path, bytes).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let refused = load(&checkpoint, Activations::F32, |_, _| {}).map(drop).unwrap_err().to_string();
+    assert!(refused.contains(name) && refused.contains("[64, 96]"), "{refused}");
+    assert_eq!(survey(&checkpoint).iter().map(ToString::to_string).collect::<Vec<_>>(), [refused]);
+}
+
+/// A copy of a golden folder whose tensors' bytes are as `edit` leaves them.
+fn edited(case: &str, edit: impl Fn(&str, &mut Vec<u8>)) -> Scratch {
+    let folder = Scratch::new("survey-edited");
+    fs::copy(golden().join(case).join("config.json"), folder.join("config.json")).unwrap();
+    let original = fs::read(golden().join(case).join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&original).unwrap();
+    let edited: Vec<_> = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let mut data = view.data().to_vec();
+            edit(&name, &mut data);
+            (name, view.dtype(), view.shape().to_vec(), data)
+        })
+        .collect();
+    let views =
+        edited.iter().map(|(name, dtype, shape, data)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    fs::write(folder.join("model.safetensors"), serialize(views, None).unwrap()).unwrap();
+    folder
+}
+
+/// Kernels for experts take one form: of experts of which some are reordered, all are widened.
+#[test]
+fn experts_of_a_layer_are_widened_together() {
+    let gpu = |is_reordered: fn(&str) -> bool| {
+        let folder = edited("qwen3_moe-gptq", |name, data| {
+            if name.contains("layers.1.mlp.experts.") && name.ends_with("up_proj.g_idx") && is_reordered(name) {
+                data.rotate_left(4); // the columns of the first of two groups are all but one, and the last
+            }
+        });
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        load(&checkpoint, Activations::F32, |_, _| {}).unwrap();
+        memory(&checkpoint, None, Footprint::Gpu).unwrap()
+    };
+    let (none, one, all) = (gpu(|_| false), gpu(|name| name.contains("experts.2.")), gpu(|_| true));
+    assert!(none < one, "{none} and {one}");
+    assert_eq!(one, all);
+}
+
+/// What is planned with is found without looking at a number; that one is none is for the load to say.
+#[test]
+fn sizes_are_found_without_reading_scales_or_norms() {
+    for (case, names) in [
+        ("llama-fp8-block", &["weight_scale_inv", "norm.weight"][..]),
+        ("llama-gptq", &["down_proj.scales"]),
+        ("gpt-oss-mxfp4", &["gate_up_proj_scales", "proj_bias"]),
+    ] {
+        for name in names {
+            let folder = edited(case, |found, data| {
+                if found.ends_with(name) {
+                    data.fill(0xff);
+                }
+            });
+            let [whole, harmed] =
+                [golden().join(case), folder.to_path_buf()].map(|path| Checkpoint::open(&path).unwrap());
+            assert!(!survey(&harmed).is_empty(), "{case}: {name}");
+            for on in [Footprint::Stored, Footprint::Cpu, Footprint::Gpu] {
+                let [whole, harmed] = [&whole, &harmed].map(|checkpoint| memory(checkpoint, None, on).unwrap());
+                assert_eq!(whole, harmed, "{case}: {name}, {on:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn norms_that_are_not_numbers_are_refused_by_name() {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("survey-nan");
-    fs::create_dir_all(&folder).unwrap();
+    let folder = Scratch::new("survey-nan");
     fs::copy(golden().join("llama/config.json"), folder.join("config.json")).unwrap();
     let original = fs::read(golden().join("llama/model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&original).unwrap();

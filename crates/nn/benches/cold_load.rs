@@ -32,7 +32,7 @@ fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let mib: usize = arguments.next().map_or(1024, |mib| mib.parse().expect("MiB"));
     let parent = arguments.next().map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).into(), PathBuf::from);
-    let folder = parent.join("cold-load");
+    let folder = parent.join(format!("cold-load-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let matrices = mib * MIB / MATRIX_BYTES;
     let file = folder.join("model.safetensors");

@@ -14,11 +14,18 @@ const INDEX: &str = "model.safetensors.index.json";
 /// A folder of a test's own.
 struct Folder(PathBuf);
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 impl Folder {
     /// With a config.json, and nothing else.
     fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("folders-{name}"));
-        let _ = fs::remove_dir_all(&path); // of an earlier run
+        let process = std::process::id();
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("folders-{name}-{process}"));
+        let _ = fs::remove_dir_all(&path); // of an earlier process of this number
         fs::create_dir_all(&path).unwrap();
         let folder = Self(path);
         folder.write("config.json", b"{}");

@@ -5,6 +5,8 @@
 
 mod blocks;
 mod harm;
+#[path = "../scratch/mod.rs"]
+mod scratch;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
@@ -20,6 +22,7 @@ use plimsoll_ops::quant::GgmlType;
 use serde_json::Value;
 
 use self::harm::{Random, damage};
+use self::scratch::Scratch;
 
 /// Damages of each file.
 const SEEDS: u64 = 300;
@@ -69,7 +72,7 @@ const fn of_folder(folder: &'static str, file: &'static str) -> Subject {
 const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
 
-const SUBJECTS: [Subject; 23] = [
+const SUBJECTS: [Subject; 25] = [
     of_folder("llama", WEIGHTS),
     of_folder("llama", CONFIG),
     of_folder("llama3", "model.safetensors.index.json"),
@@ -89,6 +92,8 @@ const SUBJECTS: [Subject; 23] = [
     of_folder("llama4-fp8-channel", WEIGHTS),
     of_folder("gpt-oss-mxfp4", WEIGHTS),
     of_folder("gpt-oss-mxfp4", CONFIG),
+    of_folder("gpt-oss-fp8-block", WEIGHTS),
+    of_folder("gpt-oss-gptq-listed", WEIGHTS),
     of_folder("gemma3", CONFIG),
     Subject { folder: "llama", file: "q4_0.gguf", opened: "q4_0.gguf" },
     Subject { folder: "gemma3", file: "q8_0.gguf", opened: "q8_0.gguf" },
@@ -101,10 +106,8 @@ fn golden() -> PathBuf {
 }
 
 /// A copy of a golden folder, or a folder of what is made here.
-fn copy_of(folder: &str, test: &str) -> PathBuf {
-    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
-    let _ = fs::remove_dir_all(&copy); // of the file before
-    fs::create_dir_all(&copy).unwrap();
+fn copy_of(folder: &str, test: &str) -> Scratch {
+    let copy = Scratch::new(test);
     if folder.is_empty() {
         fs::write(copy.join("blocks.gguf"), blocks::file().0).unwrap();
         return copy;
@@ -162,9 +165,9 @@ fn no_damage_makes_it_panic_or_claim_memory() {
     let (mut loaded, mut refused, mut no_numbers) = (0, 0, 0);
     for Subject { folder, file, opened } in SUBJECTS {
         let copy = copy_of(folder, "damaged");
-        let path = if opened.is_empty() { copy.clone() } else { copy.join(opened) };
+        let path = if opened.is_empty() { copy.to_path_buf() } else { copy.join(opened) };
         let whole = fs::read(copy.join(file)).unwrap();
-        let size: u64 = fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        let size: u64 = fs::read_dir(&*copy).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
         for seed in alone.map_or(0..SEEDS, |seed: u64| seed..seed + 1) {
             let case = format!("{folder}/{file}, PLIMSOLL_DAMAGE_SEED={seed}");
             let mut bytes = whole.clone();

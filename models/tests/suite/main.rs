@@ -6,4 +6,6 @@ mod formats;
 mod golden;
 mod published;
 mod refusals;
+#[path = "../scratch/mod.rs"]
+mod scratch;
 mod table;

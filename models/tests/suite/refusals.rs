@@ -2,7 +2,7 @@
 //! where they are parsed, in `nn`.)
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use plimsoll_models::{find, load, survey};
 use plimsoll_nn::{Checkpoint, CheckpointError};
@@ -11,15 +11,14 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use crate::driver::{Driver, Golden, golden_dir};
+use crate::scratch::Scratch;
 
 /// A copy of a tiny checkpoint that a test may damage.
-pub(crate) struct Copy(pub(crate) PathBuf);
+pub(crate) struct Copy(pub(crate) Scratch);
 
 impl Copy {
     pub(crate) fn of(case: &str, test: &str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("refusals-{test}"));
-        let _ = fs::remove_dir_all(&folder); // of an earlier run
-        fs::create_dir_all(&folder).unwrap();
+        let folder = Scratch::new(&format!("refusals-{test}"));
         for entry in fs::read_dir(golden_dir().join(case)).unwrap() {
             let entry = entry.unwrap();
             fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
@@ -45,7 +44,7 @@ impl Copy {
     /// does not lie in a matrix's own numbers.
     #[track_caller]
     pub(crate) fn check(&self, file: &str, expected: &[&str]) {
-        let path = if file.is_empty() { self.0.clone() } else { self.0.join(file) };
+        let path = if file.is_empty() { self.0.to_path_buf() } else { self.0.join(file) };
         let problem = match Checkpoint::open(&path) {
             Err(problem) => problem.to_string(),
             Ok(checkpoint) => {
@@ -66,7 +65,7 @@ impl Copy {
 fn an_undamaged_copy_loads_and_reports_progress() {
     let (llama, gpt_oss) = (Copy::of("llama", "undamaged"), Copy::of("gpt-oss-mxfp4", "undamaged-experts"));
     let files = ["", "f16.gguf", "q8_0.gguf", "q4_0.gguf"].map(|file| llama.0.join(file));
-    for path in files.into_iter().chain([gpt_oss.0.clone()]) {
+    for path in files.into_iter().chain([gpt_oss.0.to_path_buf()]) {
         let checkpoint = Checkpoint::open(&path).unwrap();
         let seen = std::cell::RefCell::new(Vec::new());
         load(&checkpoint, Activations::F32, |done, total| seen.borrow_mut().push((done, total))).unwrap();
@@ -209,6 +208,47 @@ fn the_text_of_a_model_that_also_sees_is_found_by_either_name() {
     copy.check("", &["text_config.layer_types"]);
     copy.edit_json("config.json", |config| config["text_config"]["layer_types"] = Value::Null);
     copy.check("", &["model.language_model.layers.2", "missing"]);
+}
+
+#[test]
+fn lists_of_experts_are_found_by_either_name() {
+    let copy = Copy::of("gpt-oss-gptq-listed", "lists");
+    rewrite(&copy, |name, view| {
+        let name = name.replace(".gate_up.", ".gate_up_projs.").replace(".down.", ".down_projs.");
+        Some((name, view.shape().to_vec(), view.data().to_vec()))
+    });
+    let ids = &Golden::read("gpt-oss-gptq-listed").prompts("")[0].ids;
+    let logits = |path: &Path| Driver::open(path, Activations::F32, 64).whole(ids);
+    assert_eq!(logits(&copy.0), logits(&golden_dir().join("gpt-oss-gptq-listed")));
+    let lost = "model.layers.1.mlp.experts.down_projs.3.qweight";
+    rewrite(&copy, |name, view| {
+        Some((name.to_owned(), view.shape().to_vec(), view.data().to_vec())).filter(|_| name != lost)
+    });
+    copy.check("", &["model.layers.1.mlp.experts.down_projs.3", "missing"]);
+}
+
+/// A listed expert that was left as it was, whose own numbers are damaged: told by tensor and row, as any other's.
+#[test]
+fn a_listed_expert_that_is_not_of_numbers() {
+    let copy = Copy::of("gpt-oss-gptq-listed", "listed-nan");
+    let module = "model.layers.1.mlp.experts.down.3";
+    let aside = ["qzeros", "scales", "g_idx"].map(|tensor| format!("{module}.{tensor}"));
+    let original = fs::read(copy.0.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&original).unwrap();
+    let kept = tensors.tensors().into_iter().filter(|(name, _)| !aside.contains(name));
+    let kept: Vec<_> = kept.filter(|(name, _)| *name != format!("{module}.qweight")).collect();
+    for value in [0x3c00u16, 0x7e00] {
+        let elements =
+            [0x3c00u16; 64 * 64].iter().enumerate().map(|(at, &one)| if at == 64 * 5 + 7 { value } else { one });
+        let bytes: Vec<u8> = elements.flat_map(u16::to_le_bytes).collect();
+        let weight = (format!("{module}.weight"), TensorView::new(Dtype::F16, vec![64, 64], &bytes).unwrap());
+        let all = kept.iter().cloned().chain([weight]);
+        fs::write(copy.0.join("model.safetensors"), safetensors::serialize(all, None).unwrap()).unwrap();
+        if value == 0x3c00 {
+            load(&Checkpoint::open(&copy.0).unwrap(), Activations::F32, |_, _| {}).unwrap();
+        }
+    }
+    copy.check("", &[&format!("{module}.weight"), "row 5 ", "not a number"]);
 }
 
 #[test]

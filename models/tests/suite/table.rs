@@ -59,6 +59,38 @@ fn the_document_says_what_the_tests_saw() {
     }
 }
 
+/// README.md's row is a summary of the tables, in words of its own.
+#[test]
+fn the_readme_names_each_architecture_and_format() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let (_, after) = readme.split_once("| architectures | formats |\n|---|---|\n").expect("README.md has the row");
+    let row = after.lines().next().unwrap();
+    let architectures = families().into_iter().map(|family| {
+        let said = match &*family {
+            "Llama, Mistral" => "Llama 3 to 3.3 (SmolLM2, Mistral)",
+            "Llama4" => "Llama 4 (text)",
+            "Gemma3" => "Gemma 3 (text)",
+            "Qwen3" => "Qwen3 and its",
+            "Qwen3Moe" => "mixtures of experts",
+            "GptOss" => "gpt-oss",
+            _ => "not said yet: name it here, too",
+        };
+        (family, said)
+    });
+    let formats = FORMATS.iter().map(|&format| {
+        let said = match format.split_once(", ") {
+            Some(("FP8", _)) => "FP8 by tensor, channel or block",
+            Some((_, "compressed-tensors")) => "INT8 and INT4 of compressed-tensors",
+            Some(("INT4", method)) => method,
+            _ => format,
+        };
+        (format.to_owned(), said)
+    });
+    for (what, said) in architectures.chain(formats) {
+        assert!(row.contains(said), "{what}: {said:?} is not in README.md's row, {row}");
+    }
+}
+
 fn tables() -> String {
     let tested: Vec<Tested> = Case::all().iter().map(Tested::of).collect();
     let families = families();
