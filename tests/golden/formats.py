@@ -13,7 +13,7 @@ the last part of their names, and the matrix itself, float32 and exact. Layouts:
     awq     AutoAWQ's `gemm`: [cols, rows], eight rows in a word, in an order of their own
 
 Experts are modules N.gate_proj, N.up_proj and N.down_proj, as all these tools make of them; or `listed`, as GPTQModel
-stored gpt-oss's at first: gate_up.N, of which gate's and up's rows alternate, and down.N.
+stores gpt-oss's: gate_up.N, of which gate's and up's rows alternate, and down.N.
 """
 
 import hashlib

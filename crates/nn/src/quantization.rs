@@ -16,7 +16,7 @@ use self::compressed::Compressed;
 use self::modules::Modules;
 use crate::{CheckpointError, Fields};
 
-const SERVED: &str = "fp8, compressed-tensors, gptq, awq and mxfp4 are";
+const SERVED: &str = "fp8, fbgemm_fp8, compressed-tensors, gptq, awq and mxfp4 are";
 
 /// Matrices that are never made in a packed form, by the last part of their names, unless a checkpoint has them so: the
 /// output layer, and what chooses experts.
@@ -80,6 +80,7 @@ impl Quantization {
         let method = fields.text("quant_method")?.or(older.map(|_| "compressed-tensors"));
         let (method, kept) = match method {
             Some("fp8") => (Method::Fp8(Fp8::parse(fields)?), &["modules_to_not_convert", "ignored_layers"][..]),
+            Some("fbgemm_fp8") => (Method::Fp8(Fp8::OF_ROWS), &["modules_to_not_convert"][..]),
             Some("compressed-tensors") => (Method::Compressed(Compressed::parse(fields)?), &["ignore"][..]),
             Some("gptq") => (Method::Gptq(Gptq::parse(fields)?), &["modules_to_not_convert"][..]),
             Some("awq") => (parse_awq(fields)?, &["modules_to_not_convert"][..]),
@@ -156,6 +157,9 @@ impl fmt::Display for Quantization {
 }
 
 impl Fp8 {
+    /// FBGEMM's, as Meta publishes Llama 3.1 405B: a scale a row, activations rounded as they come.
+    const OF_ROWS: Self = Self { block: None, rounds_activations: true };
+
     fn parse(fields: Fields<'_>) -> Result<Self, CheckpointError> {
         fields.only("fmt", "e4m3")?;
         fields.only("weight_format", "e4m3")?;

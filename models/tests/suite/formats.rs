@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::path::Path;
 
 use plimsoll_models::{dummy_bytes, find, load, load_dummy, quantized_bytes};
 use plimsoll_nn::{Checkpoint, Loading, Quantize};
@@ -156,6 +157,22 @@ fn tensors_beside_a_quantized_matrix() {
     let zeros: Owned = (Dtype::I8, vec![64, 1], vec![0; 64]);
     edit_tensors(&copy, &original, |_, tensor| Some(tensor), &[(&format!("{DOWN}.weight_zero_point"), zeros)]);
     copy.check("", &[&format!("{DOWN}.weight_zero_point"), "no use"]);
+}
+
+/// FBGEMM's files differ from compressed-tensors' of a scale a row in their config alone.
+#[test]
+fn fbgemm_s_name_for_fp8_is_known() {
+    let copy = Copy::of("llama-fp8-channel", "fbgemm");
+    copy.edit_json(CONFIG, |config| {
+        config["quantization_config"] = json!({
+            "quant_method": "fbgemm_fp8",
+            "activation_scale_ub": 1200.0,
+            "modules_to_not_convert": ["lm_head"],
+        });
+    });
+    let ids = &Golden::read("llama-fp8-channel").prompts("")[0].ids;
+    let logits = |path: &Path| Driver::open(path, Activations::F32, 64).whole(ids);
+    assert_eq!(logits(&copy.0), logits(&golden_dir().join("llama-fp8-channel")));
 }
 
 #[test]

@@ -245,8 +245,9 @@ fn is_derived(name: &str) -> bool {
 
 /// Scales and zeros of quantized activations, keys and values: here they are what they are.
 fn is_of_activations(name: &str) -> bool {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 9] = [
         "input_scale",
+        "input_scale_ub",
         "input_zero_point",
         "output_scale",
         "output_zero_point",
