@@ -120,30 +120,28 @@ impl Dense {
 /// A row holds what is not a number.
 fn widen(source: &RowSource<'_>, out: &mut [bf16]) -> Result<()> {
     let row_bytes = source.bytes.len() / source.rows.max(1);
-    let read = |row: &[u8], values: &mut [f32]| {
-        check_row(source.format, row).map_err(Error::msg)?;
-        dequantize_row(source.format, row, values)
-    };
-    if source.format == RowFormat::Ggml(GgmlType::BF16) && source.order.is_none() {
-        check_row(source.format, source.bytes).map_err(Error::msg)?;
-        for (element, bytes) in out.iter_mut().zip(source.bytes.as_chunks::<2>().0) {
-            *element = bf16::from_le_bytes(*bytes);
+    let is_copied = source.format == RowFormat::Ggml(GgmlType::BF16) && source.order.is_none();
+    let widen_row = |stored: &[u8], out: &mut [bf16]| {
+        check_row(source.format, stored).map_err(Error::msg)?;
+        if is_copied {
+            out.iter_mut().zip(stored.as_chunks().0).for_each(|(out, bytes)| *out = bf16::from_le_bytes(*bytes));
+            return Ok(());
         }
-        return Ok(());
-    }
-    let rows: Vec<_> = out.chunks_mut(source.cols).map(std::sync::Mutex::new).collect();
+        let mut values = vec![0f32; source.cols];
+        dequantize_row(source.format, stored, &mut values)?;
+        if let Some(order) = source.order {
+            RowSource::put_in_order(order, &mut values);
+        }
+        out.iter_mut().zip(&values).for_each(|(out, value)| *out = bf16::from_f32(*value));
+        Ok(())
+    };
+    let rows: Vec<_> = out.chunks_mut(source.cols.max(1)).map(std::sync::Mutex::new).collect();
     let failed = std::sync::Mutex::new(None);
     parallel_for(rows.len(), |row| {
-        let mut values = vec![0f32; source.cols];
-        match read(&source.bytes[row * row_bytes..][..row_bytes], &mut values) {
-            Ok(()) => {
-                if let Some(order) = source.order {
-                    RowSource::put_in_order(order, &mut values);
-                }
-                let mut out = rows[row].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                out.iter_mut().zip(&values).for_each(|(out, value)| *out = bf16::from_f32(*value));
-            }
-            Err(error) => *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error),
+        let mut out = rows[row].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let widened: Result<()> = widen_row(&source.bytes[row * row_bytes..][..row_bytes], &mut out);
+        if let Err(error) = widened {
+            *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
         }
     });
     match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {

@@ -2,6 +2,8 @@
 //! blocks what they are, and f32 scales keep 16 significant bits ([`scale_word`]). How they lie there is the kernels'
 //! business ([`Layout`]); what codes mean is [`crate::quant`]'s.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Error, Result};
 use half::bf16;
 use plimsoll_kernels::packed::{Format, Ggml, Layout, Scaling, TILE_ROWS, scale_word};
@@ -64,15 +66,19 @@ fn lay_run(sources: &[RowSource<'_>]) -> Result<Option<Laid>> {
     let RowSource { format, cols, order, .. } = sources[0];
     let Some(layout) = layout(format, rows_of(sources), cols) else { return Ok(None) };
     let stored: Vec<&[u8]> = sources.iter().flat_map(RowSource::stored_rows).collect();
-    stored.iter().try_for_each(|row| check_row(format, row)).map_err(Error::msg)?;
     if !stored.iter().all(|row| zeros_fit(format, row)) {
         return Ok(None);
     }
     let (code_bytes, scale_bytes) = (layout.tile_code_bytes(), layout.tile_scale_bytes());
     let (mut codes, mut scales) = (vec![0; layout.code_bytes()], vec![0; layout.scale_bytes()]);
     let (all_codes, all_scales) = (Shared::new(&mut codes), Shared::new(&mut scales));
+    let fault = Mutex::new(None);
     parallel_for(layout.tiles(), |tile| {
         let rows = &stored[tile * TILE_ROWS..stored.len().min((tile + 1) * TILE_ROWS)];
+        if let Err(problem) = rows.iter().try_for_each(|row| check_row(format, row)) {
+            *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+            return;
+        }
         let (mut tile_codes, mut tile_scales) = (Vec::new(), Vec::new());
         rows.iter().for_each(|row| unpack(format, layout, row, &mut tile_codes, &mut tile_scales));
         // SAFETY: each tile has a part of its own.
@@ -82,7 +88,13 @@ fn lay_run(sources: &[RowSource<'_>]) -> Result<Option<Laid>> {
         };
         layout.lay_tile(&tile_codes, &tile_scales, codes, scales);
     });
+    no_fault(fault)?;
     Ok(Some(Laid { layout, codes, scales, order: order.map(<[u32]>::to_vec) }))
+}
+
+/// What threads found in rows that they read.
+fn no_fault(found: Mutex<Option<String>>) -> Result<()> {
+    found.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |problem| Err(Error::msg(problem)))
 }
 
 /// Sources of one order as bf16, in the order of the input features.
@@ -90,10 +102,14 @@ fn widen(sources: &[RowSource<'_>]) -> Result<Laid> {
     let RowSource { format, cols, order, .. } = sources[0];
     let layout = footprint::widened(rows_of(sources), cols);
     let stored: Vec<&[u8]> = sources.iter().flat_map(RowSource::stored_rows).collect();
-    stored.iter().try_for_each(|row| check_row(format, row)).map_err(Error::msg)?;
     let mut codes = vec![0; layout.code_bytes()];
     let all = Shared::new(&mut codes);
+    let fault = Mutex::new(None);
     parallel_for(stored.len(), |row| {
+        if let Err(problem) = check_row(format, stored[row]) {
+            *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+            return;
+        }
         let mut values = vec![0f32; cols];
         dequantize_row(format, stored[row], &mut values).expect("a row that was checked");
         if let Some(order) = order {
@@ -105,6 +121,7 @@ fn widen(sources: &[RowSource<'_>]) -> Result<Laid> {
             *out = bf16::from_f32(value).to_ne_bytes();
         }
     });
+    no_fault(fault)?;
     Ok(Laid { layout, codes, scales: Vec::new(), order: None })
 }
 

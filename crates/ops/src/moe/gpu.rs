@@ -176,7 +176,10 @@ impl Stack {
         let layout = first.layout;
         let alike = |one: &OnGpu<'_>| one.layout == layout && one.bias.is_some() == first.bias.is_some();
         if all.len() != matrices.len() || !all.iter().all(alike) {
-            bail!("experts of one layer that are stored in different formats are not served on a GPU");
+            bail!(
+                "experts of one layer do not lie alike on the GPU: some have zero points that its kernels do not take; serve \
+                 them with --device cpu"
+            );
         }
         layout.check().map_err(candle_core::Error::msg)?;
         let join = |of: &dyn Fn(&OnGpu<'_>) -> Option<Tensor>| {
