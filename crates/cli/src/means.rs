@@ -21,7 +21,8 @@ use crate::{machine, pull};
 const KV_CACHE_SHARE: u64 = 4;
 const KV_CACHE_MOST: u64 = 2 << 30;
 
-/// Of a GPU's memory, for libraries and captured steps. An estimate.
+/// Of a GPU's memory: 512 MiB for captured steps, 128 MiB for what is tried at start, 32 MiB each for cuBLASLt's workspace and
+/// FP8's scratch; the rest for libraries. An estimate.
 const GPU_OVERHEAD: u64 = 1 << 30;
 
 /// A context this short serves nobody: rather refuse to start.
