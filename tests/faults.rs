@@ -8,30 +8,15 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use support::{Ended, Server, plimsoll, run};
+use support::{Ended, SHORT, Server, folder, plimsoll, read, run};
 
 /// 5 ms a step, so that a server of these has a capacity, and far less than the client's.
 const DEVICE: [&str; 4] = ["--device", "null:5000:50", "--max-num-seqs", "16"];
-const SHORT: [&str; 6] = ["--rung-seconds", "1", "--max-tokens", "8", "--no-open-loop", "--no-drift-check"];
-
-/// An empty folder of a test's own.
-fn folder(name: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::remove_dir_all(&folder).ok();
-    std::fs::create_dir_all(&folder).expect("writable");
-    folder
-}
-
-fn read(path: &Path) -> Value {
-    let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_slice(&text).expect("JSON")
-}
 
 fn finds<'a>(report: &'a Value, kind: &str) -> &'a str {
     let findings = report["findings"].as_array().expect("findings");

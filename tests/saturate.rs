@@ -4,32 +4,15 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use support::{Ended, plimsoll, run};
-
-const SHORT: [&str; 6] = ["--rung-seconds", "1", "--max-tokens", "8", "--no-open-loop", "--no-drift-check"];
-
-fn folder(name: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::remove_dir_all(&folder).ok();
-    folder
-}
-
-fn read(path: PathBuf) -> Value {
-    let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_slice(&text).expect("JSON")
-}
+use support::{Ended, SHORT, folder, plimsoll, read, run};
 
 #[test]
 fn devices_are_measured_in_turn_and_the_slow_one_is_named() {
     let out = folder("devices");
     let page = out.join("page.html");
-    std::fs::create_dir_all(&out).expect("a folder");
     let (to, html) = (out.to_string_lossy(), page.to_string_lossy());
     // 20 and 40 ms a step, nearly all of it sleep.
     let devices = ["saturate", "--devices", "null:20000:50,null:40000:50", "--max-concurrency", "4"];
@@ -40,7 +23,7 @@ fn devices_are_measured_in_turn_and_the_slow_one_is_named() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.lines().any(|line| line == "null:40000:50 is the slow one"), "{said}");
     for name in ["null-20000-50", "null-40000-50"] {
-        let report = read(out.join(name).join("saturation.json"));
+        let report = read(&out.join(name).join("saturation.json"));
         assert!(report["answer"]["peak_throughput"].as_f64().is_some_and(|rate| rate > 0.0), "{report}");
         assert!(out.join(format!("page-{name}.html")).is_file(), "{name} has a page of its own");
     }
@@ -160,7 +143,7 @@ fn a_quick_search_has_an_answer_within_its_time() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let took = began.elapsed();
     assert!(took < Duration::from_secs(150), "two minutes, and what a server takes to start: {took:?}");
-    let report = read(out.join("saturation.json"));
+    let report = read(&out.join("saturation.json"));
     assert!(report["answer"]["peak_throughput"].as_f64().is_some_and(|rate| rate > 0.0), "{report}");
     assert!(report["answer"]["open_loop"].is_null() && report["answer"]["drift"].is_null(), "{report}");
 }
@@ -176,7 +159,7 @@ fn a_server_that_is_killed_is_reported_with_its_last_lines_and_what_was_measured
     kill(server.0);
     rest.for_each(drop);
     assert!(command.0.wait().expect("it ends").success());
-    let report = read(out.join("saturation.json"));
+    let report = read(&out.join("saturation.json"));
     assert!(report["rungs"].as_array().is_some_and(|rungs| !rungs.is_empty()), "{report}");
     let findings = report["findings"].as_array().expect("findings");
     let ended = findings.iter().find(|finding| finding["kind"] == "server_ended").expect("it is said");

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use plimsoll_nn::{Checkpoint, ForwardBatch, KvCache, ModelInfo, Residual, Weights};
+use plimsoll_nn::{Attention, Checkpoint, ForwardBatch, KvCache, ModelInfo, Moe, Residual, RmsNorm, Weights};
 use plimsoll_ops::attention::PagedBatch;
 use plimsoll_ops::kv_write::KvDtype;
 use plimsoll_ops::linear::Activations;
@@ -17,15 +17,41 @@ use crate::find;
 
 /// A layer that may be a mixture of experts.
 pub(crate) trait RoutedLayer: DecoderLayer {
-    /// As [`DecoderLayer::forward`]; returns what its router decided, if it has one.
-    fn forward_routed(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> Option<Routes>;
+    /// What it is made of. None: it has no experts.
+    fn mixture(&self) -> Option<Mixture<'_>>;
+}
+
+/// A layer whose experts add to what its attention leaves.
+pub(crate) struct Mixture<'a> {
+    pub(crate) input_norm: &'a RmsNorm,
+    pub(crate) attention: &'a Attention,
+    pub(crate) post_attention_norm: &'a RmsNorm,
+    pub(crate) moe: &'a Moe,
+}
+
+impl Mixture<'_> {
+    /// As the layer's own forward pass; returns what its router decided.
+    fn forward(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> Routes {
+        let normed = x.norm(self.input_norm).unwrap();
+        x.add(self.attention.forward(&normed, batch, cache).unwrap());
+        let normed = x.norm(self.post_attention_norm).unwrap();
+        x.add(self.moe.forward(&normed, batch).unwrap());
+        self.moe.routes(&normed, batch).unwrap()
+    }
 }
 
 /// What each layer's router decided.
 fn routes<L: RoutedLayer>(model: &Decoder<L>, info: &ModelInfo, prompts: &[Vec<u32>]) -> Vec<Option<Routes>> {
     let (batch, cache) = batch(info, prompts);
     let mut x = model.embed_tokens.forward(&batch).unwrap();
-    model.layers.iter().map(|layer| layer.forward_routed(&mut x, &batch, &cache)).collect()
+    let mut routes = |layer: &L| match layer.mixture() {
+        Some(mixture) => Some(mixture.forward(&mut x, &batch, &cache)),
+        None => {
+            layer.forward(&mut x, &batch, &cache).unwrap();
+            None
+        }
+    };
+    model.layers.iter().map(&mut routes).collect()
 }
 
 /// Tokens of a block, and the most of a prompt.

@@ -1,9 +1,11 @@
 //! A `plimsoll` process of a test's own: started on a free port, ended when dropped.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
+
+use serde_json::Value;
 
 /// The binary under test, with no option taken from the tester's environment but the models' folder.
 pub(crate) fn plimsoll() -> Command {
@@ -23,6 +25,23 @@ pub(crate) fn pulled(name: &str) -> PathBuf {
     let output = plimsoll().args(["pull", name]).stderr(Stdio::inherit()).output().expect("plimsoll starts");
     assert!(output.status.success(), "{name} could not be pulled");
     PathBuf::from(String::from_utf8(output.stdout).expect("a path in UTF-8").trim())
+}
+
+/// `saturate` in seconds.
+pub(crate) const SHORT: [&str; 6] = ["--rung-seconds", "1", "--max-tokens", "8", "--no-open-loop", "--no-drift-check"];
+
+/// An empty folder of a test's own.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::remove_dir_all(&folder).ok();
+    std::fs::create_dir_all(&folder).expect("writable");
+    folder
+}
+
+/// A file of JSON.
+pub(crate) fn read(path: &Path) -> Value {
+    let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).expect("JSON")
 }
 
 /// Runs `plimsoll` to its end.
@@ -79,7 +98,7 @@ impl Server {
     }
 
     /// Status and body of a POST of JSON.
-    pub(crate) fn post(&self, path: &str, body: &serde_json::Value) -> (u16, String) {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, String) {
         let body = body.to_string();
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
@@ -90,7 +109,7 @@ impl Server {
     }
 
     /// Body of a POST that succeeds, as JSON.
-    pub(crate) fn ask(&self, path: &str, body: &serde_json::Value) -> serde_json::Value {
+    pub(crate) fn ask(&self, path: &str, body: &Value) -> Value {
         let (status, text) = self.post(path, body);
         assert_eq!(status, 200, "{body} -> {text}");
         serde_json::from_str(&text).expect("a body of JSON")

@@ -2,19 +2,15 @@
 //! trained ones are meant to.
 
 use plimsoll_ops::linear::Activations;
-use plimsoll_ops::moe::Routes;
 use serde_json::json;
 
 use super::*;
-use crate::testing::{RoutedLayer, check_balance, check_routes};
+use crate::testing::{Mixture, RoutedLayer, check_balance, check_routes};
 
 impl RoutedLayer for Layer {
-    fn forward_routed(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> Option<Routes> {
-        let normed = x.norm(&self.input_norm).unwrap();
-        x.add(self.attention.forward(&normed, batch, cache).unwrap());
-        let normed = x.norm(&self.post_attention_norm).unwrap();
-        x.add(self.moe.forward(&normed, batch).unwrap());
-        Some(self.moe.routes(&normed, batch).unwrap())
+    fn mixture(&self) -> Option<Mixture<'_>> {
+        let Self { input_norm, attention, post_attention_norm, moe } = self;
+        Some(Mixture { input_norm, attention, post_attention_norm, moe })
     }
 }
 

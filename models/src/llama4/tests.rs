@@ -2,23 +2,18 @@
 //! trained ones are meant to.
 
 use plimsoll_ops::linear::Activations;
-use plimsoll_ops::moe::Routes;
 use serde_json::json;
 
 use super::*;
-use crate::testing::{RoutedLayer, check_balance, check_routes};
+use crate::testing::{Mixture, RoutedLayer, check_balance, check_routes};
 
 impl RoutedLayer for Layer {
-    fn forward_routed(&self, x: &mut Residual, batch: &ForwardBatch, cache: &KvCache) -> Option<Routes> {
-        let FeedForward::Sparse(moe) = &self.feed_forward else {
-            self.forward(x, batch, cache).unwrap();
-            return None;
-        };
-        let normed = x.norm(&self.input_norm).unwrap();
-        x.add(self.attention.forward(&normed, batch, cache).unwrap());
-        let normed = x.norm(&self.post_attention_norm).unwrap();
-        x.add(moe.forward(&normed, batch).unwrap());
-        Some(moe.routes(&normed, batch).unwrap())
+    fn mixture(&self) -> Option<Mixture<'_>> {
+        let Self { input_norm, attention, post_attention_norm, feed_forward } = self;
+        match feed_forward {
+            FeedForward::Sparse(moe) => Some(Mixture { input_norm, attention, post_attention_norm, moe }),
+            FeedForward::Dense(_) => None,
+        }
     }
 }
 
